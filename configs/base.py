@@ -1,0 +1,275 @@
+"""Stage 1: the detector and the mask head, trained separately on the base classes.
+
+    python launch/train.py --config configs/base.py                    # shapes, embedded, minutes on a CPU
+    python launch/train.py --config configs/base.py:shapes_hard        # the same, harder scenes
+    python launch/train.py --config configs/base.py:coco               # the paper's recipe, fast sampler
+    python launch/train.py --config configs/base.py:coco,paper=true    # the paper taken literally
+    python launch/train.py --config configs/base.py:custom             # your COCO-format json, see README
+
+Every field stands here once, with its unit and where it comes from: [P] the MaskDiff paper, [TFA]
+few-shot-object-detection, [D2] detectron2, [GD] guided-diffusion, [ours] measured or decided here. The
+values below are the ``coco`` preset; the functions after them hold what the other presets change.
+"""
+
+from ml_collections import ConfigDict
+
+PRESETS = ("shapes", "shapes_hard", "coco", "custom")
+
+
+def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
+    """Splits ``[preset][,key=value...]`` into the preset and its options.
+
+    Args:
+      arg: what stands behind the colon of ``--config file.py:arg``; None or "" for the defaults.
+      allowed: the known keys and their defaults; a value is read as its default's type.
+
+    Raises:
+      ValueError: an unknown preset, an unknown key, or a value of the wrong type.
+    """
+    preset, options = PRESETS[0], dict(allowed)
+    for i, part in enumerate(p.strip() for p in (arg or "").split(",") if p.strip()):
+        key, eq, text = part.partition("=")
+        if not eq:
+            if i or key not in PRESETS:
+                raise ValueError(f"unknown preset '{key}': choose one of {', '.join(PRESETS)}")
+            preset = key
+            continue
+        if key not in allowed:
+            raise ValueError(f"unknown option '{key}' in ':{arg}': known are {', '.join(allowed) or 'none'}")
+        kind = type(allowed[key])
+        try:
+            if kind is bool:
+                options[key] = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            else:
+                options[key] = kind(text)
+        except (ValueError, KeyError):
+            raise ValueError(f"option '{key}={text}' must be of type {kind.__name__}") from None
+    return preset, options
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The locked config of stage 1 for a preset; ``arg`` as in the module's docstring."""
+    preset, options = parse_arg(arg, {"paper": False})
+    c = ConfigDict()
+    c.preset = preset
+    c.stage = "base"  # "base" or "fewshot"
+    c.seed = 0  # initial weights, order of the data, noise in training
+    c.init_from = ""  # workdir whose weights to start from; stage 2: "" = the matching stage-1 run
+
+    # ------------------------------------------------------------------ data
+    c.data = d = ConfigDict()
+    d.source = "coco"  # a name in data/pipeline.SOURCES
+    d.root = "datasets/coco"  # folder that holds or will hold the data set
+    # json and image folder of each split, relative to root (sources coco and custom)
+    d.train_json, d.train_images = "annotations/instances_train2017.json", "train2017"
+    d.test_json, d.test_images = "annotations/instances_val2017.json", "val2017"
+    # names of the novel classes; every other class is a base class [TFA, section 2.5]
+    d.novel_classes = (
+        "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat",
+        "dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
+    )  # fmt: skip
+    d.shapes_seed = 0  # seed of the embedded scenes (sources shapes and shapes_hard)
+    d.shapes_train, d.shapes_pool, d.shapes_test = 2000, 240, 160  # scenes per split
+    d.short_sides = (640, 672, 704, 736, 768, 800)  # px, one drawn per training image [TFA]
+    d.test_short_side = 800  # px
+    d.long_side = 1333  # px, upper limit [TFA]
+    d.flip = 0.5  # probability of a horizontal flip in training [TFA]
+    d.buckets = ((800, 1344), (1344, 800), (1088, 1088))  # canvas height, width in px; multiples of 32
+    d.max_boxes = 100  # ground-truth slots per image, N
+    d.min_box_side = 8  # px in the stored image; smaller objects are no mask-head samples (A37)
+    d.min_mask_area = 16  # px in the stored image; likewise
+    d.region_long_side = 640  # px, mask regions are cut from the image at this size or smaller
+    d.box_jitter = 0.1  # of the side: shift and scale of mask-head boxes in training (A11); 0 = paper
+    d.context = 0.0  # of the side: margin added around every region, in training and test
+    d.crop_margin = 0.25  # of the side: margin of the pre-cut instance crops, must cover jitter and context
+    d.shot_augment = 0.5  # probability that a shot is flipped, turned, recoloured on its own
+    d.shot_drop = 0.0  # probability that a mask-head sample sees no shot at all
+    d.shot_unlabelled = "background"  # other objects of a K-shot image: "background" [TFA] or "ignore"
+    d.workers = 8  # grain worker processes; 0 = threads in this process
+    d.cache_mb = 0  # decoded images and crops are kept in memory up to this many MB
+
+    # ------------------------------------------------------------------ model
+    c.model = m = ConfigDict()
+    m.num_classes = 80  # C, base and novel together
+    m.dtype = "bfloat16"  # compute; parameters stay float32
+
+    m.detector = t = ConfigDict()
+    t.pixel_mean = (103.530, 116.280, 123.675)  # in `channel_order` [D2]
+    t.pixel_std = (1.0, 1.0, 1.0)
+    t.channel_order = "bgr"  # the MSRA weights want bgr [D2]
+    t.blocks = (3, 4, 6, 3)  # bottleneck blocks of res2..res5: ResNet-50
+    t.width = 64  # channels of the stem; res2..res5 put out 4, 8, 16, 32 times as many
+    t.norm = "frozen_bn"  # "frozen_bn" (imported weights) or "group" (from scratch)
+    t.stride_in_1x1 = True  # True with MSRA weights, False with torchvision's [D2]
+    t.fpn_channels = 256
+    t.fpn_min_level = 2  # finest level, stride 2**level
+    t.anchor_sizes = (32, 64, 128, 256, 512)  # px, one per level from the finest on; the last is P6
+    t.anchor_ratios = (0.5, 1.0, 2.0)  # height / width
+    t.rpn_iou = (0.3, 0.7)  # below: background, from: object; between: ignored
+    t.rpn_samples = 256  # anchors per image in the RPN loss
+    t.rpn_positive = 0.5  # share of objects among them, at most
+    t.rpn_beta = 0.0  # smooth-L1 knee; 0 = L1
+    t.rpn_pre_nms_train, t.rpn_pre_nms_test = 2000, 1000  # per level
+    t.rpn_nms = 0.7
+    t.proposals_train, t.proposals_test = 1000, 1000  # P, over all levels
+    t.roi_samples = 512  # R, per image
+    t.roi_positive = 0.25
+    t.roi_iou = 0.5
+    t.roi_canonical = (224.0, 4)  # px, level: a box of this side is pooled from this level
+    t.roi_size = 7  # cells per side
+    t.roi_sampling = 0  # points per cell and axis; 0 = adaptive, as detectron2
+    t.fc_channels = 1024
+    t.classifier = "cosine"  # "cosine" [P, TFA] or "linear"
+    t.cosine_scale = 20.0  # [TFA]
+    t.class_agnostic_boxes = False
+    t.box_weights = (10.0, 10.0, 5.0, 5.0)  # of dx, dy, dw, dh in the second stage
+    t.box_beta = 0.0
+    t.min_score = 0.05  # detections must score more [D2]
+    t.nms = 0.5
+    t.max_detections = 100  # D
+
+    m.mask = k = ConfigDict()
+    k.head = "diffusion"  # a name in model.MASK_HEADS
+    k.size = 128  # M, px [P]
+    k.slots = 5  # shots that the net has channels for; stage 2 needs shots <= slots
+    k.min_shots = 1  # training fills min_shots..slots slots at random; = slots: always all [P]
+    k.class_input = True  # False: a class-agnostic head
+    k.shot_background = "grey"  # removed pixels are 0 ("grey", D7.11) or -1 ("black", A14)
+    k.unet = u = ConfigDict()
+    u.width = 128  # base channels [GD; D7.1]
+    u.multipliers = (1, 1, 2, 3, 4)  # of the width, per level
+    u.blocks = 2  # residual blocks per level going down; one more going up
+    u.attention = (16,)  # px: sizes of the 128 px input at which blocks attend; the middle always does
+    u.heads = 4
+    u.head_channels = -1  # channels per head; -1: use `heads`
+    u.scale_shift = True  # time embedding scales and shifts after the norm, else is added before it
+    u.stem_patch = 1  # p: the stem sees p x p pixels as one (space to depth), 2 is about 2x cheaper
+    u.resblock_updown = False
+    u.dropout = 0.0
+    k.diffusion = f = ConfigDict()
+    f.timesteps = 1000  # T [P]
+    f.schedule = "linear"  # a name in diffusion.SCHEDULES
+    f.prediction = "sigmoid"  # "eps" [P], "x0", "v", or "sigmoid": x0 as a logit with BCE (D3.5)
+    f.signal_scale = 0.5  # b: masks are coded as -b and +b (D3.2); 1.0 [P]
+    f.learn_sigma = False  # a second output channel gives the reverse variance
+    f.p_uncond = 0.1  # share of training samples without their class
+    f.sampler = "ddim"  # a name in diffusion.SAMPLERS: ddpm, ddim, dpmpp_2m
+    f.steps = 10  # S
+    f.spacing = "trailing"  # "trailing", "even" [GD "10"], "leading" [GD "ddim10"]
+    f.variance = "fixed_small"  # of ddpm: fixed_small, fixed_large, learned
+    f.eta = 0.0  # of ddim: 0 deterministic .. 1 = ddpm
+    f.clip = True  # x0 is clipped to -b..b at each step
+    f.guidance = 5.0  # w: eps_u + w (eps_c - eps_u) [P]; 1 = no guidance, half the cost
+
+    # ------------------------------------------------------------------ training
+    c.train = r = ConfigDict()
+    r.detector = _phase(110_000, batch=16, optimizer="sgd", lr=0.02, weight_decay=1e-4, warmup=1000)
+    r.detector.decay_at = (0.773, 0.909)  # of the steps: 85k and 100k of 110k [TFA]
+    r.mask = _phase(120_000, batch=64, optimizer="adamw", lr=1e-4, weight_decay=0.0, warmup=500)
+    r.novel = _phase(0, batch=16, optimizer="sgd", lr=0.01, weight_decay=1e-4, warmup=0)  # stage 2 only
+    r.frozen = (r"detector/backbone/(stem|res2)/.*", r"detector/backbone/.*/norm.*")  # [D2] FREEZE_AT=2
+    r.log_every = 20  # steps
+    r.save_every = 2000  # steps; 0 = only at the end of a phase
+    r.keep = 2  # checkpoints of a phase that is still running
+    r.devices = 0  # size of the `data` mesh axis; 0 = all
+
+    # ------------------------------------------------------------------ stage 2
+    c.fewshot = s = ConfigDict()
+    s.shots = 5  # K
+    s.seed = 0  # of the draw
+    s.sampler = "instances"  # "instances": any K; "tfa": TFA's image-wise draw
+    s.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
+    s.novel_init = "finetune"  # rows of new classes: "finetune" [TFA], "random", "imprint"
+    s.classes = "all"  # "all" (balanced, COCO-All) or "novel" (COCO-Novel: a head for novel classes alone)
+
+    # ------------------------------------------------------------------ evaluation
+    c.eval = e = ConfigDict()
+    e.split = "test"
+    e.images = 0  # 0 = all of the split
+    e.batch = 8  # images
+    e.mask_batch = 128  # objects of many images that are drawn together
+    e.mask_min_score = 0.05  # detections below keep their box but get no mask
+    e.mask_top_n = 100  # per image
+    e.samples = 1  # masks drawn per object and averaged
+    e.noise_seed = 0
+    e.mask_threshold = 0.5  # of the pasted soft mask [P]
+    e.min_gt_area = 40  # px: smaller objects are left out of mask_iou
+    e.pictures = 12  # test images drawn into the report
+
+    {"shapes": _shapes, "shapes_hard": _shapes_hard, "coco": lambda c: None, "custom": _custom}[preset](c)
+    if options["paper"]:
+        _paper(c)
+    return c.lock()
+
+
+def _phase(steps: int, *, batch: int, optimizer: str, lr: float, weight_decay: float, warmup: int) -> ConfigDict:
+    p = ConfigDict()
+    p.steps = steps
+    p.batch = batch  # images, or objects for the mask head; over all devices
+    p.optimizer = optimizer  # "sgd" (momentum 0.9) or "adamw"
+    p.lr = lr  # at the peak, for this batch size
+    p.schedule = "step"  # after warm-up: "step" (x 0.1 at decay_at), "cosine" (to 0) or "constant"
+    p.decay_at = (1.0,)  # shares of the steps
+    p.warmup = warmup  # steps, linear from 0.001 lr
+    p.weight_decay = weight_decay
+    p.betas = (0.9, 0.999)  # of adamw [P]
+    p.clip_norm = 0.0  # global gradient norm; 0 = off
+    p.ema = 0.9999  # decay of the weights' running mean, with warm-up (1 + n) / (10 + n); 0 = off
+    return p
+
+
+def _paper(c: ConfigDict) -> None:
+    """The paper taken literally, ambiguities as the reference tables settle them."""
+    k, d = c.model.mask, c.data
+    k.min_shots = k.slots
+    k.diffusion.update(prediction="eps", signal_scale=1.0, sampler="ddpm", steps=1000, guidance=5.0)
+    d.box_jitter, d.shot_unlabelled = 0.0, "background"
+    c.train.mask.batch = 8
+
+
+def _custom(c: ConfigDict) -> None:
+    """A COCO-format data set of your own; num_classes and the class names come from its json."""
+    c.data.update(source="custom", root="datasets/custom", novel_classes=())
+    c.data.train_json, c.data.train_images = "train.json", "train"
+    c.data.test_json, c.data.test_images = "test.json", "test"
+    c.data.shot_unlabelled = "ignore"
+    c.fewshot.short_classes = "take_all"
+
+
+def _shapes(c: ConfigDict) -> None:
+    """128 px scenes of 12 classes of shape: the whole method in minutes on two CPU cores."""
+    d, m, t, k, e = c.data, c.model, c.model.detector, c.model.mask, c.eval
+    d.update(source="shapes", root="datasets/shapes", workers=0, cache_mb=1500)
+    d.novel_classes = ("star", "ring", "arrow", "crescent")
+    d.short_sides, d.test_short_side, d.long_side, d.region_long_side = (128,), 128, 128, 128
+    d.buckets, d.max_boxes = ((128, 128),), 8
+    d.shot_unlabelled = "ignore"
+
+    m.num_classes, m.dtype = 12, "float32"
+    t.pixel_mean, t.pixel_std, t.channel_order = (127.5,) * 3, (64.0,) * 3, "rgb"
+    t.update(blocks=(2, 2, 2, 1), width=16, norm="group", stride_in_1x1=False, fpn_channels=64)
+    t.fpn_min_level, t.anchor_sizes = 2, (16, 28, 48, 72, 100)
+    t.rpn_samples, t.rpn_pre_nms_train, t.rpn_pre_nms_test = 64, 128, 128
+    t.proposals_train, t.proposals_test, t.roi_samples = 64, 64, 32
+    t.roi_canonical, t.fc_channels, t.class_agnostic_boxes = (40.0, 3), 256, True
+    t.max_detections = 20
+
+    k.size, k.slots = 32, 5
+    k.unet.update(width=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), heads=4, stem_patch=2)
+    k.diffusion.update(steps=5, guidance=2.0)
+
+    r = c.train
+    r.frozen = ()
+    r.detector.update(steps=1200, batch=8, optimizer="adamw", lr=1.5e-3, schedule="cosine", warmup=50, ema=0.99)
+    r.mask.update(steps=1500, batch=16, lr=2e-3, schedule="cosine", warmup=50, ema=0.99)
+    r.save_every = 0
+    e.update(batch=16, mask_batch=64, mask_min_score=0.1, mask_top_n=10)
+
+
+def _shapes_hard(c: ConfigDict) -> None:
+    """Up to 160 px, more objects, clutter, occlusion and truncation; unlabelled novel objects."""
+    _shapes(c)
+    d = c.data
+    d.update(source="shapes_hard", root="datasets/shapes_hard")
+    d.short_sides, d.test_short_side, d.long_side, d.region_long_side = (160,), 160, 160, 160
+    d.buckets = ((160, 160),)
