@@ -1,1 +1,132 @@
 """Losses: each one masked and normalised in one visible way; plain arrays in, one number out."""
+
+import jax
+import jax.numpy as jnp
+
+from maskdiff_jax.types import Array
+
+
+def smooth_l1(pred: Array, target: Array, *, beta: float) -> Array:
+    """Elementwise 0.5 d^2 / beta below |d| = beta, |d| - beta / 2 above; beta 0 is plain L1."""
+    d = jnp.abs(pred - target)
+    if beta == 0:
+        return d
+    return jnp.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
+
+
+def rpn_losses(
+    logits: Array, deltas: Array, is_fg: Array, used: Array, targets: Array, *, samples: int, beta: float
+) -> tuple[Array, Array]:
+    """Objectness and box loss of the sampled anchors [detectron2 proposal_generator/rpn.py].
+
+    Args:
+      logits: [B, S] of S anchors per image.
+      deltas: [B, S, 4] predicted.
+      is_fg: [B, S] bool, anchors that stand for an object.
+      used: [B, S] bool, anchors in the loss.
+      targets: [B, S, 4] deltas wanted; read where is_fg and used.
+      samples: the nominal number of anchors per image. Both sums are divided by samples * B, however
+        many anchors were found.
+      beta: knee of the smooth L1 loss.
+
+    Returns:
+      binary cross-entropy, box loss: scalars.
+    """
+    total = samples * logits.shape[0]
+    entropy = jax.nn.softplus(logits) - logits * is_fg
+    box = smooth_l1(deltas, targets, beta=beta).sum(-1)
+    return jnp.where(used, entropy, 0.0).sum() / total, jnp.where(used & is_fg, box, 0.0).sum() / total
+
+
+def roi_losses(
+    logits: Array, deltas: Array, classes: Array, used: Array, targets: Array, *, beta: float
+) -> tuple[Array, Array]:
+    """Class and box loss of the sampled RoIs [detectron2 and TFA roi_heads/fast_rcnn.py].
+
+    Args:
+      logits: [..., C + 1] float32, background last.
+      deltas: [..., C, 4] per class, or [..., 1, 4] for all classes.
+      classes: [...] int, 0..C; anything where not used.
+      used: [...] bool.
+      targets: [..., 4] deltas wanted; read where used and not background.
+      beta: knee of the smooth L1 loss.
+
+    Returns:
+      mean cross-entropy over the used RoIs; smooth L1 of the objects' own class columns, summed and divided
+      by the number of ALL used RoIs. Both 0 where no RoI is used.
+    """
+    background = logits.shape[-1] - 1
+    classes = jnp.clip(classes, 0, background)  # padding is -1, which would index from the end
+    count = jnp.maximum(used.sum(), 1)
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], -1)[..., 0]
+    column = jnp.minimum(classes, deltas.shape[-2] - 1)[..., None, None]
+    own = jnp.take_along_axis(deltas, column, -2)[..., 0, :]
+    box = smooth_l1(own, targets, beta=beta).sum(-1)
+    fg = used & (classes < background)
+    return jnp.where(used, entropy, 0.0).sum() / count, jnp.where(fg, box, 0.0).sum() / count
+
+
+def pixel_mean(values: Array) -> Array:
+    """[N, ...] -> [N]: the mean over everything but the objects."""
+    return values.reshape(values.shape[0], -1).mean(1)
+
+
+def squared_error(pred: Array, target: Array) -> Array:
+    """[N, ...] -> [N]: mean squared error of each object."""
+    return pixel_mean((pred - target) ** 2)
+
+
+def sigmoid_cross_entropy(logits: Array, target: Array) -> Array:
+    """[N, ...] -> [N]: mean binary cross-entropy of each object; target in 0..1."""
+    return pixel_mean(jax.nn.softplus(logits) - logits * target)
+
+
+def gaussian_kl(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array) -> Array:
+    """Elementwise KL(p || q) of two normal distributions, in nats."""
+    spread = jnp.exp(log_var_p - log_var_q) + (mean_p - mean_q) ** 2 * jnp.exp(-log_var_q)
+    return 0.5 * (log_var_q - log_var_p - 1.0 + spread)
+
+
+def discretized_gaussian_nll(x: Array, mean: Array, log_var: Array, *, scale: float) -> Array:
+    """Elementwise -log P(x) in nats where x stands for one of 256 grey levels between -scale and scale.
+
+    P is the normal distribution's mass in the level's bin; the outermost bins reach to infinity. The normal
+    CDF is guided-diffusion's tanh approximation.
+    """
+
+    def cdf(z):
+        return 0.5 * (1.0 + jnp.tanh((2.0 / jnp.pi) ** 0.5 * (z + 0.044715 * z**3)))
+
+    inverse = jnp.exp(-0.5 * log_var)
+    above = cdf(inverse * (x - mean + scale / 255.0))
+    below = cdf(inverse * (x - mean - scale / 255.0))
+    mass = jnp.where(x < -0.999 * scale, above, jnp.where(x > 0.999 * scale, 1.0 - below, above - below))
+    return -jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def variational_bound(
+    x0: Array, true_mean: Array, true_log_var: Array, mean: Array, log_var: Array, t: Array, *, scale: float = 1.0
+) -> Array:
+    """The term of the variational bound at t [Ho et al. 2020; Nichol and Dhariwal 2021], in bits per element.
+
+    Args:
+      x0: [N, ...] clean data in -scale..scale.
+      true_mean, true_log_var: of q(y_{t-1} | y_t, y_0), broadcasting to [N, ...].
+      mean, log_var: of the predicted p(y_{t-1} | y_t). Stop the gradient of `mean` for the hybrid loss.
+      t: [N]; t = 0 (one step of noise) gives the likelihood of x0, others a KL divergence.
+
+    Returns:
+      [N].
+    """
+    kl = pixel_mean(jnp.broadcast_to(gaussian_kl(true_mean, true_log_var, mean, log_var), x0.shape))
+    nll = pixel_mean(discretized_gaussian_nll(x0, mean, log_var, scale=scale))
+    return jnp.where(t == 0, nll, kl) / jnp.log(2.0)
+
+
+def mask_agreement(pred: Array, target: Array) -> tuple[Array, Array]:
+    """Share of equal pixels and intersection over union, [N] each, of two bool masks [N, ...].
+
+    Two empty masks agree: their IoU is 1.
+    """
+    inter, union = pixel_mean(pred & target), pixel_mean(pred | target)
+    return pixel_mean(pred == target), jnp.where(union > 0, inter / jnp.where(union > 0, union, 1.0), 1.0)

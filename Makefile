@@ -1,0 +1,72 @@
+# make quickstart   trains, evaluates and reports on the embedded data set: runs/quickstart/report/index.html
+#                   (prints the finished result when there is one; FRESH=1 trains again)
+# make test         the fast tests;  make test-all: the slow ones too
+# make lint         ruff, the import contract, pyright
+# make bench        every script of benchmarks/
+# make clean        removes .venv and caches; runs/ and datasets/ stay
+#
+# Each target makes .venv first where it is missing or older than its requirements. PYTHON=python3.12 chooses
+# the interpreter, CPU=1 leaves the CUDA wheels out where `nvidia-smi` finds a GPU.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# GPU wheels only where the driver answers; another answer than last time installs again
+WHEELS := $(if $(CPU),cpu,$(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu))
+REQUIREMENTS := $(if $(filter gpu,$(WHEELS)),requirements.txt,requirements-cpu.txt)
+RUNTIME := .venv/.installed-$(WHEELS)
+DEV := .venv/.installed-dev
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python
+# compiled programs are kept between runs
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
+.PHONY: help quickstart test test-all lint bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
+
+$(PY):
+	@for p in $(CANDIDATES); do \
+	  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$p"; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	  echo "make: no Python >= 3.11 found (looked for: $(strip $(CANDIDATES))): install one, or name it, e.g. make PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	echo "making .venv with $$("$$found" --version)"; \
+	"$$found" -m venv --clear .venv || { rm -rf .venv; \
+	  echo "make: $$found cannot make a virtual environment: install its venv package (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+
+# order-only: a newer interpreter behind .venv/bin/python is no reason to install again
+$(RUNTIME): $(REQUIREMENTS) | $(PY)
+	@echo "installing $(REQUIREMENTS)$(if $(filter gpu,$(WHEELS)), (GPU found))"
+	@$(PIP) install -r $(REQUIREMENTS)
+	@rm -f .venv/.installed-cpu .venv/.installed-gpu && touch $@
+
+$(DEV): requirements-dev.txt | $(RUNTIME)
+	@echo "installing requirements-dev.txt"
+	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(RUNTIME)
+	@$(PY) launch/quickstart.py $(if $(filter-out 0 no false,$(FRESH)),--fresh)
+
+test: $(RUNTIME) $(DEV)
+	@$(PY) -m pytest
+
+test-all: $(RUNTIME) $(DEV)
+	@$(PY) -m pytest -m ""
+
+lint: $(RUNTIME) $(DEV)
+	@$(PY) -m ruff check .
+	@.venv/bin/lint-imports --cache-dir .cache/import_linter
+	@$(PY) -m pyright
+
+bench: $(RUNTIME)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script"; done
+
+clean:
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+"""Scores a trained stage: AP of boxes and masks, IoU of masks in true boxes; draws pictures.
+
+    python launch/evaluate.py --config configs/fewshot.py:shots=5,seed=0
+    python launch/evaluate.py --config configs/fewshot.py --config.eval.noise_seed=1 --config.eval.samples=5
+
+Leaves WORKDIR/metrics.json, predictions.json (COCO results) and figures/.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from launch import cli
+from ml_collections import ConfigDict
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Evaluates and prints the table."""
+    from maskdiff_jax import evaluate, report, train
+
+    train.claim(config, workdir, must_exist=True)
+    document = evaluate.run(config, workdir)
+    print(report.text_table([document]))
+    print(f"evaluated: {workdir / 'metrics.json'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

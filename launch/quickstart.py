@@ -1,0 +1,85 @@
+"""Both stages, evaluation and a report on the embedded data set: what `make quickstart` runs.
+
+    python launch/quickstart.py            # minutes on two CPU cores; prints the result if it is there already
+    python launch/quickstart.py --fresh    # trains again
+    python launch/quickstart.py --scale=3 --workdir=runs/quickstart_3x    # three times the training steps
+
+Ends with runs/quickstart/report/index.html.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+from launch import cli
+from ml_collections import ConfigDict
+
+_FRESH = flags.DEFINE_bool("fresh", False, "Forget an earlier result and train again.")
+_SCALE = flags.DEFINE_float("scale", 0.0, "Multiplies the training steps; 0: 1 on a CPU, 4 on a GPU.")
+_FOLDER = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs what is not done yet, then prints the table and the report's path."""
+    cli.reject_arguments(argv)
+    cli.set_up_jax()
+    import jax
+    from configs import base, fewshot
+    from maskdiff_jax import evaluate, report, train
+
+    folder = Path(_FOLDER.value)
+    if _FRESH.value:
+        shutil.rmtree(folder, ignore_errors=True)
+    scale = _SCALE.value or (1.0 if jax.default_backend() == "cpu" else 4.0)
+    start = time.monotonic()
+    runs = {"stage 1": (base.get_config("shapes"), folder / "base")}
+    runs["stage 2"] = (fewshot.get_config("shapes,shots=5,seed=0"), folder / "fewshot")
+    runs["stage 2"][0].init_from = str(folder / "base")
+    for name, (config, workdir) in runs.items():
+        _scale(config, scale)
+        if not (workdir / "checkpoints" / "final").is_dir():
+            print(f"\n== {name}", flush=True)
+        train.run(config, workdir)
+    documents = []
+    for name, (config, workdir) in runs.items():
+        document = report.read_metrics(workdir) if (workdir / "metrics.json").is_file() else None
+        if document is None:
+            print(f"\n== evaluation of {name}", flush=True)
+            document = evaluate.run(config, workdir)
+        documents.append(document)
+    page = folder / "report" / "index.html"
+    if not page.is_file():
+        report.write([workdir for _, workdir in runs.values()], page)
+    print()
+    print(report.text_table(documents))
+    _print_reference(scale)
+    print(f"\nreport: {page}   ({time.monotonic() - start:.0f} s this time)")
+
+
+def _scale(config: ConfigDict, scale: float) -> None:
+    for phase in ("detector", "mask", "novel"):
+        config.train[phase].steps = round(config.train[phase].steps * scale)
+
+
+def _print_reference(scale: float) -> None:
+    """What more steps gave where it was measured."""
+    import json
+
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "quickstart_3x.json"
+    if scale != 1.0 or not path.is_file():
+        return
+    r = json.loads(path.read_text())
+    m = r["metrics"]
+    print(
+        f"three times the steps gave (measured {r['date']} on {r['device']}): "
+        f"segm AP50 {m['segm/base/AP50']:.1f} base, {m['segm/novel/AP50']:.1f} novel; "
+        f"mask IoU {m['mask_iou/all']:.1f} all, {m['mask_iou/novel']:.1f} novel"
+    )
+
+
+if __name__ == "__main__":
+    cli.guarded(main)

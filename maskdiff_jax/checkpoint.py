@@ -1,0 +1,145 @@
+"""Every orbax call: states of a running phase, finished weights, exported models.
+
+A phase's checkpoints hold the TrainState and, as metadata, the position of the data iterator, so that a run
+that was cut off goes on exactly where it was. Weights and exports hold parameters only. Orbax writes to a
+temporary name and renames, so what is there is whole.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from maskdiff_jax.types import Support, TrainState
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree, for orbax to restore onto."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return ValueError(f"the checkpoint {path} is damaged or of another model ({first}); delete it to go on without")
+
+
+class PhaseCheckpoints:
+    """The checkpoints of one phase, newest kept; saving runs in the background. A context manager."""
+
+    def __init__(self, folder: str | Path, keep: int):
+        """``folder`` is made when missing; ``keep`` newest steps stay."""
+        self._folder = Path(folder).absolute()
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._manager = ocp.training.Checkpointer(
+            self._folder, preservation_policy=policy, cleanup_tmp_directories=True
+        )
+
+    def save(self, state: TrainState, data: Any) -> None:
+        """Saves a state and the data iterator's position (anything json holds)."""
+        self._manager.save_async(int(jax.device_get(state.step)), state._asdict(), custom_metadata={"data": data}, force=True)
+
+    def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
+        """The newest state and data position, on the shardings of ``like``; None where nothing was saved.
+
+        Raises:
+          ValueError: the files are damaged or belong to another model.
+        """
+        latest = self._manager.latest
+        if latest is None:
+            return None
+        try:
+            state = self._manager.load(latest.step, _abstract(like._asdict()))
+            data = self._manager.metadata(latest.step).custom_metadata["data"]
+        except Exception as error:  # orbax raises many kinds
+            raise _broken(self._folder / str(latest.step), error) from error
+        return TrainState(**state), data
+
+    def __enter__(self) -> "PhaseCheckpoints":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        """Waits until what was asked to be saved is on disk, also when the run breaks off."""
+        self._manager.close()
+
+
+def save_params(folder: str | Path, params: Any) -> None:
+    """Writes a parameter tree; an older one at the same place is replaced once the new one is whole."""
+    ocp.save(Path(folder).absolute(), params, overwrite=True)
+
+
+def load_params(folder: str | Path, like: Any) -> Any:
+    """Reads a parameter tree.
+
+    Args:
+      folder: as given to ``save_params``.
+      like: tree of arrays or ShapeDtypeStructs with the names, shapes and dtypes wanted.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ValueError: damaged, or of another model.
+    """
+    path = Path(folder).absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"there are no weights in {path}: train first, or give the folder that holds them")
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    want = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    try:
+        return ocp.load(path, want)
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+class Export(NamedTuple):
+    """An exported model as read back."""
+
+    params: Any
+    config: dict
+    categories: list[dict]  # {"id": int, "name": str, "novel": bool}, class ids in order
+    support: Support
+
+
+def export(folder: str | Path, params: Any, config: dict, categories: list[dict], support: Support) -> None:
+    """Writes all that drawing masks needs: parameters (orbax), config, categories, Support bank.
+
+    Raises:
+      FileExistsError: the folder holds something that is not an export.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / "export.json").is_file():
+        raise FileExistsError(f"{folder} is not empty and no export: choose another folder")
+    new = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_params(new / "params", params)
+    np.savez_compressed(new / "support.npz", shots=support.shots, count=support.count)
+    (new / "export.json").write_text(json.dumps({"config": config, "categories": categories}, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def load_export(folder: str | Path, make_like: Any) -> Export:
+    """Reads what ``export`` wrote.
+
+    Args:
+      folder: the export.
+      make_like: config dict -> parameter tree of ShapeDtypeStructs.
+
+    Raises:
+      FileNotFoundError: not an export.
+      ValueError: damaged.
+    """
+    folder = Path(folder).absolute()
+    try:
+        meta = json.loads((folder / "export.json").read_text())
+        with np.load(folder / "support.npz") as z:
+            support = Support(z["shots"], z["count"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} is no exported model: make one with launch/export.py") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _broken(folder, error) from error
+    params = load_params(folder / "params", make_like(meta["config"]))
+    return Export(params, meta["config"], meta["categories"], support)

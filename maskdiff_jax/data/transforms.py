@@ -1,0 +1,173 @@
+"""What happens to one image, box or crop between the disk and a batch.
+
+Boxes are xyxy in px of the image they come with. A cut is uint8 [M, M, 4]: RGB and the soft mask
+0..255 of one object, resized to the net's input size.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+BILINEAR = Image.Resampling.BILINEAR
+
+
+def resized_hw(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """Height and width after detectron2's resize-shortest-edge [fsis_protocol 1.1].
+
+    Args:
+      short_side: px that the shorter side becomes,
+      long_side: unless the longer one then exceeds this; then both shrink further.
+    """
+    scale = short_side / min(height, width)
+    new = [short_side, scale * width] if height < width else [scale * height, short_side]
+    if max(new) > long_side:
+        scale = long_side / max(new)
+        new = [v * scale for v in new]
+    return int(new[0] + 0.5), int(new[1] + 0.5)
+
+
+def region_hw(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Size of the image that mask regions are cut from: the long side at most `long_side`, never enlarged."""
+    if max(height, width) <= long_side:
+        return height, width
+    scale = long_side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(image: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w, 3] or [h, w] to another size; bilinear, antialiased when it shrinks."""
+    if image.shape[:2] == tuple(hw):
+        return image
+    return np.asarray(Image.fromarray(image).resize((hw[1], hw[0]), BILINEAR))
+
+
+def scale_boxes(boxes: np.ndarray, old_hw: Sequence[int], new_hw: Sequence[int]) -> np.ndarray:
+    """Boxes [N, 4] of an image of old_hw after its resize to new_hw, clipped to it."""
+    y, x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
+    return clip_boxes(np.asarray(boxes, np.float64) * (x, y, x, y), new_hw)
+
+
+def clip_boxes(boxes: np.ndarray, hw: Sequence[int]) -> np.ndarray:
+    return np.clip(boxes, 0, (hw[1], hw[0], hw[1], hw[0]))
+
+
+def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
+    """Boxes [N, 4] in the image mirrored left to right."""
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], -1)
+
+
+def has_sides(boxes: np.ndarray, least: float = 1e-5) -> np.ndarray:
+    """bool [N]: both sides are longer than `least`; detectron2 drops the others."""
+    return (boxes[:, 2] - boxes[:, 0] > least) & (boxes[:, 3] - boxes[:, 1] > least)
+
+
+def fitting_canvas(hw: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket of the smallest area that an image of `hw` fits in; ValueError if none does."""
+    fits = [tuple(b) for b in buckets if b[0] >= hw[0] and b[1] >= hw[1]]
+    if not fits:
+        raise ValueError(
+            f"an image of {hw[0]} x {hw[1]} px fits none of data.buckets {tuple(map(tuple, buckets))} "
+            "(height, width): add a larger one or lower data.long_side"
+        )
+    return min(fits, key=lambda b: b[0] * b[1])
+
+
+def jitter_box(box: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Moves a box [4] and scales its sides, each by up to +-`amount` of the side (A11)."""
+    if amount == 0:
+        return box
+    shift, scale = amount * rng.uniform(-1, 1, (2, 2))
+    size = box[2:] - box[:2]
+    centre = (box[:2] + box[2:]) / 2 + shift * size
+    half = size * (1 + scale) / 2
+    return np.concatenate([centre - half, centre + half])
+
+
+def expand_box(box: np.ndarray, context: float, hw: Sequence[int]) -> np.ndarray:
+    """Adds a margin of `context` times the side on each of the four sides, then clips to the image.
+
+    What is left is at least one pixel wide and high: a box may not leave its image.
+    """
+    size = box[2:] - box[:2]
+    box = np.concatenate([box[:2] - context * size, box[2:] + context * size])
+    limit = np.array([hw[1], hw[0]], np.float64)
+    low = np.clip(box[:2], 0, limit - 1)
+    return np.concatenate([low, np.clip(np.maximum(box[2:], low + 1), 0, limit)])
+
+
+def crop_window(box: Sequence[float], margin: float, hw: Sequence[int]) -> tuple[int, int, int, int]:
+    """Whole-pixel window x0, y0, x1, y1 inside the image around a box and its margin."""
+    x0, y0, x1, y1 = box
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+    left, top = max(0, math.floor(x0 - dx)), max(0, math.floor(y0 - dy))
+    right, bottom = min(hw[1], math.ceil(x1 + dx)), min(hw[0], math.ceil(y1 + dy))
+    left, top = min(left, hw[1] - 1), min(top, hw[0] - 1)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def needed_margin(jitter: float, context: float) -> float:
+    """The least crop margin that no jittered and expanded box reaches out of."""
+    return 1.5 * jitter + context * (1 + jitter)
+
+
+def pack(rgb: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """RGB [h, w, 3] and mask [h, w] of 0 and 1 as one four-channel picture.
+
+    PIL multiplies RGBA by its alpha before it resizes; CMYK is its only other four-channel mode, and
+    resizes each of them for itself. One call then cuts colours and mask.
+    """
+    packed = np.concatenate([rgb, mask[..., None] * np.uint8(255)], -1)
+    return Image.frombytes("CMYK", (rgb.shape[1], rgb.shape[0]), packed.tobytes())
+
+
+def cut(packed: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [size, size, 4]: a box of a packed picture, stretched to a square, antialiased."""
+    return np.asarray(packed.resize((size, size), BILINEAR, box=tuple(box.tolist())))
+
+
+def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A shot [M, M, 4] turned, moved or scaled, perhaps mirrored, and recoloured.
+
+    It never comes out in the pose it went in, so that a shot of the query itself is no copy of the
+    answer (A17).
+    """
+    turn, mirror, recolour = rng.random(3)
+    if turn < 0.5:
+        shot = np.rot90(shot, int(rng.integers(1, 4)))
+    else:
+        shot = _affine(shot, rng)
+    if mirror < 0.5:
+        shot = shot[:, ::-1]
+    if recolour < 0.8:
+        shot = _recolour(shot, rng)
+    return shot
+
+
+def _affine(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Up to 25 degrees, 15 % larger or smaller, shifted by up to 10 %; empty where it came from outside."""
+    side = shot.shape[0]
+    angle, scale = rng.uniform(-0.44, 0.44), 1 / rng.uniform(0.85, 1.15)
+    shift = rng.uniform(-0.1, 0.1, 2) * side
+    c, s, middle = scale * math.cos(angle), scale * math.sin(angle), side / 2
+    # output pixel -> input pixel, around the middle
+    data = (
+        c, s, middle - c * (middle + shift[0]) - s * (middle + shift[1]),
+        -s, c, middle + s * (middle + shift[0]) - c * (middle + shift[1]),
+    )  # fmt: skip
+    packed = Image.frombytes("CMYK", (side, side), np.ascontiguousarray(shot).tobytes())
+    return np.asarray(packed.transform((side, side), Image.Transform.AFFINE, data, BILINEAR))
+
+
+def _recolour(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Contrast and brightness, per channel a little different; the mask stays."""
+    gain = rng.uniform(0.75, 1.25) * rng.uniform(0.9, 1.1, 3)
+    offset = rng.uniform(-25, 25) + rng.uniform(-12, 12, 3)
+    levels = np.arange(256)[:, None]
+    table = np.clip((levels - 128) * gain + 128 + offset, 0, 255).astype(np.uint8)
+    out = np.empty_like(shot)
+    for k in range(3):
+        out[..., k] = table[:, k][shot[..., k]]
+    out[..., 3] = shot[..., 3]
+    return out

@@ -1,0 +1,251 @@
+"""Predictions of one split -> COCO results -> metrics, for one model, one draw of shots, one noise seed."""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskdiff_jax import pictures, segment, stages
+from maskdiff_jax.data import fewshot, pipeline
+from maskdiff_jax.data.coco import Records, ground_truth
+from maskdiff_jax.loop import read_seconds
+from maskdiff_jax.model import build
+from maskdiff_jax.types import Support
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Evaluates the weights that training left in ``workdir``.
+
+    Writes ``WORKDIR/metrics.json``, ``predictions.json`` (COCO results) and ``figures/*.png``.
+
+    Returns:
+      What stands in metrics.json; its "metrics" are percentages but for counts.
+
+    Raises:
+      FileNotFoundError: no finished training there, or no data set.
+      ValueError: the weights are of another model.
+    """
+    workdir, c, e = Path(workdir), config, config.eval
+    start = time.monotonic()
+    model = build(c.model)
+    params = stages.load_weights(workdir, model)
+    records = pipeline.open_split(c.data, e.split)
+    if e.images:
+        records = records._replace(infos=records.infos[: e.images])
+    shots, support = make_support(c)
+    if c.stage == "base":
+        ids = stages.class_ids(records, novel=False)
+    else:
+        ids = np.array(sorted(shots), np.int32)
+    active = stages.active_classes(ids, c.model.num_classes)
+    canvas = segment.canvas_of([(i.height, i.width) for i in records.infos])
+    segmenter = segment.make_segmenter(
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=e.mask_top_n,
+        mask_batch=e.mask_batch, canvas=canvas, threshold=e.mask_threshold, samples=e.samples,
+        noise_seed=e.noise_seed,
+    )  # fmt: skip
+
+    predictions, maskless = predict(config, segmenter, params, records, active)
+    metrics, per_class, curves = score(records, predictions, ids)
+    ious = mask_ious(config, segmenter, params, records)
+    for group, members in groups(records, np.arange(c.model.num_classes)).items():
+        values = [v for i in members for v in ious.get(int(i), [])]
+        if values:
+            metrics["mask_iou/" + (group or "all")] = 100 * float(np.mean(values))
+    names = [x.name for x in records.categories]
+    per_class["mask_iou"] = {names[i]: 100 * float(np.mean(v)) for i, v in sorted(ious.items())}
+    metrics |= {
+        "images": len(records.infos),
+        "detections": len(predictions),
+        "detections_without_mask": maskless,
+    }
+    pictures.draw(config, workdir / "figures", model, params, records, support, predictions, segmenter)
+    seconds = read_seconds(workdir) | {"evaluation": round(time.monotonic() - start, 1)}
+    document = {
+        "config": json.loads(c.to_json_best_effort()),
+        "preset": c.preset, "stage": c.stage, "dataset": c.data.source, "split": e.split,
+        "shots": c.fewshot.shots, "seed": c.fewshot.seed, "noise_seed": e.noise_seed,
+        "step": {name: c.train[name].steps for name in ("detector", "mask", "novel")},
+        "versions": {p: version(p) for p in PACKAGES}, "device": device_name(),
+        "date": datetime.date.today().isoformat(),
+        "novel_classes": [x.name for x in records.categories if x.novel],
+        "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds,
+    }  # fmt: skip
+    write_json(workdir / "predictions.json", predictions)
+    write_json(workdir / "metrics.json", document)
+    return document
+
+
+def make_support(config: ConfigDict) -> tuple[dict, Support]:
+    """The drawn shots (class id -> annotation ids) and the Support bank cut from them."""
+    c = config
+    pool = pipeline.open_split(c.data, "pool")
+    shots = stages.draw_shots(c, pool)
+    records = fewshot.shot_records(pool, shots, "background")
+    crops = pipeline.open_crops(c.data, records, "pool")
+    bank = fewshot.support(
+        crops, shots, num_classes=c.model.num_classes, slots=c.model.mask.slots, size=c.model.mask.size,
+        context=c.data.context,
+    )  # fmt: skip
+    return shots, bank
+
+
+def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records, active: np.ndarray):
+    """COCO results of a split, and how many of them have no mask."""
+    e = config.eval
+    ids = [x.id for x in records.categories]
+    maskless: list = []
+    results = []
+    batches = pipeline.eval_batches(records, config.data, batch=e.batch)
+    stream = segment.detected_objects(
+        segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
+    )
+    for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
+        for i, (h, w) in enumerate(hw):
+            results.append(
+                _result(int(objects.image_id[i]), ids[objects.class_id[i]], objects.score[i], objects.box[i])
+                | {"segmentation": encode(pasted[i, :h, :w])}
+            )
+    results += [_result(image_id, ids[c], score, box) for image_id, c, score, box in maskless]
+    return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless)
+
+
+def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> dict:
+    x0, y0, x1, y1 = (round(float(v), 2) for v in box)
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "score": round(float(score), 5),
+        "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+    }
+
+
+def encode(mask: np.ndarray) -> dict:
+    """[h, w] bool -> run-length code with text counts."""
+    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(v) for v in code["size"]], "counts": code["counts"].decode()}
+
+
+def groups(records: Records, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Class ids of "" (all of ``ids``), "base" and "novel", without empty groups."""
+    parts = {"": ids}
+    for name, is_novel in (("base", False), ("novel", True)):
+        parts[name] = np.intersect1d(ids, stages.class_ids(records, novel=is_novel))
+    return {k: v for k, v in parts.items() if len(v)}
+
+
+def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[dict, dict, dict]:
+    """COCO's average precision (pycocotools) in percent.
+
+    Args:
+      records: the split with its annotations.
+      predictions: COCO results; those without "segmentation" count for boxes only.
+      ids: class ids to score.
+
+    Returns:
+      metrics ("bbox/AP", "bbox/AP50", "segm/novel/AP" ...), per class ("bbox" -> name -> AP), and curves
+      ("iou" and AP at each of these IoU thresholds per group).
+    """
+    metrics, per_class, curves = {}, {}, {}
+    truth = COCO()
+    truth.dataset = ground_truth(records)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    for kind in ("bbox", "segm"):
+        mine = [p for p in predictions if kind == "bbox" or "segmentation" in p]
+        precision, thresholds = _precision(truth, mine, kind, [records.categories[i].id for i in ids])
+        curves["iou"] = [round(float(t), 2) for t in thresholds]
+        by_class = {records.categories[i].name: _mean(precision[:, :, n, 0]) for n, i in enumerate(ids)}
+        per_class[kind] = {k: v for k, v in by_class.items() if v is not None}
+        for group, members in groups(records, ids).items():
+            p = precision[:, :, np.flatnonzero(np.isin(ids, members))]
+            prefix = f"{kind}/{group}/" if group else f"{kind}/"
+            parts = {"AP": p[..., 0], "AP50": p[thresholds == 0.5][..., 0], "AP75": p[thresholds == 0.75][..., 0]}
+            parts |= {"APs": p[..., 1], "APm": p[..., 2], "APl": p[..., 3]}
+            metrics |= {prefix + k: v for k, x in parts.items() if (v := _mean(x)) is not None}
+            curves[f"{kind}/{group or 'all'}"] = [_mean(x) for x in p[..., 0]]
+    return metrics, per_class, curves
+
+
+def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[int]):
+    """[thresholds, recalls, classes, areas] at 100 detections, -1 where there is no object."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = COCO()
+        if results:
+            found = truth.loadRes([dict(r) for r in results])
+        else:
+            found.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"]}
+            found.dataset["annotations"] = []
+            found.createIndex()
+        judge = COCOeval(truth, found, kind)
+        judge.params.catIds = category_ids
+        judge.evaluate()
+        judge.accumulate()
+    # pycocotools sorts the class ids
+    order = [sorted(category_ids).index(i) for i in category_ids]
+    return judge.eval["precision"][:, :, order, :, -1], np.round(judge.params.iouThrs, 2)
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    """Mean over what exists, in percent; None where nothing does."""
+    known = precision[precision > -1]
+    return 100 * float(known.mean()) if known.size else None
+
+
+def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records) -> dict[int, list]:
+    """IoU of the drawn with the true mask for each object, given its true box and class; class id -> values.
+
+    Objects smaller than ``eval.min_gt_area`` pixels and crowds are left out.
+    """
+    e = config.eval
+    truth = {
+        i.id: [a for a in i.annotations if not a.crowd and a.area >= e.min_gt_area] for i in records.infos
+    }
+    boxes = {
+        k: (np.array([a.box for a in v], np.float32), np.array([a.class_id for a in v])) for k, v in truth.items() if v
+    }
+    batches = pipeline.eval_batches(records, config.data, batch=e.batch)
+    values: dict[int, list] = {}
+    stream = segment.true_objects(segmenter, batches, boxes)
+    for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
+        for i, (h, w) in enumerate(hw):
+            annotation = truth[int(objects.image_id[i])][objects.rank[i]]
+            iou = rle.iou([rle.encode(np.asfortranarray(pasted[i, :h, :w].astype(np.uint8)))], [annotation.rle], [0])
+            values.setdefault(annotation.class_id, []).append(float(iou[0, 0]))
+    return values
+
+
+def device_name() -> str:
+    """The accelerator's or processor's model and count, without the machine's name."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes json to a temporary name and renames it."""
+    new = path.with_suffix(path.suffix + ".partial")
+    new.write_text(json.dumps(value, indent=1))
+    new.rename(path)

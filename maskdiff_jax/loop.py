@@ -1,0 +1,140 @@
+"""The training loop: one for both stages and for every part that is trained.
+
+The order inside: step, write numbers, save, advance. A phase ends with the running mean of its weights, from
+which the next one starts.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint, optim, sharding
+from maskdiff_jax.types import PyTree, TrainState
+from maskdiff_jax.writer import Writer
+
+
+class Phase(NamedTuple):
+    """One thing to train."""
+
+    name: str
+    steps: int
+    loss: Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict]]  # params, key, batch -> loss, metrics
+    loader: Iterator  # of host batches; has get_state and set_state
+    patterns: list[tuple[str, str]]  # parameter name -> label of an optimiser, or frozen
+    configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
+
+
+class PairLoader:
+    """Two loaders walked in step, as one."""
+
+    def __init__(self, first: Iterator, second: Iterator):
+        self._both = (first, second)
+
+    def __next__(self) -> tuple:
+        return tuple(next(loader) for loader in self._both)
+
+    def get_state(self) -> list:
+        return [loader.get_state() for loader in self._both]
+
+    def set_state(self, state: list) -> None:
+        for loader, s in zip(self._both, state, strict=True):
+            loader.set_state(s)
+
+
+def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh) -> PyTree:
+    """Runs a phase from where it stopped; returns the parameters with the running mean in place."""
+    if not phase.steps:
+        return params
+    start = time.monotonic()
+    labels = optim.label_parameters(params, phase.patterns)
+    decays = {label: p.ema for label, p in phase.configs.items()}
+    fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    optimizer = optim.combine(
+        {
+            label: optim.make_optimizer(steps=phase.steps, **{f: p[f] for f in fields})
+            for label, p in phase.configs.items()
+        },
+        labels,
+    )
+    # a copy: the step donates its state, and the caller may still need the weights
+    params = jax.tree.map(jnp.copy, params)
+    trainable, _ = optim.split(params, labels)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    with checkpoint.PhaseCheckpoints(workdir / "checkpoints" / phase.name, config.train.keep) as saved:
+        restored = saved.restore(state)
+        if restored is not None:
+            state, data_state = restored
+            phase.loader.set_state(data_state)
+        first = int(jax.device_get(state.step))
+        key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
+        key = jax.device_put(key, sharding.replicated(mesh))
+        step_fn = make_step(phase.loss, optimizer, labels, decays, mesh)
+        with Writer(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
+            writer.say("compiling the training step")
+            for step in range(first + 1, phase.steps + 1):
+                state, metrics = step_fn(state, sharding.put_batch(next(phase.loader), mesh), key)
+                last = step == phase.steps
+                if step % config.train.log_every == 0 or last or step == 1:
+                    writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+                if last or (config.train.save_every and step % config.train.save_every == 0):
+                    saved.save(state, phase.loader.get_state())
+                writer.advance()
+        result = optim.overlay(state.params, state.ema)
+    if first < phase.steps:
+        _add_seconds(workdir, phase.name, time.monotonic() - start)
+    return result
+
+
+def make_step(loss: Callable, optimizer, labels: dict[str, str], decays: dict[str, float], mesh) -> Callable:
+    """The compiled step (state, batch, key) -> (state, metrics); the state's memory is reused.
+
+    Args:
+      loss: params, key, batch -> loss, metrics.
+      optimizer: over the flat dict of trainable leaves.
+      labels: of every parameter, as ``optim.label_parameters`` gives.
+      decays: label -> decay of the running mean, 0 = the weights themselves.
+      mesh: the batch's first axis is divided over its "data" axis.
+    """
+
+    def step(state: TrainState, batch, key):
+        trainable, frozen = optim.split(state.params, labels)
+
+        def objective(trainable):
+            return loss(optim.merge(trainable, frozen), jax.random.fold_in(key, state.step), batch)
+
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        trainable = jax.tree.map(jnp.add, trainable, updates)
+        ema = {
+            k: optim.ema_update(state.ema[k], x, decays[labels[k]], state.step) if decays[labels[k]] else x
+            for k, x in trainable.items()
+        }
+        new = TrainState(state.step + 1, optim.merge(trainable, frozen), opt_state, ema)
+        return new, metrics | {"loss": value}
+
+    same = sharding.replicated(mesh)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(same, sharding.split(mesh), same), out_shardings=(same, same)
+    )
+
+
+def read_seconds(workdir: Path) -> dict[str, float]:
+    """Seconds per phase of a run, over all its sessions."""
+    path = Path(workdir) / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _add_seconds(workdir: Path, phase: str, seconds: float) -> None:
+    all_seconds = read_seconds(workdir)
+    all_seconds[phase] = round(all_seconds.get(phase, 0.0) + seconds, 1)
+    new = workdir / "seconds.json.partial"
+    new.write_text(json.dumps(all_seconds))
+    new.rename(workdir / "seconds.json")

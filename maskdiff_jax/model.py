@@ -1,0 +1,59 @@
+"""From ``config.model`` to functions: the only reader of that part of the config."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from maskdiff_jax import mask_heads
+from maskdiff_jax.detector import make_detector
+from maskdiff_jax.types import Array, Batch, Detections, MaskBatch, PyTree
+
+MASK_HEADS = {"diffusion": mask_heads.diffusion_head, "plain_unet": mask_heads.plain_unet_head}
+
+
+class Model(NamedTuple):
+    """Pure functions over ``params = {"detector": ..., "mask_head": ...}``."""
+
+    init: Callable[[Array], PyTree]  # key -> params
+    # params, key, batch, active [C] bool -> loss, metrics
+    detector_loss: Callable[[PyTree, Array, Batch, Array], tuple[Array, dict]]
+    mask_loss: Callable[[PyTree, Array, MaskBatch], tuple[Array, dict]]  # params, key, batch -> loss, metrics
+    # params, image [B, H, W, 3] uint8, image_hw [B, 2], active [C] -> Detections
+    detect: Callable[[PyTree, Array, Array, Array], Detections]
+    # params, image, image_hw, boxes [B, N, 4] -> [B, N, F]: what the classifier sees of each box
+    box_features: Callable[[PyTree, Array, Array, Array], Array]
+    # params, keys [N], region [N, M, M, 3], shots [N, K, M, M, 4], classes [N] -> soft masks [N, M, M] in [0, 1]
+    segment: Callable[[PyTree, Array, Array, Array, Array], Array]
+    # the same arguments -> noisy masks y [S, N, M, M], estimates x0 [S, N, M, M] after each step
+    trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
+
+
+def build(config: ConfigDict) -> Model:
+    """The model of ``config.model``.
+
+    Raises:
+      ValueError: an unknown mask head or option, with the known ones.
+    """
+    if config.mask.head not in MASK_HEADS:
+        raise ValueError(f"unknown model.mask.head '{config.mask.head}': known are {', '.join(MASK_HEADS)}")
+    fields = config.to_dict()
+    mask = {k: v for k, v in fields["mask"].items() if k not in ("head", "min_shots")}
+    shared = {"num_classes": config.num_classes, "dtype": config.dtype}
+    detector = make_detector(**shared, **fields["detector"])
+    head = MASK_HEADS[config.mask.head](**shared, **mask)
+
+    def init(key: Array) -> PyTree:
+        k1, k2 = jax.random.split(key)
+        return {"detector": detector.init(k1), "mask_head": head.init(k2)}
+
+    return Model(
+        init=init,
+        detector_loss=lambda params, *args: detector.loss(params["detector"], *args),
+        mask_loss=lambda params, *args: head.loss(params["mask_head"], *args),
+        detect=lambda params, *args: detector.detect(params["detector"], *args),
+        box_features=lambda params, *args: detector.box_features(params["detector"], *args),
+        segment=lambda params, *args: head.predict(params["mask_head"], *args),
+        trajectory=lambda params, *args: head.trajectory(params["mask_head"], *args),
+    )

@@ -1,0 +1,60 @@
+"""Feature pyramid on the backbone's stages [Lin et al. 2017; detectron2 modeling/backbone/fpn.py], NHWC."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from maskdiff_jax.types import Array
+
+XAVIER = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # PyTorch's kaiming_uniform with a = 1
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 and output 3x3 convolutions, summed from the coarsest level down.
+
+    Attributes:
+      features: channels F of every level.
+      lowest: finest level built; 2 has stride 4.
+      dtype: of the computation.
+    """
+
+    features: int
+    lowest: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, stages: dict[int, Array], masks: dict[int, Array] | None = None) -> dict[int, Array]:
+        """Builds the levels.
+
+        Args:
+          stages: level -> [N, H, W, C] from the backbone, up to level 5.
+          masks: level -> [N, H, W, 1] in `dtype`, 1 where the image is, or None.
+
+        Returns:
+          `lowest`..5 -> [N, H, W, F], zero outside the masks; and 6: every second cell of level 5.
+        """
+        out: dict[int, Array] = {}
+        above = None
+        for level in sorted((l for l in stages if l >= self.lowest), reverse=True):
+            lateral = nn.Conv(
+                self.features, (1, 1), dtype=self.dtype, kernel_init=XAVIER, name=f"lateral{level}"
+            )
+            x = lateral(stages[level])
+            if above is not None:
+                x += upsample(above)
+            if masks is not None:
+                x *= masks[level]
+            above = x
+            conv = nn.Conv(
+                self.features, (3, 3), padding=1, dtype=self.dtype, kernel_init=XAVIER, name=f"output{level}"
+            )
+            out[level] = conv(x)
+            if masks is not None:
+                out[level] *= masks[level]
+        out[6] = out[5][:, ::2, ::2]
+        return out
+
+
+def upsample(x: Array) -> Array:
+    """[N, H, W, F] -> [N, 2 H, 2 W, F], nearest."""
+    n, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)

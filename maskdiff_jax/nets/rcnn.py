@@ -1,0 +1,160 @@
+"""The heads of Faster R-CNN: proposals, box features, classifier and box regression.
+
+C classes (background is class C), F channels, A anchors per cell, R boxes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from maskdiff_jax.nets.fpn import XAVIER
+from maskdiff_jax.types import Array
+
+NORM_EPS = 1e-5  # added to the norms of the cosine classifier [TFA]
+
+
+class RPNHead(nn.Module):
+    """A shared 3x3 convolution, objectness and box deltas per anchor [detectron2 proposal_generator/rpn.py].
+
+    Attributes:
+      anchors: A, per cell.
+      dtype: of the computation.
+    """
+
+    anchors: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, features: dict[int, Array]) -> tuple[dict[int, Array], dict[int, Array]]:
+        """Scores every anchor.
+
+        Args:
+          features: level -> [N, H, W, F].
+
+        Returns:
+          level -> logits [N, H W A] and level -> deltas [N, H W A, 4], float32; the order is row, column,
+          ratio.
+        """
+        channels = next(iter(features.values())).shape[-1]
+        small = nn.initializers.normal(0.01)
+        conv = nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=small, name="conv")
+        objectness = nn.Conv(self.anchors, (1, 1), dtype=self.dtype, kernel_init=small, name="objectness")
+        regress = nn.Conv(4 * self.anchors, (1, 1), dtype=self.dtype, kernel_init=small, name="deltas")
+        logits, deltas = {}, {}
+        for level, x in features.items():
+            x = nn.relu(conv(x))
+            logits[level] = objectness(x).astype(jnp.float32).reshape(x.shape[0], -1)
+            deltas[level] = regress(x).astype(jnp.float32).reshape(x.shape[0], -1, 4)
+        return logits, deltas
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers on pooled features [detectron2 roi_heads/box_head.py].
+
+    Attributes:
+      features: width of both layers.
+      dtype: of the computation.
+    """
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., S, S, F] -> [..., features], after a ReLU."""
+        x = x.reshape(*x.shape[:-3], -1)
+        for name in ("fc1", "fc2"):
+            x = nn.relu(nn.Dense(self.features, dtype=self.dtype, kernel_init=XAVIER, name=name)(x))
+        return x
+
+
+class BoxPredictor(nn.Module):
+    """Class logits and box deltas of each box.
+
+    Attributes:
+      num_classes: C.
+      classifier: "cosine" or "linear".
+      cosine_scale: factor of the cosine.
+      agnostic: one box per RoI instead of one per class.
+      dtype: of the matrix products.
+    """
+
+    num_classes: int
+    classifier: str
+    cosine_scale: float
+    agnostic: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[..., F] -> logits [..., C + 1] and deltas [..., C or 1, 4], float32."""
+        if self.classifier == "linear":
+            dense = nn.Dense(
+                self.num_classes + 1, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="cls_score"
+            )
+            logits = dense(x).astype(jnp.float32)
+        elif self.classifier == "cosine":
+            logits = Cosine(self.num_classes + 1, self.cosine_scale, self.dtype, name="cls_score")(x)
+        else:
+            raise ValueError(f"unknown classifier '{self.classifier}' of the detector: choose cosine or linear")
+        boxes = 1 if self.agnostic else self.num_classes
+        tiny = nn.initializers.normal(0.001)
+        deltas = nn.Dense(4 * boxes, dtype=self.dtype, kernel_init=tiny, name="bbox_pred")(x)
+        return logits, deltas.astype(jnp.float32).reshape(*x.shape[:-1], boxes, 4)
+
+
+class Cosine(nn.Module):
+    """scale * x / (|x| + eps) . w / (|w| + eps), without bias [TFA fast_rcnn.py, CosineSimOutputLayers].
+
+    Rows start as unit vectors of random direction: TFA normalises its N(0, 0.01) rows in the first call.
+
+    Attributes:
+      features: rows, C + 1.
+      scale: factor of the cosine.
+      dtype: of the matrix product.
+    """
+
+    features: int
+    scale: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., F] -> [..., features] float32 in -scale..scale."""
+        kernel = self.param("kernel", _unit_columns, (x.shape[-1], self.features), jnp.float32)
+        return cosine_logits(x, kernel, self.scale, dtype=self.dtype)
+
+
+def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = jnp.float32) -> Array:
+    """The cosine classifier as a pure function.
+
+    TFA overwrites the weight by its normalised version before each call, so the norm is outside the
+    gradient and a step of descent moves unit vectors. The same walk without overwriting: with w = n u, u
+    the unit vector and g the gradient for u, give w the gradient n g; then w - lr n g = n (u - lr g), and
+    the next call sees the direction that TFA's would, whatever n has become (weight decay included).
+
+    Args:
+      x: [..., F].
+      kernel: [F, C + 1], columns of any length.
+      scale: factor of the cosine.
+      dtype: of the matrix product.
+
+    Returns:
+      [..., C + 1] float32. Gradients stay finite where x is zero: the gradient of its norm counts as 0.
+    """
+    x = x.astype(jnp.float32)
+    squares = (x * x).sum(-1, keepdims=True)
+    full = squares > 0
+    norm = jnp.where(full, jnp.sqrt(jnp.where(full, squares, 1.0)), 0.0)
+    length = jax.lax.stop_gradient(jnp.sqrt((kernel * kernel).sum(0)) + NORM_EPS)
+    fixed = jax.lax.stop_gradient(kernel)
+    unit = fixed / length + (kernel - fixed) * length
+    cosine = (x / (norm + NORM_EPS)).astype(dtype) @ unit.astype(dtype)
+    return scale * cosine.astype(jnp.float32)
+
+
+def _unit_columns(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    w = jax.random.normal(key, shape, dtype)
+    return w / jnp.linalg.norm(w, axis=0)
+
+

@@ -1,0 +1,100 @@
+"""Between images and the square regions that masks are drawn in: cut, scale values, paste back.
+
+One image or one object at a time; boxes are xyxy in pixels (the first pixel covers 0..1) and may be traced.
+"""
+
+import jax.numpy as jnp
+
+from maskdiff_jax.types import Array
+
+
+def _resample_weights(start: Array, end: Array, size: int, length: int, valid: Array | int) -> Array:
+    """[size, length]: the triangle filter that resizes pixels start..end of an axis to `size` samples."""
+    scale = (end - start) / size
+    reach = jnp.maximum(scale, 1.0)  # when shrinking the filter grows: no aliasing
+    centre = start + (jnp.arange(size) + 0.5) * scale
+    pixel = jnp.arange(length) + 0.5
+    w = jnp.maximum(0.0, 1.0 - jnp.abs(pixel[None] - centre[:, None]) / reach)
+    w = jnp.where(pixel[None] < valid, w, 0.0)
+    return w / jnp.maximum(w.sum(1, keepdims=True), 1e-6)
+
+
+def crop_resize(image: Array, box: Array, size: int, hw: Array | None = None) -> Array:
+    """Cuts a box out of an image and scales it to a square, as pillow's `resize(box=..., BILINEAR)` does.
+
+    Args:
+      image: [H, W, F], any real dtype.
+      box: [4] xyxy, inside the image; an empty one gives a flat region.
+      size: side of the result in px.
+      hw: [2] height and width of the image inside its canvas, whose rest is not looked at; None: all of it.
+
+    Returns:
+      [size, size, F] float32, values in the image's range (up to half a grey level from pillow, which rounds
+      to integers after each axis).
+    """
+    height, width = image.shape[:2]
+    valid_h, valid_w = (height, width) if hw is None else (hw[0], hw[1])
+    rows = _resample_weights(box[1], box[3], size, height, valid_h)
+    cols = _resample_weights(box[0], box[2], size, width, valid_w)
+    return jnp.einsum("yh,hwf,xw->yxf", rows, image.astype(jnp.float32), cols, precision="highest")
+
+
+def _paste_weights(start: Array, end: Array, size: int, length: int) -> Array:
+    """[length, size]: bilinear weights of `size` mask samples at each pixel centre of an axis."""
+    pixel = jnp.arange(length) + 0.5
+    position = (pixel - start) / jnp.maximum(end - start, 1e-6) * size - 0.5
+    w = jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(size)[None]))
+    # beyond the box the mask fades into the zeros around it; detectron2 cuts that off after a pixel
+    near = (pixel > jnp.floor(start) - 1) & (pixel < jnp.ceil(end) + 1) & (end > start)
+    return jnp.where(near[:, None], w, 0.0)
+
+
+def paste(mask: Array, box: Array, hw: tuple[int, int]) -> Array:
+    """Puts a soft mask back into the image it was cut from [detectron2 `paste_masks_in_image`].
+
+    Args:
+      mask: [M, M] in 0..1.
+      box: [4] xyxy; an empty box pastes nothing.
+      hw: height and width of the canvas, static.
+
+    Returns:
+      [H, W] float32 in 0..1: bilinear at pixel centres, zero outside the box (values on the way to zero, at
+      most 0.5, may stand one pixel beyond).
+    """
+    rows = _paste_weights(box[1], box[3], mask.shape[0], hw[0])
+    cols = _paste_weights(box[0], box[2], mask.shape[1], hw[1])
+    return jnp.einsum("yi,ij,xj->yx", rows, mask.astype(jnp.float32), cols, precision="highest")
+
+
+def context_box(box: Array, context: float, hw: Array) -> Array:
+    """A box [..., 4] with a margin of `context` times its side on every side, clipped to the image ([2])."""
+    x0, y0, x1, y1 = jnp.moveaxis(box, -1, 0)
+    dx, dy = context * (x1 - x0), context * (y1 - y0)
+    grown = jnp.stack([x0 - dx, y0 - dy, x1 + dx, y1 + dy], -1)
+    return jnp.clip(grown, 0.0, jnp.stack([hw[1], hw[0], hw[1], hw[0]]).astype(jnp.float32))
+
+
+def unit_rgb(rgb: Array) -> Array:
+    """0..255 -> -1..1, float32."""
+    return rgb.astype(jnp.float32) / 127.5 - 1.0
+
+
+def composite_shot(rgba: Array, background: str) -> Array:
+    """A shot as the net sees it: the object, its background removed.
+
+    Args:
+      rgba: [..., M, M, 4], 0..255, alpha = soft mask; all zero = an empty slot.
+      background: what replaces removed pixels: "grey" (0, the middle of the range) or "black" (-1).
+
+    Returns:
+      [..., M, M, 3] float32 in -1..1; an empty slot is zero whatever the background.
+
+    Raises:
+      ValueError: another background.
+    """
+    if background not in ("grey", "black"):
+        raise ValueError(f"mask.shot_background is '{background}', must be grey or black")
+    alpha = rgba[..., 3:].astype(jnp.float32) / 255.0
+    fill = 0.0 if background == "grey" else -1.0
+    out = alpha * unit_rgb(rgba[..., :3]) + (1.0 - alpha) * fill
+    return jnp.where((alpha > 0).any((-3, -2, -1), keepdims=True), out, 0.0)

@@ -1,0 +1,36 @@
+"""Where arrays live: one mesh axis, ``data``; states on every device, batches split over them."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh over the first ``devices`` devices, 0 = all.
+
+    Raises:
+      ValueError: more devices wanted than there are.
+    """
+    have = jax.devices()
+    if devices > len(have):
+        raise ValueError(f"train.devices={devices}, but there are only {len(have)}: lower it or use 0 for all")
+    # Auto: since jax 0.9 make_mesh defaults to Explicit axes, which ordinary array code does not support
+    return jax.make_mesh(
+        (devices or len(have),), ("data",), axis_types=(AxisType.Auto,), devices=have[: devices or len(have)]
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Host arrays -> device arrays divided over the mesh (started at once, not waited for)."""
+    return jax.device_put(batch, split(mesh))

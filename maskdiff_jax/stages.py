@@ -1,0 +1,185 @@
+"""What the two stages train, as lists of phases.
+
+Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts from it: rows for the novel
+classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint").
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint, novel, optim
+from maskdiff_jax.data import fewshot, pipeline
+from maskdiff_jax.data.coco import Records
+from maskdiff_jax.loop import PairLoader, Phase
+from maskdiff_jax.model import Model, build
+from maskdiff_jax.types import PyTree
+
+PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
+
+
+def class_ids(records: Records, novel: bool) -> np.ndarray:
+    """The ids of the novel (or base) classes."""
+    return np.array([i for i, c in enumerate(records.categories) if c.novel == novel], np.int32)
+
+
+def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """[C] bool: True for ``ids``."""
+    return np.isin(np.arange(num_classes), ids)
+
+
+def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
+    c, r = config, config.train
+    model = build(c.model)
+    records = pipeline.open_split(c.data, "train")
+    base = class_ids(records, novel=False)
+    records = fewshot.restrict(records, base)
+    params = initial_params(model, c)
+    active = active_classes(base, c.model.num_classes)
+
+    def detector_loss(params, key, batch):
+        return model.detector_loss(params, key, batch, active)
+
+    frozen = [(p, optim.FROZEN) for p in r.frozen]
+    detector = Phase(
+        "detector", r.detector.steps, detector_loss,
+        pipeline.detector_loader(records, c.data, batch=r.detector.batch, seed=c.seed),
+        [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)], {"detector": r.detector},
+    )  # fmt: skip
+    params = train(detector, params)
+    crops = pipeline.open_crops(c.data, records, "train")
+    mask = Phase(
+        "mask", r.mask.steps, model.mask_loss, _mask_loader(c, crops),
+        [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": r.mask},
+    )  # fmt: skip
+    return train(mask, params)
+
+
+def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """The heads, jointly, on K shots of every class; the features stay (TFA, section 2.2)."""
+    c, r, s = config, config.train, config.fewshot
+    if s.shots > c.model.mask.slots:
+        raise ValueError(
+            f"fewshot.shots={s.shots}, but the mask head has model.mask.slots={c.model.mask.slots}: "
+            "lower shots, or train stage 1 with more slots"
+        )
+    if r.detector.steps != r.mask.steps:
+        raise ValueError(
+            f"stage 2 trains detector and mask head together: train.detector.steps={r.detector.steps} "
+            f"must equal train.mask.steps={r.mask.steps}"
+        )
+    model = build(c.model)
+    pool = pipeline.open_split(c.data, "pool")
+    base, new = class_ids(pool, novel=False), class_ids(pool, novel=True)
+    params = load_weights(Path(c.init_from), model)
+    shots = draw_shots(c, pool)
+    fewshot.save_shots(workdir / "shots.json", shots)
+    records = fewshot.shot_records(pool, shots, c.data.shot_unlabelled)
+    params = _novel_rows(c, model, params, pool, shots, base, new, train)
+
+    ids = new if s.classes == "novel" else np.concatenate([base, new])
+    active = active_classes(ids, c.model.num_classes)
+
+    def joint_loss(params, key, batches):
+        images, objects = batches
+        k1, k2 = jax.random.split(key)
+        detector, metrics = model.detector_loss(params, k1, images, active)
+        mask, more = model.mask_loss(params, k2, objects)
+        metrics = {f"detector/{k}": v for k, v in metrics.items()} | {f"mask/{k}": v for k, v in more.items()}
+        # no trained parameter is shared, so the sum needs no weights (A35)
+        return detector + mask, metrics
+
+    joint = Phase(
+        "joint", r.detector.steps, joint_loss,
+        PairLoader(
+            pipeline.detector_loader(records, c.data, batch=r.detector.batch, seed=c.seed),
+            _mask_loader(c, pipeline.open_crops(c.data, records, "pool")),
+        ),
+        [*((p, optim.FROZEN) for p in r.frozen), ("detector/.*", "detector"), ("mask_head/.*", "mask")],
+        {"detector": r.detector, "mask": r.mask},
+    )  # fmt: skip
+    return train(joint, params)
+
+
+def _novel_rows(
+    config: ConfigDict, model: Model, params: PyTree, pool: Records, shots: dict, base: np.ndarray,
+    new: np.ndarray, train: Callable,
+) -> PyTree:  # fmt: skip
+    """Box-predictor rows for the novel classes, as ``fewshot.novel_init`` says."""
+    c, count = config, config.model.num_classes
+    old = params["detector"]["box_predictor"]
+    if not len(new):
+        return params
+    rows = novel.fresh_rows(old, jax.random.key(c.seed + 1), base, new, count)
+    started = params | {"detector": params["detector"] | {"box_predictor": rows}}
+    if c.fewshot.novel_init == "random":
+        return started
+    if c.fewshot.novel_init == "imprint":
+        records = fewshot.shot_records(pool, shots, "background")
+        features, labels = shot_features(c, model, params, records)
+        rows = novel.imprint(rows, features, labels, base, new)
+        return params | {"detector": params["detector"] | {"box_predictor": rows}}
+    if c.fewshot.novel_init != "finetune":
+        raise ValueError(f"unknown fewshot.novel_init '{c.fewshot.novel_init}': choose finetune, random or imprint")
+    active = active_classes(new, count)
+    records = fewshot.shot_records(pool, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabelled)
+    phase = Phase(
+        "novel", c.train.novel.steps,
+        lambda params, key, batch: model.detector_loss(params, key, batch, active),
+        pipeline.detector_loader(records, c.data, batch=c.train.novel.batch, seed=c.seed),
+        PREDICTOR_ONLY, {"detector": c.train.novel},
+    )  # fmt: skip
+    tuned = train(phase, started)["detector"]["box_predictor"]
+    rows = novel.take_rows(old, tuned, new, count)
+    return params | {"detector": params["detector"] | {"box_predictor": rows}}
+
+
+def shot_features(config: ConfigDict, model: Model, params: PyTree, records: Records):
+    """Features [n, F] and class ids [n] of the labelled boxes of K-shot records."""
+    forward = jax.jit(model.box_features)
+    features, labels = [], []
+    for batch in pipeline.eval_batches(records, config.data, batch=config.eval.batch):
+        x = np.asarray(forward(params, batch.image, batch.image_hw, batch.instances.boxes))
+        use = (batch.instances.classes >= 0) & ~batch.instances.ignore
+        features.append(x[use])
+        labels.append(batch.instances.classes[use])
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def draw_shots(config: ConfigDict, pool: Records) -> dict:
+    """The K shots of each class that ``config.fewshot`` asks for."""
+    s = config.fewshot
+    ids = class_ids(pool, novel=True) if s.classes == "novel" else np.arange(len(pool.categories))
+    return fewshot.draw(
+        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=[int(i) for i in ids]
+    )
+
+
+def _mask_loader(config: ConfigDict, crops) -> Iterator:
+    k = config.model.mask
+    return pipeline.mask_loader(
+        crops, config.data, slots=k.slots, min_shots=k.min_shots, size=k.size,
+        batch=config.train.mask.batch, seed=config.seed,
+    )  # fmt: skip
+
+
+def initial_params(model: Model, config: ConfigDict) -> PyTree:
+    """Fresh weights from ``config.seed``, or those of the run ``config.init_from``."""
+    if config.init_from:
+        return load_weights(Path(config.init_from), model)
+    return jax.jit(model.init)(jax.random.key(config.seed))
+
+
+def load_weights(workdir: Path, model: Model) -> PyTree:
+    """The weights that a finished run left.
+
+    Raises:
+      FileNotFoundError: that run is missing or not finished.
+      ValueError: damaged, or of another model.
+    """
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return checkpoint.load_params(workdir / "checkpoints" / "final", like)

@@ -1,0 +1,74 @@
+"""One training run: a stage of ``config`` in a workdir, gone on with where it stopped."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax.loop import read_seconds, run_phase
+from maskdiff_jax.stages import base_stage, fewshot_stage
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains the stage that ``config`` describes; what is done already is not done again.
+
+    Leaves ``WORKDIR/config.json``, ``metrics.jsonl``, ``checkpoints/final`` (weights), ``seconds.json`` and, in
+    stage 2, ``shots.json``.
+
+    Returns:
+      Seconds per phase.
+
+    Raises:
+      FileNotFoundError: the data set or the weights to start from are missing.
+      ValueError: a workdir of another config, a damaged checkpoint, shots that cannot be drawn.
+      FloatingPointError: the loss is no longer finite.
+    """
+    workdir = Path(workdir)
+    final = workdir / "checkpoints" / "final"
+    claim(config, workdir)
+    if final.is_dir():
+        return read_seconds(workdir)
+    mesh = sharding.make_mesh(config.train.devices)
+    stage = {"base": base_stage, "fewshot": fewshot_stage}[config.stage]
+    params = stage(config, workdir, partial(run_phase, config=config, workdir=workdir, mesh=mesh))
+    checkpoint.save_params(final, params)
+    for folder in (workdir / "checkpoints").iterdir():  # their optimiser states are of no more use
+        if folder != final:
+            shutil.rmtree(folder)
+    return read_seconds(workdir)
+
+
+def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> None:
+    """Writes the config into the workdir, or checks that it is the one already there.
+
+    Raises:
+      FileNotFoundError: ``must_exist`` and nobody trained there.
+      ValueError: the workdir holds a run of another config; names the fields.
+    """
+    if must_exist and not (workdir / "config.json").is_file():
+        raise FileNotFoundError(f"{workdir} holds no trained run: train first, or give its folder with --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, text = workdir / "config.json", config.to_json_best_effort(indent=1)
+    if path.exists():
+        ours, theirs = _flat(json.loads(text)), _flat(json.loads(path.read_text()))
+        differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        # how a result is looked at may change without another training
+        differ = [k for k in differ if not k.startswith("eval.") and k != "train.devices"]
+        if differ:
+            raise ValueError(
+                f"{workdir} holds a run of another config (different: {', '.join(differ[:8])}): "
+                "give another --workdir, or delete it"
+            )
+    new = path.with_suffix(".partial")
+    new.write_text(text)
+    new.rename(path)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}{key}.").items()}

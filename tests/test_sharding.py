@@ -1,0 +1,61 @@
+"""Eight fake devices give what one gives."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import pytest
+from maskdiff_jax import sharding
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CODE = """
+    import jax, jax.numpy as jnp, numpy as np
+    from maskdiff_jax import loop, optim, sharding
+    from maskdiff_jax.types import TrainState
+    assert jax.device_count() == 8
+    labels = {"w": "x"}
+    tx = optim.combine({"x": optim.make_optimizer(steps=9, optimizer="adamw", lr=0.1, schedule="constant",
+        decay_at=(), warmup=0, weight_decay=0.0, betas=(0.9, 0.999), clip_norm=1.0)}, labels)
+
+    def loss(params, key, batch):
+        keys = jax.random.split(key, 16)
+        noise = jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
+        error = (batch + noise) @ params["w"] - 1.0
+        return jnp.mean(error**2), {}
+
+    results = []
+    for n in (1, 8):
+        mesh = sharding.make_mesh(n)
+        params = {"w": jnp.ones(3)}
+        state = TrainState(jnp.int32(0), params, tx.init(params), jax.tree.map(jnp.copy, params))
+        state = jax.device_put(state, sharding.replicated(mesh))
+        key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))
+        step = loop.make_step(loss, tx, labels, {"x": 0.5}, mesh)
+        for i in range(5):
+            batch = np.random.default_rng(i).normal(size=(16, 3)).astype(np.float32)
+            placed = sharding.put_batch(batch, mesh)
+            assert len(placed.sharding.device_set) == n
+            state, metrics = step(state, placed, key)
+        results.append(jax.device_get((state.params, state.ema, metrics["loss"])))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *results)
+    print("equal")
+"""
+
+
+def test_eight_devices_equal_one():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CODE)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert out.stdout.strip().endswith("equal"), out.stderr[-2000:]
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ValueError, match="train.devices=1000"):
+        sharding.make_mesh(1000)
+    assert sharding.make_mesh(1).shape["data"] == 1
+    assert sharding.make_mesh().shape["data"] == jax.device_count()

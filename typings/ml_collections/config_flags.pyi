@@ -1,0 +1,4 @@
+# For pyright only.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
