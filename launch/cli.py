@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 
@@ -54,6 +54,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 def set_up_jax() -> None:
     """Keeps compiled programs between runs; asks the GPU allocator to leave memory to others."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -9,6 +9,7 @@ is zero for every convolution, outside the statistics of the norms, without anch
 nor the neighbours in the batch change a detection.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,6 +95,15 @@ class Features(NamedTuple):
     extents: dict[int, Array]  # level -> [B, 2] rows and columns that belong to the image
 
 
+class Anchors(NamedTuple):
+    """The first stage's view of every anchor, by level; A_l anchors in the order row, column, ratio."""
+
+    boxes: dict[int, Array]  # [A_l, 4]
+    logits: dict[int, Array]  # [B, A_l]
+    deltas: dict[int, Array]  # [B, A_l, 4]
+    inside: dict[int, Array]  # [B, A_l] bool, False in the canvas around an image
+
+
 def make_nets(s: Settings) -> Nets:
     """The modules alone; parts of the detector are functions of (settings, nets, params, ...)."""
     return Nets(
@@ -128,14 +138,18 @@ def make_detector(**fields: Any) -> Detector:
 
     @jax.jit
     def init(key: Array) -> PyTree:
-        inputs = [jnp.zeros((1, 2 * DIVISOR, 2 * DIVISOR, 3), s.dtype)]
+        image = jnp.zeros((1, 2 * DIVISOR, 2 * DIVISOR, 3), s.dtype)
+        pooled = jnp.zeros((1, s.roi_size, s.roi_size, s.fpn_channels), s.dtype)
+        keys = dict(zip(Nets._fields, jax.random.split(key, len(nets)), strict=True))
         params = {}
-        for i, (name, net) in enumerate(zip(Nets._fields, nets, strict=True)):
-            out, variables = net.init_with_output(jax.random.fold_in(key, i), *inputs)
+
+        def start(name: str, x: Any) -> Any:
+            out, variables = getattr(nets, name).init_with_output(keys[name], x)
             params[name] = variables["params"]
-            # the pooled features take the place of the pyramid behind the proposals
-            inputs = [jnp.zeros((1, s.roi_size, s.roi_size, s.fpn_channels), s.dtype)] if name == "rpn" else [out]
-            inputs = [pyramid := out] if name == "fpn" else inputs
+            return out
+
+        start("rpn", start("fpn", start("backbone", image)))
+        start("box_predictor", start("box_head", pooled))
         return params
 
     def loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict[str, Array]]:
@@ -143,10 +157,15 @@ def make_detector(**fields: Any) -> Detector:
 
     def detect(params: PyTree, image: Array, image_hw: Array, active: Array) -> Detections:
         maps = features(s, nets, params, image, image_hw)
-        proposals = propose(s, *rpn(s, nets, params, maps), image_hw, train=False)
+        anchors = rpn(s, nets, params, maps)
+        proposals = propose(s, anchors, image_hw, pre_nms=s.rpn_pre_nms_test, count=s.proposals_test)
         logits, deltas = predict(nets, params, pool(s, nets, params, maps, proposals.boxes), active)
-        finish = lambda *a: select.detections(
-            *a, weights=s.box_weights, min_score=s.min_score, threshold=s.nms, count=s.max_detections
+        finish = functools.partial(
+            select.detections,
+            weights=s.box_weights,
+            min_score=s.min_score,
+            threshold=s.nms,
+            count=s.max_detections,
         )
         return jax.vmap(finish)(logits, deltas, proposals, image_hw)
 
@@ -172,7 +191,7 @@ def _check(s: Settings) -> None:
         raise ValueError(f"unknown detector.channel_order '{s.channel_order}': choose rgb or bgr")
 
 
-# ---------------------------------------------------------------------- features
+# -------------------------------------------------------------------------------------------------- parts
 
 
 def pixels(s: Settings, image: Array, image_hw: Array) -> Array:
@@ -191,39 +210,52 @@ def _inside(hw: tuple[int, int], extent: Array) -> Array:
 
 
 def features(s: Settings, nets: Nets, params: PyTree, image: Array, image_hw: Array) -> Features:
+    """The pyramid of [B, H, W, 3] RGB images 0..255 of size `image_hw` [B, 2] in their canvas."""
     x = pixels(s, image, image_hw)
     padded = -(-image_hw // DIVISOR) * DIVISOR
     extents = {level: -(-padded // 2**level) for level in range(1, LAST + 1)}
     masks = {
         level: _inside((x.shape[1] >> level, x.shape[2] >> level), extents[level]).astype(s.dtype)
-        for level in range(1, 6)
+        for level in range(1, LAST)
     }
     stages = nets.backbone.apply({"params": params["backbone"]}, x, masks)
     levels = nets.fpn.apply({"params": params["fpn"]}, stages, masks)
     return Features(levels, {level: extents[level] for level in levels})
 
 
-def rpn(s: Settings, nets: Nets, params: PyTree, maps: Features) -> tuple[dict, dict, dict, dict]:
-    """logits [B, A_l], deltas [B, A_l, 4], anchors [A_l, 4] and inside [B, A_l], each by level."""
-    levels = dict(sorted(features.levels.items()))
+def rpn(s: Settings, nets: Nets, params: PyTree, maps: Features) -> Anchors:
+    """Scores every anchor of every level."""
+    levels = dict(sorted(maps.levels.items()))
     logits, deltas = nets.rpn.apply({"params": params["rpn"]}, levels)
-    anchors, inside = {}, {}
+    boxes, inside = {}, {}
     for (level, x), size in zip(levels.items(), s.anchor_sizes, strict=True):
         hw = x.shape[1:3]
-        anchors[level] = box_ops.anchors(hw, stride=2**level, size=size, ratios=s.anchor_ratios)
-        cells = _inside(hw, features.extents[level])
+        boxes[level] = box_ops.anchors(hw, stride=2**level, size=size, ratios=s.anchor_ratios)
+        cells = _inside(hw, maps.extents[level])
         inside[level] = jnp.repeat(cells.reshape(x.shape[0], -1), len(s.anchor_ratios), 1)
-    return logits, deltas, anchors, inside
+    return Anchors(boxes, logits, deltas, inside)
+
+
+def propose(s: Settings, anchors: Anchors, image_hw: Array, *, pre_nms: int, count: int) -> select.Proposals:
+    """[B, P, 4] proposals; no gradient flows through them."""
+    logits, deltas = jax.lax.stop_gradient((anchors.logits, anchors.deltas))
+    one = functools.partial(
+        select.propose, anchors.boxes, pre_nms=pre_nms, threshold=s.rpn_nms, count=count
+    )
+    return jax.vmap(one)(logits, deltas, anchors.inside, image_hw)
 
 
 def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) -> Array:
     """[B, R, 4] boxes -> [B, R, F] after the two fully connected layers."""
-    maps = {level: x for level, x in features.levels.items() if level < LAST}
-    pool = lambda f, b, e: roi_align.multilevel_roi_align(
-        f, b, size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical, extents=e
-    )
-    pooled = jax.vmap(pool)(maps, boxes, {level: features.extents[level] for level in maps})
-    return nets.box_head.apply({"params": params["box_head"]}, pooled)
+    levels = {level: x for level, x in maps.levels.items() if level < LAST}
+    extents = {level: maps.extents[level] for level in levels}
+
+    def one(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
+        return roi_align.multilevel_roi_align(
+            levels, boxes, size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical, extents=extents
+        )
+
+    return nets.box_head.apply({"params": params["box_head"]}, jax.vmap(one)(levels, boxes, extents))
 
 
 def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array, Array]:
@@ -233,50 +265,54 @@ def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array,
     return jnp.where(known, logits, INACTIVE), deltas
 
 
-# ---------------------------------------------------------------------- training
-
-
-def _loss(s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array):
-    gt = batch.instances
-    solid = box_ops.area(gt.boxes) > 0
-    real = (gt.classes >= 0) & solid
+def _loss(
+    s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array
+) -> tuple[Array, dict[str, Array]]:
+    boxes, classes, ignore = batch.instances
+    real = (classes >= 0) & (box_ops.area(boxes) > 0)
     # a class that this stage does not know vanishes, as if it were not labelled
-    target = real & ~gt.ignore & active[jnp.maximum(gt.classes, 0)]
-    ignored = real & gt.ignore
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, gt.boxes.shape[0]))  # [B, 2] keys
+    target = real & ~ignore & active[jnp.maximum(classes, 0)]
+    gt = assign.GroundTruth(boxes, classes, target, real & ignore)
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(boxes)))  # [B, 2] keys
 
-    features = _features(s, nets, params, batch.image, batch.image_hw)
-    logits, deltas, anchors, inside = _rpn(s, nets, params, features)
-    flat = lambda by_level, axis: jnp.concatenate(list(by_level.values()), axis)
-    sample = lambda *a: _sample_anchors(s, flat(anchors, 0), *a)
-    index, is_fg, used, wanted = jax.vmap(sample)(keys[:, 0], flat(inside, 1), gt.boxes, target, ignored)
+    maps = features(s, nets, params, batch.image, batch.image_hw)
+    anchors = rpn(s, nets, params, maps)
+    join = lambda by_level, axis: jnp.concatenate(list(by_level.values()), axis)
+    draw_anchors = functools.partial(
+        assign.sample_anchors,
+        thresholds=s.rpn_iou,
+        count=s.rpn_samples,
+        positive=s.rpn_positive,
+        weights=select.RPN_WEIGHTS,
+    )
+    index, is_fg, used, wanted = jax.vmap(draw_anchors, (0, None, 0, 0))(
+        keys[:, 0], join(anchors.boxes, 0), join(anchors.inside, 1), gt
+    )
+    logits = jnp.take_along_axis(join(anchors.logits, 1), index, 1)
+    deltas = jnp.take_along_axis(join(anchors.deltas, 1), index[..., None], 1)
     rpn_cls, rpn_box = losses.rpn_losses(
-        jnp.take_along_axis(flat(logits, 1), index, 1),
-        jnp.take_along_axis(flat(deltas, 1), index[..., None], 1),
-        is_fg,
-        used,
-        wanted,
-        samples=s.rpn_samples,
-        beta=s.rpn_beta,
+        logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta
     )
 
-    propose = lambda *a: _propose(s, anchors, *a, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
-    fixed = jax.lax.stop_gradient((logits, deltas))  # proposals are data to the second stage
-    proposals = jax.vmap(propose)(*fixed, inside, batch.image_hw)
-    draw = lambda *a: _sample_rois(s, *a)
-    rois, classes, roi_used, roi_wanted = jax.vmap(draw)(
-        keys[:, 1], proposals, gt.boxes, gt.classes, target, ignored
+    proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
+    draw_rois = functools.partial(
+        assign.sample_rois,
+        background=s.num_classes,
+        threshold=s.roi_iou,
+        count=s.roi_samples,
+        positive=s.roi_positive,
+        weights=s.box_weights,
     )
-    x = _box_features(s, nets, params, features, rois)
-    roi_logits, roi_deltas = _predict(nets, params, x, active)
-    cls, box = losses.roi_losses(roi_logits, roi_deltas, classes, roi_used, roi_wanted, beta=s.box_beta)
+    rois, names, roi_used, roi_wanted = jax.vmap(draw_rois)(keys[:, 1], proposals.boxes, proposals.valid, gt)
+    logits, deltas = predict(nets, params, pool(s, nets, params, maps, rois), active)
+    cls, box = losses.roi_losses(logits, deltas, names, roi_used, roi_wanted, beta=s.box_beta)
 
     parts = {"loss_rpn_cls": rpn_cls, "loss_rpn_box": rpn_box, "loss_cls": cls, "loss_box": box}
-    fg = roi_used & (classes < s.num_classes)
-    right = (roi_logits[..., :-1].argmax(-1) == classes) & fg  # among the objects' classes alone
+    objects = roi_used & (names < s.num_classes)
+    right = objects & (logits[..., :-1].argmax(-1) == names)
     metrics = parts | {
-        "rpn_objects": (is_fg & used).sum(-1).mean(dtype=jnp.float32),  # anchors per image
-        "roi_objects": fg.sum(-1).mean(dtype=jnp.float32),  # RoIs per image
-        "accuracy": right.sum() / jnp.maximum(fg.sum(), 1),
+        "rpn_objects": is_fg.sum(-1).mean(dtype=jnp.float32),  # anchors per image
+        "roi_objects": objects.sum(-1).mean(dtype=jnp.float32),  # RoIs per image
+        "accuracy": right.sum() / jnp.maximum(objects.sum(), 1),  # of the class, background aside
     }
     return sum(parts.values()), metrics

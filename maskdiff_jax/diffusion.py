@@ -25,9 +25,9 @@ Denoiser = Callable[[Array, Array], tuple[Array, Array | None]]
 
 # ---------------------------------------------------------------------------------- schedules
 def linear_betas(timesteps: int) -> np.ndarray:
-    """[T] float64: 1e-4..0.02 for T = 1000 [P], scaled so that other T end at the same noise."""
+    """[T] float64: 1e-4..0.02 for T = 1000 [P], scaled so that other T end at the same noise; below 1."""
     scale = 1000.0 / timesteps
-    return np.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=np.float64)
+    return np.minimum(np.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=np.float64), 0.999)
 
 
 def cosine_betas(timesteps: int) -> np.ndarray:
@@ -109,7 +109,8 @@ def _at(table: np.ndarray, t: Array, like: Array) -> Array:
 # ---------------------------------------------------------------------------------- forward
 def add_noise(schedule: Schedule, x0: Array, t: Array, eps: Array) -> Array:
     """y_t in closed form: x0 and eps [N, ...], t [N] in 0..T-1 (0 = one step of noise)."""
-    return _at(schedule.sqrt_alphas_cumprod, t, x0) * x0 + _at(schedule.sqrt_one_minus_alphas_cumprod, t, x0) * eps
+    signal, sigma = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
+    return _at(signal, t, x0) * x0 + _at(sigma, t, x0) * eps
 
 
 def noise_chain(schedule: Schedule, key: Array, x0: Array) -> Array:
@@ -143,7 +144,8 @@ def _x0_from_v(s: Schedule, y, t, out, scale):
 
 
 def _x0_from_sigmoid(s: Schedule, y, t, out, scale):
-    return scale * jnp.tanh(0.5 * out)  # = scale (2 sigmoid(out) - 1): the posterior mean of data that are +-scale
+    # = scale (2 sigmoid(out) - 1): the posterior mean of data that are +-scale
+    return scale * jnp.tanh(0.5 * out)
 
 
 PREDICTIONS = {"eps": _x0_from_eps, "x0": _x0_from_x0, "v": _x0_from_v, "sigmoid": _x0_from_sigmoid}
@@ -165,12 +167,14 @@ def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, s
 
 def to_eps(schedule: Schedule, y: Array, t: Array, x0: Array) -> Array:
     """The noise that `x0` implies in y_t."""
-    return (_at(schedule.sqrt_recip_alphas_cumprod, t, y) * y - x0) / _at(schedule.sqrt_recipm1_alphas_cumprod, t, y)
+    s = schedule
+    return (_at(s.sqrt_recip_alphas_cumprod, t, y) * y - x0) / _at(s.sqrt_recipm1_alphas_cumprod, t, y)
 
 
 def velocity(schedule: Schedule, x0: Array, t: Array, eps: Array) -> Array:
     """v of `x0` and `eps` at t [Salimans and Ho 2022]."""
-    return _at(schedule.sqrt_alphas_cumprod, t, x0) * eps - _at(schedule.sqrt_one_minus_alphas_cumprod, t, x0) * x0
+    signal, sigma = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
+    return _at(signal, t, x0) * eps - _at(sigma, t, x0) * x0
 
 
 def posterior(schedule: Schedule, x0: Array, y: Array, t: Array) -> tuple[Array, Array]:
@@ -208,6 +212,10 @@ def sections(timesteps: int, counts: Sequence[int]) -> list[int]:
     return kept
 
 
+def _even(timesteps: int, steps: int) -> list[int]:
+    return sections(timesteps, (steps,))
+
+
 def _trailing(timesteps: int, steps: int) -> list[int]:
     return sorted(round(timesteps - k * timesteps / steps) - 1 for k in range(steps))
 
@@ -216,12 +224,12 @@ def _leading(timesteps: int, steps: int) -> list[int]:
     for stride in range(1, timesteps + 1):
         if len(range(0, timesteps, stride)) == steps:
             return list(range(0, timesteps, stride))
-    raise ValueError(f"'leading' cannot take {steps} of {timesteps} steps: no stride fits, choose another number")
+    raise ValueError(f"'leading' cannot take {steps} of {timesteps} steps: choose another diffusion.steps")
 
 
 # "trailing" starts at T-1, as pure noise must; "even" holds both ends [GD "10"]; "leading" starts at 0 and
 # may stop well below T-1 [GD "ddim10"]
-SPACINGS = {"trailing": _trailing, "even": lambda timesteps, steps: sections(timesteps, (steps,)), "leading": _leading}
+SPACINGS = {"trailing": _trailing, "even": _even, "leading": _leading}
 
 
 def spaced(timesteps: int, steps: int, spacing: str) -> list[int]:
@@ -269,8 +277,8 @@ def dpmpp_2m_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float)
     rows = ddim_rows(now, to, variance=variance, eta=0.0)
     if len(now) > 2:  # the first and the last step have no second-order form
         inner = slice(1, -1)
-        half_log_snr = lambda abar: 0.5 * (np.log(abar) - np.log1p(-abar))
-        h = half_log_snr(to[:-1]) - half_log_snr(now[:-1])
+        log_snr_now, log_snr_to = (np.log(abar[:-1]) - np.log1p(-abar[:-1]) for abar in (now, to))
+        h = 0.5 * (log_snr_to - log_snr_now)
         ratio = h[:-1] / h[1:]
         p = -np.sqrt(to[inner]) * np.expm1(-h[1:])
         rows.b[inner], rows.c[inner] = p * (1 + 0.5 / ratio), -p * 0.5 / ratio
@@ -290,7 +298,13 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    schedule: Schedule, *, sampler: str, steps: int, spacing: str, variance: str = "fixed_small", eta: float = 0.0
+    schedule: Schedule,
+    *,
+    sampler: str,
+    steps: int,
+    spacing: str,
+    variance: str = "fixed_small",
+    eta: float = 0.0,
 ) -> Plan:
     """The steps and coefficients of a sampler.
 
@@ -303,15 +317,10 @@ def make_plan(
       ValueError: an unknown name, or steps that the schedule does not have.
     """
     kept = spaced(len(schedule.betas), steps, spacing)
-    return plan_through(schedule, kept, sampler=sampler, variance=variance, eta=eta)
-
-
-def plan_through(schedule: Schedule, kept: Sequence[int], *, sampler: str, variance: str, eta: float) -> Plan:
-    """`make_plan` through given ascending steps of the schedule."""
     t = np.asarray(kept, np.int32)[::-1]
     now = schedule.alphas_cumprod[t]
     to = np.append(now[1:], 1.0)
-    rows = Rows(*(np.array(r) for r in _choose(SAMPLERS, sampler, "diffusion.sampler")(now, to, variance=variance, eta=eta)))
+    rows = _choose(SAMPLERS, sampler, "diffusion.sampler")(now, to, variance=variance, eta=eta)
     for row, last in zip(rows, (0.0, 1.0, 0.0, 0.0), strict=True):
         row[-1] = last  # whatever the sampler, the last step returns the estimate
     log_variance = None

@@ -198,7 +198,7 @@ def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[i
         judge.accumulate()
     # pycocotools sorts the class ids
     order = [sorted(category_ids).index(i) for i in category_ids]
-    return judge.eval["precision"][:, :, order, :, -1], np.round(judge.params.iouThrs, 2)
+    return judge.eval["precision"][..., -1][:, :, order], np.round(judge.params.iouThrs, 2)
 
 
 def _mean(precision: np.ndarray) -> float | None:

@@ -105,7 +105,14 @@ def discretized_gaussian_nll(x: Array, mean: Array, log_var: Array, *, scale: fl
 
 
 def variational_bound(
-    x0: Array, true_mean: Array, true_log_var: Array, mean: Array, log_var: Array, t: Array, *, scale: float = 1.0
+    x0: Array,
+    true_mean: Array,
+    true_log_var: Array,
+    mean: Array,
+    log_var: Array,
+    t: Array,
+    *,
+    scale: float = 1.0,
 ) -> Array:
     """The term of the variational bound at t [Ho et al. 2020; Nichol and Dhariwal 2021], in bits per element.
 

@@ -5,6 +5,7 @@ as -b and +b (b = `signal_scale`); outside they are 0..1. A head is three pure f
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -51,21 +52,22 @@ def condition(region: Array, shots: Array, *, slots: int, background: str) -> Ar
     """
     n, k, m = shots.shape[:3]
     if k > slots:
-        raise ValueError(f"{k} shots are given but the mask head has {slots} slots: train with mask.slots >= {k}")
+        raise ValueError(f"{k} shots are given, the mask head has {slots} slots: train with mask.slots >= {k}")
     cut = masks.composite_shot(shots, background)
     cut = jnp.moveaxis(cut, 1, 3).reshape(n, m, m, 3 * k)
     cut = jnp.pad(cut, ((0, 0), (0, 0), (0, 0), (0, 3 * (slots - k))))
     return jnp.concatenate([masks.unit_rgb(region), cut], -1)
 
 
-def _make_net(unet: dict, *, num_classes: int, dtype, size: int, class_input: bool, out_channels: int) -> UNet:
+def _make_net(
+    unet: dict, *, num_classes: int, dtype: str, size: int, class_input: bool, out_channels: int
+) -> UNet:
     options = dict(unet)
     levels = len(options["multipliers"])
     options["attention"] = attention_levels(options["attention"], size, options["stem_patch"], levels)
     options["multipliers"] = tuple(options["multipliers"])
-    return UNet(
-        out_channels=out_channels, num_classes=num_classes if class_input else 0, dtype=jnp.dtype(dtype), **options
-    )
+    classes = num_classes if class_input else 0
+    return UNet(out_channels=out_channels, num_classes=classes, dtype=jnp.dtype(dtype), **options)
 
 
 def diffusion_head(
@@ -103,10 +105,9 @@ def diffusion_head(
             f"diffusion.prediction is '{kind}', must be one of {', '.join(df.PREDICTIONS)}; "
             f"diffusion.signal_scale is {b}, must be above 0"
         )
-    net = _make_net(
-        unet, num_classes=num_classes, dtype=dtype, size=size, class_input=class_input, out_channels=1 + learn_sigma
-    )
-    cond_of = lambda region, shots: condition(region, shots, slots=slots, background=shot_background)
+    shape = {"num_classes": num_classes, "dtype": dtype, "size": size, "class_input": class_input}
+    net = _make_net(unet, out_channels=1 + learn_sigma, **shape)
+    cond_of = partial(condition, slots=slots, background=shot_background)
     # a class-agnostic head has nothing to guide by
     weight = float(f["guidance"]) if class_input else 1.0
 
@@ -190,7 +191,8 @@ def plain_unet_head(
 
     Takes what `diffusion_head` takes; of `diffusion` only `timesteps` is read: the net sees an empty y_T.
     """
-    net = _make_net(unet, num_classes=num_classes, dtype=dtype, size=size, class_input=class_input, out_channels=1)
+    shape = {"num_classes": num_classes, "dtype": dtype, "size": size, "class_input": class_input}
+    net = _make_net(unet, out_channels=1, **shape)
 
     def logits(params, region, shots, classes, key=None):
         cond = condition(region, shots, slots=slots, background=shot_background)

@@ -21,7 +21,8 @@ p { margin:6px 0 12px; max-width:46em } .muted { color:var(--muted) } .novel { c
 .tile { background:var(--soft); border-radius:10px; padding:12px 14px }
 .tile b { display:block; font-size:1.6rem; line-height:1.2; white-space:nowrap;
   font-variant-numeric:tabular-nums }
-.tile span { color:var(--muted); font-size:.82rem } .tile small { font-size:.6em; color:var(--muted) }
+.tile span { display:block; color:var(--muted); font-size:.82rem; line-height:1.35 }
+.tile small { font-size:.6em; color:var(--muted) }
 .wide { overflow-x:auto; margin:10px 0 4px; border:1px solid var(--line); border-radius:10px }
 table { border-collapse:collapse; width:100%; font-size:.88rem; font-variant-numeric:tabular-nums }
 th,td { padding:7px; text-align:right; white-space:nowrap; border-top:1px solid var(--line) }
@@ -35,9 +36,10 @@ thead th:first-child { background:var(--soft) }
 figure { margin:12px 0; } figure img { max-width:100%; height:auto; display:block; border-radius:6px }
 .grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr)); gap:20px }
 .grid figure { margin:0 }
-.scroll { overflow-x:auto } .scroll img { max-width:none; min-width:min(100%,560px) }
+.scroll { overflow-x:auto } .scroll img { max-width:none }
 @media (min-width:900px) { .scroll img { max-width:100% } }
-.bar { display:inline-block; height:8px; border-radius:4px; background:var(--accent); margin-right:6px }
+.bar { display:inline-block; height:8px; border-radius:4px; background:var(--accent); vertical-align:.08em }
+.track { display:inline-block; width:64px; margin-left:10px; text-align:left }
 .bar.new { background:var(--novel) }
 details { border:1px solid var(--line); border-radius:10px; padding:10px 14px; margin:10px 0 }
 summary { cursor:pointer; font-weight:600 }
@@ -118,7 +120,10 @@ def details(title: str, content: str, *, is_open: bool = False) -> str:
 
 def bar(value: float, new: bool) -> str:
     """A percentage as a short bar."""
-    return f'<span class="bar{" new" if new else ""}" style="width:{max(1, round(0.6 * value))}px"></span>'
+    width = max(1, round(0.64 * value))
+    return (
+        f'<span class="track"><span class="bar{" new" if new else ""}" style="width:{width}px"></span></span>'
+    )
 
 
 def grid(parts: Sequence[str]) -> str:

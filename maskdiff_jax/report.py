@@ -8,25 +8,18 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from maskdiff_jax import page
 
 GROUPS = ("all", "base", "novel")
-# two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom
-T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 PHASES = {
-    "detector": "detector",
-    "mask": "mask head",
-    "novel": "novel rows",
-    "joint": "all heads",
+    "detector": "detector", "mask": "mask head", "novel": "novel rows", "joint": "all heads",
     "evaluation": "evaluation",
-}
+}  # fmt: skip
 NAMED_STRIPS = (
     ("support.png", "The shots", "The Support bank: all that the model has seen of a novel class (starred), "
      "background removed."),
@@ -34,8 +27,8 @@ NAMED_STRIPS = (
      "training asks the network to undo it."),
     ("denoising.png", "From noise to a mask", "Reverse sampling on a test object: the noisy mask, and the "
      "network's estimate of the clean one at each step."),
-    ("samples.png", "Several samples of one object", "Each sample starts from other noise; where they differ, "
-     "the model is unsure."),
+    ("samples.png", "Several samples of one object", "Each sample starts from other noise; where they "
+     "differ, the model is unsure."),
 )  # fmt: skip
 
 
@@ -101,7 +94,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
     std = float(np.std(values, ddof=1))
-    return Estimate(mean, std, (T95[n - 2] if n - 2 < len(T95) else 1.96) * std / math.sqrt(n), n)
+    return Estimate(mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n), n)
 
 
 def group(runs: Sequence[Run]) -> list[list[Run]]:
@@ -194,13 +187,13 @@ def write(workdirs: Sequence[str | Path], path: str | Path) -> Path:
 # ----------------------------------------------------------------------------------------- parts of the page
 
 
-def _number(runs: Sequence[Run], key: str) -> str:
+def _number(runs: Sequence[Run], key: str, gap: str = "<br>") -> str:
     """A cell: the metric, or mean ± confidence interval of several runs."""
     values = [r.document["metrics"][key] for r in runs if key in r.document["metrics"]]
     if not values:
         return "–"
     e = estimate(values)
-    return f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f} <small>± {e.half:.1f}</small>"
+    return f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f}{gap}<small>± {e.half:.1f}</small>"
 
 
 def _head(runs: Sequence[Run]) -> str:
@@ -208,15 +201,10 @@ def _head(runs: Sequence[Run]) -> str:
     facts = [d.get("dataset"), label(d), d.get("device"), d.get("date")]
     seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else f"seed {d.get('seed', '?')}"
     line = " · ".join(page.text(x) for x in (*facts[:2], seeds, *facts[2:]) if x)
-    shown = [
-        ("segm", "AP50", "base"),
-        ("segm", "AP50", "novel"),
-        ("mask_iou", "", "all"),
-        ("mask_iou", "", "novel"),
-    ]
     tiles = []
-    for kind, name, part in shown:
-        value = _number(runs, metric_name(kind, name, part))
+    for kind, part in (("segm", "base"), ("segm", "novel"), ("mask_iou", "all"), ("mask_iou", "novel")):
+        name = "AP50" if kind == "segm" else ""
+        value = _number(runs, metric_name(kind, name, part), " ")
         if value != "–":
             what = f"segm {name}, {part} classes" if name else f"mask IoU in true boxes, {part} classes"
             tiles.append((value, "%", what))
@@ -224,9 +212,7 @@ def _head(runs: Sequence[Run]) -> str:
 
 
 def _result_note(groups: Sequence[Sequence[Run]]) -> str:
-    text = (
-        "Percent on the test split. AP is the mean over IoU thresholds 0.50 to 0.95, AP50 the one at 0.50; "
-    )
+    text = "Percent on the test split. AP is the mean over IoU thresholds 0.50 to 0.95, AP50 the one at 0.5; "
     text += "mask IoU compares masks drawn in the true boxes with the visible objects."
     if any(len(g) > 1 for g in groups):
         text += " ± is half the 95 % confidence interval over n runs that differ only in their seeds."
@@ -244,7 +230,8 @@ def _result_table(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def _time_table(groups: Sequence[Sequence[Run]]) -> str:
-    names = list(dict.fromkeys(k for g in groups for k in (g[-1].document.get("seconds") or {})))
+    known = dict.fromkeys(k for g in groups for k in (g[-1].document.get("seconds") or {}))
+    names = [k for k in PHASES if k in known] + [k for k in known if k not in PHASES]
     rows = []
     for runs in groups:
         seconds: list[dict[str, float]] = [r.document.get("seconds") or {} for r in runs]
@@ -261,11 +248,9 @@ def _pictures(folder: Path) -> list[str]:
     out = []
     scenes = sorted(folder.glob("scenes_*.png"))
     if scenes:
-        cells = [
-            page.picture(p, f"test image {i + 1}, truth beside prediction") for i, p in enumerate(scenes)
-        ]
+        cells = [page.picture(p, f"test image {i}, truth beside prediction") for i, p in enumerate(scenes)]
         note = "Left the truth, right the prediction with its score in percent; a star marks a novel class."
-        out.append(page.section("Test images", f'<div class="scenes">{"".join(cells)}</div>', note=note))
+        out.append(page.section("Test images", page.grid(cells), note=note))
     for name, title, note in NAMED_STRIPS:
         if (folder / name).is_file():
             out.append(page.section(title, page.picture(folder / name, title, scroll=True), note=note))
@@ -280,9 +265,10 @@ def _curves(groups: Sequence[Sequence[Run]]) -> list[str]:
         for style, runs in zip(("-", "--", ":"), reversed(groups), strict=False):
             curves = runs[-1].document.get("curves") or {}
             for part, colour in zip(GROUPS, (page.INK, page.ACCENT, page.NOVEL), strict=True):
-                y = curves.get(f"{kind}/{part}")
+                y = curves.get(f"{kind}/{part}") or ()
+                known = any(v is not None for v in y)
                 # on base classes alone, "all" repeats "base"
-                if y and curves.get("iou") and not (part == "all" and y == curves.get(f"{kind}/base")):
+                if known and curves.get("iou") and not (part == "all" and y == curves.get(f"{kind}/base")):
                     name = f"{part}, {_stage(runs)}"
                     lines.append(
                         (curves["iou"], [math.nan if v is None else v for v in y], name, colour, style)
@@ -337,25 +323,20 @@ def _per_class(runs: Sequence[Run]) -> list[str]:
     names = list(dict.fromkeys(n for k in kinds for d in documents for n in (d["per_class"].get(k) or {})))
     if not names:
         return []
-    novel = set(documents[-1].get("novel_classes") or _novel_names(documents[-1]))
+    novel = set(documents[-1].get("novel_classes") or ())
     rows = []
     for name in sorted(names, key=lambda n: n in novel):
         cells = [f'<span class="novel">★ {page.text(name)}</span>' if name in novel else page.text(name)]
         for kind in kinds:
             values = [v for d in documents if (v := (d["per_class"].get(kind) or {}).get(name)) is not None]
             mean = float(np.mean(values)) if values else math.nan
-            cells.append(f"{page.bar(mean, name in novel)}{mean:.1f}" if values else "–")
+            cells.append(f"{mean:.1f}{page.bar(mean, name in novel)}" if values else "–")
         rows.append(cells)
     titles = {"bbox": "boxes: AP", "segm": "masks: AP", "mask_iou": "mask IoU"}
     part = page.table([[("class", 1), *((titles[k], 1) for k in kinds)]], rows, starts=())
     return [
         page.section("Classes", part, note=f"{label(documents[-1])}; percent; novel classes are starred.")
     ]
-
-
-def _novel_names(document: dict) -> list[str]:
-    data: Any = (document.get("config") or {}).get("data") or {}
-    return list(data.get("novel_classes") or ())
 
 
 def _made(document: dict) -> str:

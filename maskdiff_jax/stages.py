@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -39,7 +40,7 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     base = class_ids(records, novel=False)
     records = fewshot.restrict(records, base)
     params = initial_params(model, c)
-    active = active_classes(base, c.model.num_classes)
+    active = jnp.asarray(active_classes(base, c.model.num_classes))
 
     def detector_loss(params, key, batch):
         return model.detector_loss(params, key, batch, active)
@@ -82,7 +83,7 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     params = _novel_rows(c, model, params, pool, shots, base, new, train)
 
     ids = new if s.classes == "novel" else np.concatenate([base, new])
-    active = active_classes(ids, c.model.num_classes)
+    active = jnp.asarray(active_classes(ids, c.model.num_classes))
 
     def joint_loss(params, key, batches):
         images, objects = batches
@@ -125,7 +126,7 @@ def _novel_rows(
         return params | {"detector": params["detector"] | {"box_predictor": rows}}
     if c.fewshot.novel_init != "finetune":
         raise ValueError(f"unknown fewshot.novel_init '{c.fewshot.novel_init}': choose finetune, random or imprint")
-    active = active_classes(new, count)
+    active = jnp.asarray(active_classes(new, count))
     records = fewshot.shot_records(pool, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabelled)
     phase = Phase(
         "novel", c.train.novel.steps,
@@ -155,8 +156,9 @@ def draw_shots(config: ConfigDict, pool: Records) -> dict:
     s = config.fewshot
     ids = class_ids(pool, novel=True) if s.classes == "novel" else np.arange(len(pool.categories))
     return fewshot.draw(
-        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=[int(i) for i in ids]
-    )
+        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=[int(i) for i in ids],
+        min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area,
+    )  # fmt: skip
 
 
 def _mask_loader(config: ConfigDict, crops) -> Iterator:

@@ -70,7 +70,7 @@ def overlay(
     n = max(len(x) for x in (() if a is None else a for a in (masks, boxes, labels, scores)))
     f = factor or enlarge_factor(h, w)
     picture = np.asarray(Image.fromarray(image).resize((w * f, h * f), Image.Resampling.BICUBIC), np.float32)
-    shades = [tuple(c) for c in colours] if colours is not None else [colour(i) for i in range(n)]
+    shades = list(colours) if colours is not None else [colour(i) for i in range(n)]
     line = max(1, round(max(h, w) * f / 160))
     for i in range(n if masks is not None else 0):
         inside = _enlarge_mask(masks[i], f)  # type: ignore[index]
@@ -128,6 +128,7 @@ def support_sheet(support: Any, categories: Sequence[Any], *, cell: int = 72) ->
     """
     shots, count = np.asarray(support.shots), np.asarray(support.count)
     order = sorted(range(len(categories)), key=lambda c: (bool(categories[c].novel), c))
+    shots = shots[:, : max(1, count.max(initial=0))]  # slots that no class fills are not shown
     widest = max((_text_width(categories[c].name, 15) for c in order), default=0)
     rows = [_support_row(categories[c], shots[c], int(count[c]), c, widest, cell) for c in order]
     half = (len(rows) + 1) // 2 if len(rows) > 8 and shots.shape[1] <= 5 else len(rows)

@@ -118,7 +118,10 @@ def _pair(pattern: str, path: str) -> list[Rule]:
     """Weight and bias of a layer, whatever its kind: a vector is a norm's scale."""
     if re.search(r"norm\d?$", path):
         return [Rule(rf"{pattern}\.weight", f"{path}/scale"), Rule(rf"{pattern}\.bias", f"{path}/bias")]
-    kernel = lambda w: conv(w) if w.ndim == 4 else linear(w)
+
+    def kernel(w: np.ndarray) -> np.ndarray:
+        return conv(w) if w.ndim == 4 else linear(w)
+
     return [Rule(rf"{pattern}\.weight", f"{path}/kernel", kernel), Rule(rf"{pattern}\.bias", f"{path}/bias")]
 
 

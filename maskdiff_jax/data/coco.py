@@ -100,7 +100,9 @@ def load(
         raise ValueError(f"{json_path} needs the lists 'images', 'annotations', 'categories'") from None
     problems = Counter() if problems is None else problems
 
-    categories = tuple(Category(c["id"], c["name"], False) for c in sorted(raw_categories, key=lambda c: c["id"]))
+    categories = tuple(
+        Category(c["id"], c["name"], False) for c in sorted(raw_categories, key=lambda c: c["id"])
+    )
     _check_ids([c.id for c in categories], "category", json_path)
     _check_ids([i["id"] for i in images], "image", json_path)
     # the official crowd regions have ids above 2**31; annotation ids never enter an int32 array
@@ -112,9 +114,13 @@ def load(
     order = []
     for a in annotations:
         if a["image_id"] not in sizes:
-            raise ValueError(f"{json_path}: annotation {a['id']} is of image {a['image_id']}, which is not listed")
+            raise ValueError(
+                f"{json_path}: annotation {a['id']} is of image {a['image_id']}, which is not listed"
+            )
         if a["category_id"] not in class_of:
-            raise ValueError(f"{json_path}: annotation {a['id']} is of category {a['category_id']}, not listed")
+            raise ValueError(
+                f"{json_path}: annotation {a['id']} is of category {a['category_id']}, not listed"
+            )
         parsed = _annotation(a, sizes[a["image_id"]], class_of[a["category_id"]], problems)
         if parsed is not None:
             by_image[parsed.image_id].append(parsed)
@@ -139,7 +145,8 @@ def with_novel(records: Records, names: Sequence[str]) -> Records:
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ValueError(
-            f"data.novel_classes names {', '.join(unknown)}, which {records.name} lacks: it has {', '.join(known)}"
+            f"data.novel_classes names {', '.join(unknown)}, which {records.name} lacks: "
+            f"it has {', '.join(known)}"
         )
     return records._replace(categories=tuple(c._replace(novel=c.name in names) for c in records.categories))
 
@@ -171,7 +178,8 @@ def ground_truth(records: Records) -> dict[str, Any]:
     return {
         "info": {"description": f"{records.name} {records.split}"},
         "images": [
-            {"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width} for i in records.infos
+            {"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width}
+            for i in records.infos
         ],
         "annotations": annotations,
         "categories": [{"id": c.id, "name": c.name} for c in records.categories],
@@ -222,7 +230,7 @@ def decode_mask(rle: dict[str, Any]) -> np.ndarray:
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """RLE of a [h, w] mask of 0 and 1 (or bool)."""
     rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode()}
+    return {"size": [int(s) for s in rle["size"]], "counts": bytes(rle["counts"]).decode()}
 
 
 def _annotation(raw: dict, hw: tuple[int, int], class_id: int, problems: Counter) -> Annotation | None:
@@ -280,7 +288,9 @@ def _read_bytes(image_dir: str, files: Sequence[str], i: int) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FileNotFoundError(f"cannot read the image {path} ({error.strerror}): put the file there") from None
+        raise FileNotFoundError(
+            f"cannot read the image {path} ({error.strerror}): put the file there"
+        ) from None
 
 
 def _read_file(image_dir: str, files: Sequence[str], sizes: Sequence[tuple[int, int]], i: int) -> np.ndarray:

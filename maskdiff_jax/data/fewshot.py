@@ -57,7 +57,7 @@ def draw(
       sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa":
         TFA's image-wise draw [fsis_protocol 2.7], which takes all objects of the class in an image, and
         whose stream runs through all classes of `records` in the order of their ids.
-      short_classes: for a class with fewer than K objects: "error" or "take_all" of them.
+      short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
       class_ids: the classes to draw for; None: all.
       min_box_side: px; smaller objects are no candidates ("instances" only; TFA takes any).
       min_mask_area: px; likewise.
@@ -73,14 +73,16 @@ def draw(
     objects = _candidates(records)
     if sampler == "instances":
         objects = {
-            c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)] for c, found in objects.items()
+            c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
+            for c, found in objects.items()
         }
     short = {c: len(objects[c]) for c in wanted if len(objects[c]) < shots}
-    empty = [c for c, n in short.items() if n == 0]
-    if short and (short_classes == "error" or empty):
+    if short and short_classes == "error":
         listed = ", ".join(f"{records.categories[c].name} {n}" for c, n in short.items())
-        mend = "lower fewshot.shots" if empty else "lower fewshot.shots or set fewshot.short_classes=take_all"
-        raise ValueError(f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; {mend}")
+        raise ValueError(
+            f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; lower "
+            "fewshot.shots or set fewshot.short_classes=take_all"
+        )
     if sampler == "instances":
         return {c: _permuted(objects[c], (seed, records.categories[c].id))[:shots] for c in wanted}
     if sampler == "tfa":
@@ -152,21 +154,20 @@ def support(
     for class_id, ids in shot_set.items():
         found = [where[i] for i in ids if i in where]
         if len(ids) > slots:
-            raise ValueError(f"{len(ids)} shots do not fit into {slots} slots: train with model.mask.slots={len(ids)}")
+            raise ValueError(
+                f"{len(ids)} shots do not fit into {slots} slots: train with model.mask.slots={len(ids)}"
+            )
         if ids and not found:
             name = crops.categories[class_id].name
-            raise ValueError(f"no shot of {name} is among the crops: all are too small, draw with another seed")
+            raise ValueError(
+                f"no shot of {name} is among the crops: all are too small, draw with another seed"
+            )
         for k, i in enumerate(found):
-            shots[class_id, k] = shot_cut(crops, i, size, context)
+            shots[class_id, k] = transforms.shot_cut(
+                transforms.pack(*crops.read(i)), np.array(crops.infos[i].box), size, context
+            )
         count[class_id] = len(found)
     return Support(shots, count)
-
-
-def shot_cut(crops: Crops, i: int, size: int, context: float) -> np.ndarray:
-    """uint8 [size, size, 4]: the i-th crop as a shot. Colours behind the mask are left in."""
-    rgb, mask = crops.read(i)
-    box = transforms.expand_box(np.array(crops.infos[i].box), context, mask.shape)
-    return transforms.cut(transforms.pack(rgb, mask), box, size)
 
 
 def _candidates(records: Records) -> dict[int, list[Annotation]]:
@@ -201,7 +202,8 @@ def _tfa(
     """TFA's draw; a class of `short` gives all it has."""
     if shots not in TFA_SHOTS:
         raise ValueError(
-            f"TFA's sampler draws {', '.join(map(str, TFA_SHOTS))} shots, not {shots}: set fewshot.sampler=instances"
+            f"TFA's sampler draws {', '.join(map(str, TFA_SHOTS))} shots, not {shots}: "
+            "set fewshot.sampler=instances"
         )
     rng = random.Random(seed)  # the same numbers as TFA's random.seed(seed)
     drawn: ShotSet = {}
@@ -220,8 +222,8 @@ def _tfa(
     bad = [records.categories[c].name for c in wanted if c in stuck]
     if bad:
         raise ValueError(
-            f"TFA's sampler takes all objects of a class in an image and cannot reach exactly {shots} with seed {seed} "
-            f"for: {', '.join(bad)}; set fewshot.sampler=instances"
+            f"TFA's sampler takes all objects of a class in an image and cannot reach exactly {shots} with "
+            f"seed {seed} for: {', '.join(bad)}; set fewshot.sampler=instances"
         )
     return {c: drawn[c] for c in wanted}
 

@@ -11,8 +11,10 @@ The folder is written under another name and renamed when it is whole, so a set 
 never half of one. A set made with other settings has another name: it is left aside, not read.
 """
 
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -48,6 +50,7 @@ class SceneImages(tfds.core.GeneratorBasedBuilder):
     """Whole images with their objects."""
 
     VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # tfds would look for checksums of downloads beside this file; nothing is downloaded
 
     def __init__(self, *, examples: Iterable[dict], **kwargs):
         self._examples = examples
@@ -110,7 +113,13 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "settings.json").is_file()
 
 
-def write_images(records: Records, folder: Path, settings: dict[str, Any], *, progress=lambda x: x) -> None:
+def write_images(
+    records: Records,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    progress: Callable[[Sequence], Iterable] = lambda x: x,
+) -> None:
     """Prepares the images of `records` in `folder` (from `folder_of`); `progress` wraps what is walked."""
     index = {
         "name": records.name,
@@ -127,7 +136,8 @@ def open_images(folder: Path) -> Records:
     """The records that `write_images` was given, read from its files; ValueError if they are damaged."""
     index, source = _open(folder)
     infos = [
-        ImageInfo(*i[:4], tuple(Annotation(*a[:3], tuple(a[3]), *a[4:]) for a in i[4])) for i in index["infos"]
+        ImageInfo(*i[:4], tuple(Annotation(*a[:3], tuple(a[3]), *a[4:]) for a in i[4]))
+        for i in index["infos"]
     ]
     _check_count(folder, len(infos), len(source))
     return Records(
@@ -136,12 +146,18 @@ def open_images(folder: Path) -> Records:
         tuple(Category(*c) for c in index["categories"]),
         infos,
         read=functools.partial(_read_image, source),
-        annotation_order=index["annotation_order"],
+        annotation_order=tuple(index["annotation_order"]),
         encoded=functools.partial(_encoded, source),
     )
 
 
-def write_crops(crops: Crops, folder: Path, settings: dict[str, Any], *, progress=lambda x: x) -> None:
+def write_crops(
+    crops: Crops,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    progress: Callable[[Sequence], Iterable] = lambda x: x,
+) -> None:
     """Prepares crops in `folder` (from `folder_of`); the pixels are kept as PNG, so nothing is lost."""
     index = {"categories": crops.categories, "infos": crops.infos}
     examples = (_crop_example(crops, i) for i in progress(range(len(crops.infos))))
@@ -153,7 +169,9 @@ def open_crops(folder: Path) -> Crops:
     index, source = _open(folder)
     infos = [CropInfo(*i[:3], tuple(i[3])) for i in index["infos"]]
     _check_count(folder, len(infos), len(source))
-    return Crops(tuple(Category(*c) for c in index["categories"]), infos, functools.partial(_read_crop, source))
+    return Crops(
+        tuple(Category(*c) for c in index["categories"]), infos, functools.partial(_read_crop, source)
+    )
 
 
 def crops_from_records(records: Records, data: Any) -> Crops:
@@ -220,7 +238,14 @@ def _image_example(records: Records, i: int) -> dict[str, Any]:
         "height": info.height,
         "width": info.width,
         "objects": [
-            {"id": a.id, "class_id": a.class_id, "box": a.box, "area": a.area, "crowd": a.crowd, "rle": a.rle["counts"]}
+            {
+                "id": a.id,
+                "class_id": a.class_id,
+                "box": a.box,
+                "area": a.area,
+                "crowd": a.crowd,
+                "rle": a.rle["counts"],
+            }
             for a in info.annotations
         ],
     }
@@ -264,7 +289,8 @@ def _write(
     # in the same folder as the result: a rename is only atomic inside one file system
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
         made = builder(examples=examples, data_dir=temporary, file_format="array_record")
-        made.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+            made.download_and_prepare()
         whole = Path(made.data_dir)
         (whole / "index.json").write_text(json.dumps(index))
         (whole / "settings.json").write_text(json.dumps({**settings, "records_version": VERSION}, indent=1))
@@ -288,7 +314,9 @@ def _open(folder: Path) -> tuple[dict, Any]:
 
 def _check_count(folder: Path, wanted: int, found: int) -> None:
     if wanted != found:
-        raise ValueError(f"the prepared set {folder} is damaged ({found} of {wanted} there): delete that folder")
+        raise ValueError(
+            f"the prepared set {folder} is damaged ({found} of {wanted} there): delete that folder"
+        )
 
 
 def _digest(settings: dict) -> str:

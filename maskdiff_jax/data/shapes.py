@@ -7,7 +7,7 @@ covers by half.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,8 @@ class Level(NamedTuple):
 LEVELS = {
     "shapes": Level(
         side=128, objects=(0.1, 0.2, 0.35, 0.35), size=(30, 66), min_side=24, min_visible=0.7,
-        truncated=0.0, min_inside=1.0, contrast=0.26, chroma=0.05, lines=(0, 4), blobs=(0, 4), blob_size=(3, 8),
-        twigs=0, unlabelled_novel=0.0,
+        truncated=0.0, min_inside=1.0, contrast=0.26, chroma=0.05, lines=(0, 4), blobs=(0, 4),
+        blob_size=(3, 8), twigs=0, unlabelled_novel=0.0,
     ),
     "shapes_hard": Level(
         side=160, objects=(0.05, 0.1, 0.15, 0.2, 0.25, 0.25), size=(24, 84), min_side=14, min_visible=0.4,
@@ -101,7 +101,7 @@ def scene(level: str, split: str, seed: int, index: int) -> tuple[np.ndarray, Im
 
 
 def scenes(
-    level: str, split: str, seed: int, count: int, *, progress: Callable[[Sequence], Sequence] = lambda x: x
+    level: str, split: str, seed: int, count: int, *, progress: Callable[[Sequence], Iterable] = lambda x: x
 ) -> Records:
     """The first `count` scenes of a split, in memory; `progress` wraps the range that is walked."""
     drawn = [scene(level, split, seed, i) for i in progress(range(count))]
@@ -193,7 +193,9 @@ def _paint(
         _blend(_view(canvas, thing), paint, thing.alpha)
 
     for _ in range(rng.integers(0, look.twigs, endpoint=True)):
-        covered = _stamp(rng, canvas, look, _stroke(rng, side, rng.uniform(40, 120), rng.uniform(1.5, 4)), ground)
+        covered = _stamp(
+            rng, canvas, look, _stroke(rng, side, rng.uniform(40, 120), rng.uniform(1.5, 4)), ground
+        )
         owner = np.where(covered, np.int8(-1), owner)
 
     u = np.linspace(-1, 1, side, dtype=np.float32)
@@ -204,7 +206,7 @@ def _paint(
 
 def _colour(rng: np.random.Generator, used: list[np.ndarray], contrast: float) -> np.ndarray:
     """A vivid (lightness, chroma, hue) that stands out from the ground, used[0], and less from the others."""
-    best, best_gap = None, -1.0
+    best, best_gap = used[0], -1.0
     for _ in range(30):
         colour = np.array([rng.uniform(0.4, 0.88), rng.uniform(0.06, 0.2), rng.uniform(0, 2 * math.pi)])
         gaps = [art.colour_distance(colour, u) for u in used]

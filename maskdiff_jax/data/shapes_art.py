@@ -40,7 +40,18 @@ def _cross() -> Outline:
     a = 0.34  # half the width of an arm
     return [
         _polygon(
-            (-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)
+            (-a, -1),
+            (a, -1),
+            (a, -a),
+            (1, -a),
+            (1, a),
+            (a, a),
+            (a, 1),
+            (-a, 1),
+            (-a, a),
+            (-1, a),
+            (-1, -a),
+            (-a, -a),
         )
     ]
 
@@ -58,7 +69,9 @@ def _drop() -> Outline:
 
 
 def _bolt() -> Outline:
-    return [_polygon((0.25, -1), (-0.75, 0.2), (-0.12, 0.2), (-0.35, 1), (0.75, -0.28), (0.12, -0.28), (0.65, -1))]
+    return [
+        _polygon((0.25, -1), (-0.75, 0.2), (-0.12, 0.2), (-0.35, 1), (0.75, -0.28), (0.12, -0.28), (0.65, -1))
+    ]
 
 
 def _frame() -> Outline:
@@ -76,7 +89,9 @@ def _ring() -> Outline:
 
 
 def _arrow() -> Outline:
-    return [_polygon((0, -1), (0.85, -0.1), (0.32, -0.1), (0.32, 1), (-0.32, 1), (-0.32, -0.1), (-0.85, -0.1))]
+    return [
+        _polygon((0, -1), (0.85, -0.1), (0.32, -0.1), (0.32, 1), (-0.32, 1), (-0.32, -0.1), (-0.85, -0.1))
+    ]
 
 
 def _crescent() -> Outline:
@@ -100,7 +115,8 @@ OUTLINES = {
     "circle": _centred(_circle), "square": _centred(_square), "triangle": _centred(_triangle),
     "cross": _centred(_cross), "heart": _centred(_heart), "drop": _centred(_drop),
     "bolt": _centred(_bolt), "frame": _centred(_frame),
-    "star": _centred(_star), "ring": _centred(_ring), "arrow": _centred(_arrow), "crescent": _centred(_crescent),
+    "star": _centred(_star), "ring": _centred(_ring), "arrow": _centred(_arrow),
+    "crescent": _centred(_crescent),
 }  # fmt: skip
 
 
@@ -122,8 +138,8 @@ def coverage(parts: Outline) -> tuple[np.ndarray, tuple[int, int]]:
     canvas = Image.new("L", tuple(int(s) * OVERSAMPLE for s in size))
     draw = ImageDraw.Draw(canvas)
     for k, part in enumerate(parts):
-        # PIL's vertices are pixel centres: half a point to the left and up
-        draw.polygon(((part - low) * OVERSAMPLE - 0.5).ravel().tolist(), fill=0 if k else 255)
+        # PIL cuts vertices to whole points and fills those on the edge too: about 1/8 px too fat, centred
+        draw.polygon(((part - low) * OVERSAMPLE).ravel().tolist(), fill=0 if k else 255)
     return np.asarray(canvas.reduce(OVERSAMPLE)), (int(low[0]), int(low[1]))
 
 

@@ -65,7 +65,7 @@ def has_sides(boxes: np.ndarray, least: float = 1e-5) -> np.ndarray:
 
 def fitting_canvas(hw: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The bucket of the smallest area that an image of `hw` fits in; ValueError if none does."""
-    fits = [tuple(b) for b in buckets if b[0] >= hw[0] and b[1] >= hw[1]]
+    fits = [(b[0], b[1]) for b in buckets if b[0] >= hw[0] and b[1] >= hw[1]]
     if not fits:
         raise ValueError(
             f"an image of {hw[0]} x {hw[1]} px fits none of data.buckets {tuple(map(tuple, buckets))} "
@@ -125,6 +125,11 @@ def pack(rgb: np.ndarray, mask: np.ndarray) -> Image.Image:
 def cut(packed: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
     """uint8 [size, size, 4]: a box of a packed picture, stretched to a square, antialiased."""
     return np.asarray(packed.resize((size, size), BILINEAR, box=tuple(box.tolist())))
+
+
+def shot_cut(packed: Image.Image, box: np.ndarray, size: int, context: float) -> np.ndarray:
+    """uint8 [size, size, 4]: an object as a shot. Colours behind the mask are left in."""
+    return cut(packed, expand_box(box, context, (packed.height, packed.width)), size)
 
 
 def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:

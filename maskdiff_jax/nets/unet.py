@@ -50,7 +50,8 @@ def norm_groups(channels: int) -> int:
 def timestep_embedding(t: Array, features: int) -> Array:
     """[N] times -> [N, features]: cosines first, then sines; an odd last feature is zero."""
     half = features // 2
-    phase = t.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    phase = t.astype(jnp.float32)[:, None] * frequency
     out = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
     return jnp.pad(out, ((0, 0), (0, features % 2)))
 
@@ -103,8 +104,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array, classes: Array | None = None, key: Array | None = None) -> Array:
         """x [N, H, W, F], emb [N, E], classes [N, C] one-hot rows (zero: no class) -> [N, H, W, features]."""
-        count = lambda channels: self.groups or norm_groups(channels)
-        h = GroupNorm(count(x.shape[-1]), nn.silu, name="norm1")(x)
+        h = GroupNorm(self.groups or norm_groups(x.shape[-1]), nn.silu, name="norm1")(x)
         if self.resample:
             move = {"up": upsample, "down": _mean_pool}[self.resample]
             h, x = move(h), move(x)
@@ -123,9 +123,10 @@ class ResBlock(nn.Module):
             if classes is not None:
                 row = jnp.matmul(classes, table, precision="highest")
                 shift = row if shift is None else shift + row
-        h = GroupNorm(count(self.features), nn.silu, name="norm2")(h, scale, shift)
+        h = GroupNorm(self.groups or norm_groups(self.features), nn.silu, name="norm2")(h, scale, shift)
         if self.dropout and key is not None:
-            h = jnp.where(jax.random.bernoulli(key, 1 - self.dropout, h.shape), h / (1 - self.dropout), 0).astype(h.dtype)
+            kept = jax.random.bernoulli(key, 1 - self.dropout, h.shape)
+            h = jnp.where(kept, h / (1 - self.dropout), 0).astype(h.dtype)
         h = _conv(h, self.features, 3, "conv2", dtype=self.dtype, zero=True)
         if x.shape[-1] != self.features:
             x = _conv(x, self.features, 1, "skip", dtype=self.dtype)
@@ -151,7 +152,7 @@ class Attention(nn.Module):
         """[N, H, W, F] -> [N, H, W, F]."""
         n, height, width, f = x.shape
         if f % self.heads:
-            raise ValueError(f"unet.heads is {self.heads}, which does not divide the {f} channels of an attention block")
+            raise ValueError(f"unet.heads is {self.heads}, which does not divide the {f} channels of a block")
         h = GroupNorm(self.groups or norm_groups(f), name="norm")(x).reshape(n, height * width, f)
         qkv = _dense(h, 3 * f, "qkv", dtype=self.dtype)
         if self.legacy:
@@ -169,8 +170,8 @@ class Attention(nn.Module):
 def attention_levels(sides: Sequence[int], size: int, stem_patch: int, levels: int) -> tuple[int, ...]:
     """Which levels attend.
 
-    Level l of an input of `size` px has a side of size / stem_patch / 2**l px; it attends where that number is
-    in `sides`. For 128 px, patch 1 and sides (16,) that is level 3, guided-diffusion's "16".
+    Level l of an input of `size` px has a side of size / stem_patch / 2**l px; it attends where that number
+    is in `sides`. For 128 px, patch 1 and sides (16,) that is level 3, guided-diffusion's "16".
 
     Raises:
       ValueError: no level has one of the sides.
@@ -179,7 +180,7 @@ def attention_levels(sides: Sequence[int], size: int, stem_patch: int, levels: i
     unknown = [s for s in sides if s not in at]
     if unknown:
         raise ValueError(
-            f"unet.attention asks for sides {tuple(unknown)} px, but the levels have {tuple(at)} px: choose among these"
+            f"unet.attention asks for sides {tuple(unknown)} px, the levels have {tuple(at)}: choose among these"
         )
     return tuple(sorted(at[s] for s in sides))
 
@@ -219,7 +220,9 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, classes: Array | None = None, *, key: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, t: Array, classes: Array | None = None, *, key: Array | None = None
+    ) -> Array:
         """One pass.
 
         Args:
@@ -247,10 +250,8 @@ class UNet(nn.Module):
         drawn = iter(jax.random.split(key, 99) if key is not None and self.dropout else ())
 
         def res(h, features, name, resample=""):
-            block = ResBlock(
-                features, self.groups, self.scale_shift, self.num_classes, resample, self.dropout, self.dtype, name=name
-            )
-            return block(h, emb, onehot, next(drawn, None))
+            own = (features, self.groups, self.scale_shift, self.num_classes, resample, self.dropout, self.dtype)
+            return ResBlock(*own, name=name)(h, emb, onehot, next(drawn, None))
 
         def attend(h, name):
             heads = self.heads if self.head_channels == -1 else h.shape[-1] // self.head_channels
@@ -292,7 +293,8 @@ class UNet(nn.Module):
                         h = _conv(upsample(h), features, 3, f"output{i}_up", dtype=self.dtype)
                 i += 1
 
-        h = GroupNorm(self.groups or norm_groups(h.shape[-1]), nn.silu, name="out_norm")(h.astype(jnp.float32))
+        h = h.astype(jnp.float32)
+        h = GroupNorm(self.groups or norm_groups(h.shape[-1]), nn.silu, name="out_norm")(h)
         out = self.out_channels * self.stem_patch**2
         h = _conv(h, out, 3, "out", dtype=jnp.float32, zero=True, precision="highest")
         return depth_to_space(h, self.stem_patch) if self.stem_patch > 1 else h

@@ -49,6 +49,7 @@ def nms_top(
       index [D] int32 into the candidates, best first, and filled [D] bool.
     """
     size = scores.shape[0]
+    boxes, classes, valid = jnp.asarray(boxes), jnp.asarray(classes), jnp.asarray(valid)
     block = min(block, size)
     rounds = -(-size // block)
     ranked = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True).astype(jnp.int32)

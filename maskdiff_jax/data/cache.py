@@ -1,0 +1,31 @@
+"""Keeps what was read in memory, up to a limit."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Cached:
+    """A function of a position that remembers its results until `limit` bytes are full.
+
+    What does not fit any more is computed each time: positions come in random order, where throwing
+    out old results for new ones wins nothing. A copy sent to another process starts empty. Two
+    threads may compute the same result once each.
+    """
+
+    def __init__(self, function: Callable[[int], Any], limit: int, size_of: Callable[[Any], int]):
+        self._function, self._limit, self._size_of = function, limit, size_of
+        self._kept: dict[int, Any] = {}
+        self._bytes = 0
+
+    def __call__(self, i: int) -> Any:
+        if i in self._kept:
+            return self._kept[i]
+        result = self._function(i)
+        size = self._size_of(result)
+        if self._bytes + size <= self._limit:
+            self._bytes += size
+            self._kept[i] = result
+        return result
+
+    def __reduce__(self) -> tuple:
+        return Cached, (self._function, self._limit, self._size_of)

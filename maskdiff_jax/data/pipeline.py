@@ -1,0 +1,220 @@
+"""From records and crops to batches of numpy arrays: grain loaders that shuffle, repeat and resume.
+
+A loader draws everything random in a batch from a numpy generator that grain seeds with (seed, number
+of the batch), so a batch depends neither on threads, workers or caches nor on the batches before.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from maskdiff_jax.data import image_batches, mask_batches, sources, transforms
+from maskdiff_jax.data import records as prepared
+from maskdiff_jax.data.cache import Cached
+from maskdiff_jax.data.coco import Records
+from maskdiff_jax.data.records import Crops
+from maskdiff_jax.types import Batch
+
+SOURCES = sources.SOURCES
+BUFFER = 4  # batches that are made ahead
+ENDLESS = 2**40  # samples; the length of grain's own endless repeat overflows in batches of one
+SLOW_CROPS = 20_000  # from so many crops on it is worth a hint that they can be prepared
+
+
+def open_split(data: Any, split: str) -> Records:
+    """The records of a split of the data set that config.data names.
+
+    Args:
+      data: config.data.
+      split: "train" (scenes of stage 1), "pool" (what the K shots are drawn from) or "test".
+
+    Raises:
+      FileNotFoundError: the data set is not where config.data says.
+      ValueError: an unknown source, split or novel class, or broken data.
+    """
+    return _source(data, split)(data, split)
+
+
+def prepare_split(data: Any, split: str) -> list[str]:
+    """Writes the split's images and instance crops as array_record; the folders they are in."""
+    return [str(folder) for folder in sources.prepare(data, split, _source(data, split))]
+
+
+def open_crops(data: Any, records: Records, split: str) -> Crops:
+    """The objects of `records` that the mask head can learn from.
+
+    Prepared crops are read where `launch/prepare_data.py` has written them; otherwise objects are cut
+    out of their images when they are needed, with equal result.
+
+    Args:
+      data: config.data.
+      records: of `split`, or a part of them: only their annotations are taken, neither crowd regions,
+        ignored ones nor those below data.min_box_side and data.min_mask_area.
+      split: as for `open_split`.
+    """
+    wanted = [
+        a.id
+        for info in records.infos
+        for a in info.annotations
+        if not (a.crowd or a.ignore)
+        and min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= data.min_box_side
+        and a.area >= data.min_mask_area
+    ]
+    folder, _ = sources.crops_folder(data, split)
+    if prepared.is_prepared(folder):
+        crops = prepared.open_crops(folder)._replace(categories=records.categories)
+    else:
+        # an image holds several objects: a third of the cache is for whole images
+        read = _cached(records.read, _cache_bytes(data) // 3)
+        crops = prepared.crops_from_records(records._replace(read=read), data)
+        if len(wanted) > SLOW_CROPS:
+            hint = "launch/prepare_data.py cuts them once and for all"
+            print(
+                f"{len(wanted)} objects are cut out of whole images as they are needed; {hint}",
+                file=sys.stderr,
+            )
+    where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
+    lost = [a for a in wanted if a not in where]
+    if lost:
+        raise ValueError(
+            f"{folder} lacks annotation {lost[0]} of {records.name} {records.split}: delete that folder"
+        )
+    return prepared.select(crops, [where[a] for a in wanted])
+
+
+def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
+    """Endless training batches: resized, mirrored at random, padded into one canvas per batch.
+
+    Images without a target (crowd regions and ignored objects are none) are left out. Images go
+    into the batches of the smallest canvas of data.buckets that holds them.
+
+    Args:
+      records: with the classes to learn; see `fewshot.restrict`.
+      data: config.data.
+      batch: B.
+      seed: of the order and of all that is drawn.
+
+    Returns:
+      An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
+      get_state and set_state. Crowd regions are left out, as in detectron2.
+    """
+    usable = [
+        i for i, info in enumerate(records.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)
+    ]
+    if not usable:
+        raise ValueError(f"no image of {records.name} {records.split} has an object to learn from")
+    table = image_batches.image_table(
+        records, usable, data.max_boxes, _cached(records.read, _cache_bytes(data))
+    )
+    options = image_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
+    hw = [transforms.resized_hw(*s, max(data.short_sides), data.long_side) for s in table.sizes.tolist()]
+    canvases = [transforms.fitting_canvas(s, data.buckets) for s in hw]
+    groups, shares = [], []
+    for canvas in sorted(set(canvases)):
+        members = np.array([k for k, c in enumerate(canvases) if c == canvas])
+        make = functools.partial(image_batches.training_batch, table, canvas, data.max_boxes, options)
+        group = _endless(grain.MapDataset.source(members), seed + len(groups), batch)
+        groups.append(group.random_map(make))
+        shares.append(len(members) / len(usable))
+    dataset = groups[0] if len(groups) == 1 else grain.MapDataset.mix(groups, weights=shares)
+    return _iterate(dataset, data.workers)
+
+
+def mask_loader(
+    crops: Crops, data: Any, *, slots: int, min_shots: int, size: int, batch: int, seed: int
+) -> grain.DatasetIterator:
+    """Endless mask-head batches: a crop and shots of its class, drawn uniformly over crops.
+
+    The region is the box, moved by data.box_jitter and widened by data.context. Between min_shots
+    and slots shots are other crops of the class in random order, repeated only if there are too few;
+    the only crop of a class is its own shot, always augmented. See config.data for flip,
+    shot_augment and shot_drop.
+
+    Args:
+      crops: from `open_crops`.
+      data: config.data.
+      slots: K; unfilled slots are zero, from the last on.
+      min_shots: 1..slots.
+      size: M, px.
+      batch: B.
+      seed: of the order and of all that is drawn.
+
+    Returns:
+      An iterator of `types.MaskBatch` with get_state and set_state.
+    """
+    if not 1 <= min_shots <= slots:
+        raise ValueError(f"model.mask.min_shots is {min_shots}: it must be 1..{slots} (model.mask.slots)")
+    if not len(crops.infos):
+        raise ValueError(
+            "no object is large enough for the mask head: lower data.min_box_side, data.min_mask_area"
+        )
+    if data.crop_margin < transforms.needed_margin(data.box_jitter, data.context):
+        raise ValueError(
+            f"data.crop_margin is {data.crop_margin}, but data.box_jitter and data.context need "
+            f"{transforms.needed_margin(data.box_jitter, data.context):.3g}: raise it"
+        )
+    options = mask_batches.MaskOptions(
+        slots, min_shots, size, data.box_jitter, data.context, data.flip, data.shot_augment, data.shot_drop
+    )
+    table = mask_batches.crop_table(crops, size, data.context, 2 * _cache_bytes(data) // 3)
+    order = _endless(grain.MapDataset.range(len(crops.infos)), seed, batch)
+    make = functools.partial(mask_batches.mask_batch, table, options)
+    return _iterate(order.random_map(make), data.workers)
+
+
+def eval_batches(records: Records, data: Any, *, batch: int) -> Iterator[Batch]:
+    """Each image once, at the test size, with the pixels that mask regions are cut from.
+
+    Images that share a canvas share batches, so the order is not that of `records`; the last batch of
+    a canvas is filled with empty images of id -1. Objects are kept for reference, crowd regions as
+    ignored ones.
+    """
+    everything = range(len(records.infos))
+    table = image_batches.image_table(records, everything, data.max_boxes, records.read, crowd=True)
+    hw = [transforms.resized_hw(*s, data.test_short_side, data.long_side) for s in table.sizes.tolist()]
+    canvases = [transforms.fitting_canvas(s, data.buckets) for s in hw]
+    plan = []
+    for canvas in sorted(set(canvases)):
+        members = [k for k, c in enumerate(canvases) if c == canvas]
+        plan += [(canvas, members[k : k + batch]) for k in range(0, len(members), batch)]
+    make = functools.partial(
+        image_batches.test_batch, table, plan, hw, data.max_boxes, data.region_long_side, batch
+    )
+    return iter(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
+
+
+def _source(data: Any, split: str) -> Callable[[Any, str], Records]:
+    if data.source not in SOURCES:
+        raise ValueError(f"data.source is '{data.source}': choose one of {', '.join(SOURCES)}")
+    if split not in sources.SPLITS:
+        raise ValueError(f"unknown split '{split}': choose one of {', '.join(sources.SPLITS)}")
+    return SOURCES[data.source]
+
+
+def _cached(read: Callable[[int], np.ndarray], limit: int) -> Callable[[int], np.ndarray]:
+    return Cached(read, limit, lambda image: image.nbytes)
+
+
+def _cache_bytes(data: Any) -> int:
+    return int(data.cache_mb * 2**20) // max(1, data.workers)
+
+
+def _endless(dataset: grain.MapDataset, seed: int, batch: int) -> grain.MapDataset:
+    """Shuffled anew in each epoch; batches run across epochs."""
+    return dataset.seed(seed).shuffle().repeat(ENDLESS // len(dataset)).batch(batch)
+
+
+def _iterate(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
+    if workers == 0:
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=BUFFER)))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # a notebook or a test: grain's workers read absl flags and would refuse
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    # a batch is one element: in a worker process one thread is enough
+    one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    return iter(dataset.to_iter_dataset(one).mp_prefetch(options))

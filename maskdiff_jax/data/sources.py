@@ -1,0 +1,121 @@
+"""Where data sets come from: each source turns config.data and a split into `Records`.
+
+Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn from), "test".
+"""
+
+import functools
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from maskdiff_jax.data import coco, records, shapes
+from maskdiff_jax.data.coco import Records
+from maskdiff_jax.data.records import Crops
+
+SPLITS = ("train", "pool", "test")
+
+
+def open_shapes(data: Any, split: str, *, level: str) -> Records:
+    """The embedded scenes of a level, drawn and written below data.root on first use."""
+    folder, settings = _prepared(data, split, "images")
+    if not records.is_prepared(folder):
+        progress = functools.partial(progress_line, what=f"drawing the {split} scenes of {level}, once")
+        drawn = shapes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
+        progress = functools.partial(progress_line, what=f"writing them to {folder}")
+        records.write_images(drawn, folder, settings, progress=progress)
+    return coco.with_novel(records.open_images(folder), data.novel_classes)
+
+
+def open_coco(data: Any, split: str) -> Records:
+    """COCO-format json and images as config.data names them; prepared images where they exist."""
+    json_path, image_dir = files(data, split)
+    if not json_path.is_file() or not image_dir.is_dir():
+        key, missing = _key(split), "image folder" if json_path.is_file() else "annotation file"
+        raise FileNotFoundError(
+            f"the {missing} of {data.source} is missing: looked for the {key} annotations in {json_path} and "
+            f"the images in {image_dir}; put both there, or set data.root, data.{key}_json, data.{key}_images"
+        )
+    folder, _ = _prepared(data, split, "images")
+    if records.is_prepared(folder):
+        return coco.with_novel(records.open_images(folder), data.novel_classes)
+    return coco.load(json_path, image_dir, data.novel_classes, name=data.source, split=split)
+
+
+def crops_folder(data: Any, split: str) -> tuple[Path, dict[str, Any]]:
+    """Where the prepared instance crops of a split belong, and the settings they are made with."""
+    return _prepared(data, split, "crops")
+
+
+def prepare(data: Any, split: str, source: Any) -> tuple[Path, Path]:
+    """Writes the images and the instance crops of a split, unless they are there; returns their folders.
+
+    Args:
+      data: config.data.
+      split: of SPLITS.
+      source: the source's function, (data, split) -> Records.
+    """
+    opened: Records = source(data, split)
+    images, settings = _prepared(data, split, "images")
+    if not records.is_prepared(images):
+        progress = functools.partial(progress_line, what=f"writing the {split} images")
+        records.write_images(opened, images, settings, progress=progress)
+    crops, settings = crops_folder(data, split)
+    if not records.is_prepared(crops):
+        cut: Crops = records.crops_from_records(opened, data)
+        progress = functools.partial(progress_line, what=f"cutting the {split} objects")
+        records.write_crops(cut, crops, settings, progress=progress)
+    return images, crops
+
+
+def _prepared(data: Any, split: str, what: str) -> tuple[Path, dict[str, Any]]:
+    settings: dict[str, Any] = {"source": data.source, "what": what}
+    if data.source in shapes.LEVELS:
+        count = {"train": data.shapes_train, "pool": data.shapes_pool, "test": data.shapes_test}[split]
+        settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=shapes.VERSION)
+    else:
+        json_path, _ = files(data, split)
+        split = _key(split)
+        settings.update(split=split, json=json_path.name, json_digest=_file_digest(str(json_path)))
+    if what == "crops":
+        settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side)
+    return records.folder_of(data.root, f"{split}-{what}", settings), settings
+
+
+def _key(split: str) -> str:
+    """coco and custom: shots are drawn from the training images."""
+    return {"train": "train", "pool": "train", "test": "test"}[split]
+
+
+def files(data: Any, split: str) -> tuple[Path, Path]:
+    """The json and the image folder of a split of a source that reads them."""
+    key, root = _key(split), Path(data.root)
+    return root / data[f"{key}_json"], root / data[f"{key}_images"]
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_of(path: str, size: int, changed: int) -> str:
+    del size, changed  # only there to forget a digest when the file changes
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    state = Path(path).stat()
+    return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+def progress_line(items: Sequence, what: str) -> Iterable:
+    """Wraps what is walked, so that the walk is seen on stderr."""
+    return tqdm(items, desc=what, file=sys.stderr, mininterval=1.0)
+
+
+SOURCES = {
+    "shapes": functools.partial(open_shapes, level="shapes"),
+    "shapes_hard": functools.partial(open_shapes, level="shapes_hard"),
+    "coco": open_coco,
+    "custom": open_coco,
+}

@@ -1,0 +1,185 @@
+"""The facade for users: an exported model, then images.
+
+    predictor = load("exports/mine")
+    prediction = predictor(image)            # uint8 [h, w, 3] RGB, any size
+
+The path is evaluation's (journey 4 of docs): the same resizing, the same regions, the same sampler.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint, segment
+from maskdiff_jax.data import transforms
+from maskdiff_jax.data.coco import Category
+from maskdiff_jax.model import build
+from maskdiff_jax.ops import masks as mask_ops
+from maskdiff_jax.types import Batch, Instances
+
+MASK_BATCH = 16  # objects drawn together; one image seldom has more
+
+
+class Prediction(NamedTuple):
+    """n objects of one image, best first."""
+
+    boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of the image as given
+    scores: np.ndarray  # [n] float32, 0..1
+    class_ids: np.ndarray  # [n] int32, positions in Predictor.categories
+    labels: list[str]  # n class names
+    masks: np.ndarray  # [n, h, w] bool
+    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks before the threshold
+
+
+class Predictor:
+    """An exported model, compiled for each canvas when the first image needs it."""
+
+    categories: tuple[Category, ...]  # by class id
+    active: np.ndarray  # [C] bool: the classes that can be detected
+
+    def __init__(self, exported: checkpoint.Export, noise_seed: int, samples: int, min_score: float):
+        """Use ``load``."""
+        self._config = c = as_config(exported.config)
+        self.categories = tuple(Category(**x) for x in exported.categories)
+        self.active = active_classes(c, self.categories)
+        self._params = jax.device_put(exported.params)
+        self._min_score = min_score
+        self._top_n = min(c.eval.mask_top_n, c.model.detector.max_detections)
+        # masks are pasted below, at each image's own size: a canvas here would compile the net for each
+        self._segmenter = segment.make_segmenter(
+            build(c.model), exported.support, size=c.model.mask.size, context=c.data.context,
+            top_n=self._top_n, mask_batch=min(MASK_BATCH, self._top_n), canvas=(1, 1),
+            threshold=c.eval.mask_threshold, samples=samples, noise_seed=noise_seed,
+        )  # fmt: skip
+
+    def __call__(self, image: np.ndarray, image_id: int = 0) -> Prediction:
+        """Objects and masks of one image.
+
+        Args:
+          image: uint8 [h, w, 3] RGB, any size.
+          image_id: names the noise: the same image and id give the same masks.
+
+        Raises:
+          ValueError: not such an array.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(f"an image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
+        batch = as_batch(image, image_id, self._config.data)
+        stream = segment.detected_objects(
+            self._segmenter, self._params, [batch], self.active,
+            min_score=self._min_score, top_n=self._top_n, maskless=[],
+        )  # fmt: skip
+        objects, soft = [], []
+        for drawn, hw, masks, _ in segment.draw_masks(self._segmenter, self._params, stream):
+            objects.append(drawn)
+            soft.append(self._paste(masks, drawn.box, hw))
+        h, w = image.shape[:2]
+        ids = np.concatenate([o.class_id for o in objects]) if objects else np.zeros(0, np.int32)
+        pasted = np.concatenate(soft)[:, :h, :w] if soft else np.zeros((0, h, w), np.float32)
+        return Prediction(
+            boxes=np.concatenate([o.box for o in objects]) if objects else np.zeros((0, 4), np.float32),
+            scores=np.concatenate([o.score for o in objects]) if objects else np.zeros(0, np.float32),
+            class_ids=ids,
+            labels=[self.categories[i].name for i in ids],
+            masks=pasted >= self._config.eval.mask_threshold,
+            soft=pasted,
+        )
+
+    def _paste(self, masks: np.ndarray, boxes: np.ndarray, hw: np.ndarray) -> np.ndarray:
+        """Soft masks [n, M, M] -> [n, H, W] on the smallest canvas that holds the image."""
+        canvas = segment.canvas_of([tuple(hw[0])])
+        context = self._config.data.context
+        return np.stack([_paste(m, b, hw[0], canvas, context) for m, b in zip(masks, boxes, strict=True)])
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _paste(mask: Any, box: Any, hw: Any, canvas: tuple[int, int], context: float) -> Any:
+    return mask_ops.paste(mask, mask_ops.context_box(box, context, hw), canvas)
+
+
+def load(
+    folder: str | Path,
+    *,
+    noise_seed: int | None = None,
+    samples: int | None = None,
+    min_score: float | None = None,
+) -> Predictor:
+    """Opens what launch/export.py wrote.
+
+    Args:
+      folder: the export.
+      noise_seed: of the sampler; None: as the model was evaluated, likewise below.
+      samples: masks drawn per object and averaged, from 1 on.
+      min_score: detections below are left out, 0..1.
+
+    Raises:
+      FileNotFoundError: not an export.
+      ValueError: damaged, or an option out of range.
+    """
+    exported = checkpoint.load_export(folder, _abstract_params)
+    e = exported.config["eval"]
+    noise_seed = e["noise_seed"] if noise_seed is None else noise_seed
+    samples = e["samples"] if samples is None else samples
+    min_score = e["mask_min_score"] if min_score is None else min_score
+    if samples < 1:
+        raise ValueError(f"samples={samples}: at least one mask must be drawn per object")
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score={min_score} must be in 0..1")
+    return Predictor(exported, noise_seed, samples, min_score)
+
+
+def as_config(tree: dict) -> ConfigDict:
+    """The config of a json file; json's lists were tuples."""
+    return ConfigDict({k: _tuples(v) for k, v in tree.items()})
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _abstract_params(config: dict) -> Any:
+    return jax.eval_shape(build(as_config(config).model).init, jax.random.key(0))
+
+
+def active_classes(config: ConfigDict, categories: tuple[Category, ...]) -> np.ndarray:
+    """[C] bool: the classes that a model of this stage was trained to detect."""
+    novel = np.array([c.novel for c in categories], bool)
+    if config.stage == "base":
+        return ~novel
+    return novel if config.fewshot.classes == "novel" else np.ones_like(novel)
+
+
+def as_batch(image: np.ndarray, image_id: int, data: ConfigDict) -> Batch:
+    """One image as an evaluation batch of one (``data.pipeline.eval_batches``), without ground truth.
+
+    Args:
+      image: uint8 [h, w, 3].
+      image_id: 0 or more.
+      data: config.data.
+    """
+    h, w = image.shape[:2]
+    hw = transforms.resized_hw(h, w, data.test_short_side, data.long_side)
+    hw = (max(hw[0], 1), max(hw[1], 1))  # of a very long strip nothing would be left
+    canvas = np.zeros((1, *transforms.fitting_canvas(hw, data.buckets), 3), np.uint8)
+    canvas[0, : hw[0], : hw[1]] = transforms.resize(image, hw)
+    small = transforms.resize(image, transforms.region_hw(h, w, data.region_long_side))
+    region = np.zeros((1, data.region_long_side, data.region_long_side, 3), np.uint8)
+    region[0, : small.shape[0], : small.shape[1]] = small
+    nothing = Instances(
+        np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32), np.zeros((1, 1), bool)
+    )
+    return Batch(
+        image=canvas,
+        image_hw=np.array([hw], np.int32),
+        original_hw=np.array([(h, w)], np.int32),
+        image_id=np.array([image_id], np.int32),
+        instances=nothing,
+        region_image=region,
+        region_hw=np.array([small.shape[:2]], np.int32),
+    )

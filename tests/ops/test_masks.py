@@ -1,0 +1,127 @@
+"""Cutting regions and pasting masks, against pillow and slow loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from maskdiff_jax.ops import masks
+
+crop = jax.jit(masks.crop_resize, static_argnums=2)
+paste = jax.jit(masks.paste, static_argnums=2)
+
+
+def image(seed=0, hw=(60, 80)):
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (*hw, 3))
+    ramp = np.linspace(0, 255, hw[1])[None, :, None]
+    return np.where(np.arange(hw[0])[:, None, None] % 16 < 8, noise, ramp).astype(np.uint8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(0, 60), st.floats(0, 40), st.floats(3, 80), st.floats(3, 60), st.sampled_from([16, 32]), st.integers(0, 9)
+)
+def test_crop_resize_agrees_with_pillow(x0, y0, w, h, size, seed):
+    box = (x0, y0, min(x0 + w, 80.0), min(y0 + h, 60.0))
+    rgb = image(seed)
+    wanted = Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    ours = crop(rgb, jnp.array(box), size)
+    assert ours.dtype == jnp.float32
+    # pillow rounds to whole grey levels after each axis
+    difference = np.abs(ours - np.asarray(wanted, np.float32))
+    assert difference.mean() < 0.45 and difference.max() < 1.3
+
+
+def test_crop_resize_agrees_with_pillow_in_float():
+    grey = np.random.default_rng(0).random((50, 70)).astype(np.float32) * 255
+    for box in ((3.3, 2.1, 60.7, 49.0), (10.0, 10.0, 14.5, 15.0), (0.0, 0.0, 70.0, 50.0)):
+        wanted = Image.fromarray(grey, mode="F").resize((32, 32), Image.Resampling.BILINEAR, box=box)
+        assert np.abs(crop(grey[..., None], jnp.array(box), 32)[..., 0] - np.asarray(wanted)).max() < 0.3
+        ours = jax.image.scale_and_translate(
+            grey, (32, 32), (0, 1), jnp.array([32 / (box[3] - box[1]), 32 / (box[2] - box[0])]),
+            jnp.array([-box[1] * 32 / (box[3] - box[1]), -box[0] * 32 / (box[2] - box[0])]), "linear", antialias=True,
+        )  # fmt: skip
+        np.testing.assert_allclose(crop(grey[..., None], jnp.array(box), 32)[..., 0], ours, atol=0.05)
+
+
+def test_crop_resize_does_not_look_at_the_canvas():
+    rgb = image()
+    canvas = np.zeros((64, 96, 3), np.uint8)
+    canvas[:60, :80] = rgb
+    box = jnp.array([40.0, 30.0, 80.0, 60.0])
+    np.testing.assert_allclose(crop(canvas, box, 16, jnp.array([60, 80])), crop(rgb, box, 16), atol=1e-3)
+    assert np.abs(crop(canvas, box, 16) - crop(rgb, box, 16)).max() > 5
+
+
+def test_crop_resize_of_nothing_is_finite():
+    for box in ([5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0], [80.0, 60.0, 80.0, 60.0]):
+        assert np.isfinite(crop(image(), jnp.array(box), 16)).all()
+
+
+def slow_paste(mask, box, hw):
+    out = np.zeros(hw)
+    m = len(mask)
+    for y in range(hw[0]):
+        for x in range(hw[1]):
+            v = (y + 0.5 - box[1]) / (box[3] - box[1]) * m - 0.5
+            u = (x + 0.5 - box[0]) / (box[2] - box[0]) * m - 0.5
+            inside = box[0] - 1 <= x + 0.5 <= box[2] + 1 and box[1] - 1 <= y + 0.5 <= box[3] + 1
+            for j in (int(np.floor(v)), int(np.floor(v)) + 1):
+                for i in (int(np.floor(u)), int(np.floor(u)) + 1):
+                    if inside and 0 <= j < m and 0 <= i < m:
+                        out[y, x] += mask[j, i] * (1 - abs(v - j)) * (1 - abs(u - i))
+    return out
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 15), st.integers(1, 15), st.integers(0, 9))
+def test_paste_agrees_with_a_loop(x0, y0, w, h, seed):
+    mask = np.random.default_rng(seed).random((6, 6)).astype(np.float32)
+    box = np.array([x0, y0, x0 + w, y0 + h], np.float32)
+    np.testing.assert_allclose(paste(mask, box, (20, 22)), slow_paste(mask, box, (20, 22)), atol=1e-5)
+
+
+def test_paste_keeps_to_its_box():
+    out = paste(jnp.ones((8, 8)), jnp.array([3.0, 4.0, 13.0, 10.0]), (16, 20))
+    inside = np.zeros((16, 20), bool)
+    inside[4:10, 3:13] = True
+    np.testing.assert_array_equal(out > 0.5, inside)
+    assert out.max() <= 1.0 + 1e-6 and not out[:2].any() and not out[:, 15:].any()
+    assert not paste(jnp.ones((8, 8)), jnp.array([3.0, 4.0, 3.0, 4.0]), (16, 20)).any()
+
+
+def test_cut_and_paste_round_trip():
+    truth = np.zeros((40, 48), np.float32)
+    truth[8:30, 10:37] = np.hypot(*np.mgrid[-11:11, -13:14]) < 11
+    box = jnp.array([8.5, 7.0, 39.0, 31.5])
+    cut = crop(truth[..., None], box, 32)[..., 0]
+    out = paste(cut, box, (40, 48)) >= 0.5
+    assert (out & (truth > 0)).sum() / (out | (truth > 0)).sum() > 0.95
+
+
+def test_context_box():
+    boxes = jnp.array([[10.0, 10, 20, 30], [0, 0, 40, 40]])
+    np.testing.assert_allclose(
+        masks.context_box(boxes, 0.1, jnp.array([32, 48])), [[9, 8, 21, 32], [0, 0, 44, 32]], atol=1e-5
+    )
+    np.testing.assert_array_equal(masks.context_box(boxes[0], 0.0, jnp.array([32, 48])), boxes[0])
+
+
+def test_unit_rgb_and_shots():
+    np.testing.assert_allclose(masks.unit_rgb(np.array([0, 255], np.uint8)), [-1, 1])
+    shots = np.zeros((2, 4, 4, 4), np.uint8)
+    shots[0, ..., :3] = 255
+    shots[0, 1:3, 1:3, 3] = 255
+    shots[0, 0, 0, 3] = 51
+    for background, fill in (("grey", 0.0), ("black", -1.0)):
+        out = masks.composite_shot(shots, background)
+        assert out.shape == (2, 4, 4, 3)
+        assert (out[0, 1:3, 1:3] == 1).all() and (out[0, 3] == fill).all()
+        np.testing.assert_allclose(out[0, 0, 0], 0.2 + 0.8 * fill, rtol=1e-5)
+        assert not out[1].any()  # an empty slot is no black object
+    with pytest.raises(ValueError, match="grey or black"):
+        masks.composite_shot(shots, "white")

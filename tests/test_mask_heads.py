@@ -1,0 +1,274 @@
+"""The mask heads on 8 px regions: what goes in, what comes out, and that they learn."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from configs import base
+
+from maskdiff_jax import diffusion as df
+from maskdiff_jax import mask_heads
+from maskdiff_jax.types import MaskBatch
+
+M = 8
+# most of a test's time is compiling; what is compared does not depend on LLVM's optimisations
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def options(unet=None, diffusion=None, **changes) -> dict:
+    """The keyword arguments that a preset gives, shrunk."""
+    config = base.get_config("shapes").model
+    given = config.mask.to_dict()
+    for field in ("head", "min_shots"):  # read by others
+        del given[field]
+    given |= {"num_classes": 3, "dtype": "float32", "size": M, "slots": 2} | changes
+    small = {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "heads": 2, "stem_patch": 1}
+    given["unet"] |= small | (unet or {})
+    given["diffusion"] |= {"timesteps": 100, "steps": 3} | (diffusion or {})
+    return given
+
+
+def objects(n=4, seed=0) -> MaskBatch:
+    """Bright squares on noise; the class is where the square lies."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((n, M, M), np.uint8)
+    classes = np.arange(n, dtype=np.int32) % 3
+    for i, c in enumerate(classes):
+        mask[i, 1 : 5 + i % 3, c : c + 5] = 1
+    region = (rng.integers(0, 100, (n, M, M, 3)) + 120 * mask[..., None]).astype(np.uint8)
+    return MaskBatch(region, mask, rng.integers(0, 256, (n, 2, M, M, 4), dtype=np.uint8), classes)
+
+
+def randomised(params, seed=0):
+    """Every leaf moved away from its start: nothing is zero any more."""
+    keys = iter(jax.random.split(jax.random.key(seed), 999))
+    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+
+
+def zero_params(head):
+    return jax.tree.map(lambda p: jnp.zeros(p.shape), jax.eval_shape(head.init, jax.random.key(0)))
+
+
+def some_params(head, seed=0):
+    return randomised(zero_params(head), seed)
+
+
+KEYS = jax.random.split(jax.random.key(7), 4)
+
+
+def draw(head, params, batch, keys=KEYS):
+    return jit(head.predict)(params, keys, batch.region, batch.shots, batch.classes)
+
+
+def test_untrained_head_says_nothing():
+    head, batch = mask_heads.diffusion_head(**options()), objects()
+    params = jit(head.init)(jax.random.key(0))
+    np.testing.assert_array_equal(draw(head, params, batch), np.full((4, M, M), 0.5))
+    value, metrics = jit(head.loss)(params, jax.random.key(1), batch)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-5)
+    assert set(metrics) == {"loss", "accuracy", "iou"}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "start"), [("eps", 1.0), ("x0", 1.0), ("v", 1.0), ("sigmoid", np.log(2))]
+)
+def test_losses_start_where_they_should(prediction, start):
+    scale = 0.5 if prediction in ("sigmoid", "x0") else 1.0
+    head = mask_heads.diffusion_head(
+        **options(diffusion={"prediction": prediction, "learn_sigma": True, "signal_scale": scale})
+    )
+    batch = jax.tree.map(lambda a: np.concatenate([a] * 16), objects())
+    value, metrics = jit(head.loss)(zero_params(head), jax.random.key(1), batch)
+    assert metrics["vlb"] > 0
+    np.testing.assert_allclose(value - metrics["vlb"] * 100 / 1000, start, rtol=0.1)
+
+
+def test_gradients_reach_everything_and_the_bound_trains_the_variance_alone():
+    head, batch = mask_heads.diffusion_head(**options(diffusion={"learn_sigma": True, "prediction": "eps"})), objects()
+    params = some_params(head)
+
+    def both(params):
+        value, metrics = head.loss(params, jax.random.key(0), batch)
+        return jnp.stack([value, metrics["vlb"]])
+
+    grads = jit(jax.jacrev(both))(params)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(g).all() and np.any(g[0] != 0), jax.tree_util.keystr(path)
+    kernel = grads["out"]["kernel"][1]
+    assert not kernel[..., 0].any() and kernel[..., 1].any()
+
+
+def test_class_is_dropped_per_sample():
+    """p_uncond 1: the table gets no gradient; 0: the rows of the classes in the batch do, others never."""
+    batch = objects(2)
+    for p_uncond, used in ((1.0, [False] * 3), (0.0, [True, True, False])):
+        head = mask_heads.diffusion_head(**options(diffusion={"p_uncond": p_uncond}))
+        params = some_params(head)
+
+        def of_table(table, h=head, p=params):
+            p = p | {"output1_res": p["output1_res"] | {"class_table": table}}
+            return h.loss(p, jax.random.key(0), batch)[0]
+
+        grad = jit(jax.grad(of_table))(params["output1_res"]["class_table"])
+        np.testing.assert_array_equal((grad != 0).any(1), used)
+
+
+def conv_batches(head) -> set[int]:
+    """Batch sizes of all the convolutions in `predict`, from its trace."""
+    params = jax.eval_shape(head.init, jax.random.key(0))
+    batch = objects()
+    sizes = set()
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "conv_general_dilated":
+                sizes.add(eqn.outvars[0].aval.shape[0])
+            for value in eqn.params.values():
+                if hasattr(value, "jaxpr"):
+                    walk(value.jaxpr)
+
+    walk(jax.make_jaxpr(head.predict)(params, KEYS, batch.region, batch.shots, batch.classes).jaxpr)
+    return sizes
+
+
+def test_no_guidance_costs_one_branch():
+    assert conv_batches(mask_heads.diffusion_head(**options(diffusion={"guidance": 1.0}))) == {4}
+    assert conv_batches(mask_heads.diffusion_head(**options(diffusion={"guidance": 5.0}))) == {8}
+    agnostic = options(diffusion={"guidance": 5.0}, class_input=False)
+    assert conv_batches(mask_heads.diffusion_head(**agnostic)) == {4}
+
+
+def test_guidance():
+    heads = {w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)}
+    batch, params = objects(), some_params(heads[1.0])
+    guided = {w: draw(h, params, batch) for w, h in heads.items()}
+    assert np.abs(guided[1.0] - guided[5.0]).mean() > 0.01
+    mute = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.zeros_like(p) if path[-1].key == "class_table" else p, params
+    )
+    without = {w: draw(h, mute, batch) for w, h in heads.items()}
+    np.testing.assert_allclose(without[1.0], without[5.0], atol=1e-3)
+    assert np.abs(without[1.0] - guided[1.0]).mean() > 1e-3
+
+
+def test_a_mask_does_not_depend_on_its_neighbours():
+    head, batch = mask_heads.diffusion_head(**options(diffusion={"sampler": "ddpm"})), objects()
+    params = some_params(head)
+    out = draw(head, params, batch)
+    assert out.shape == (4, M, M) and out.dtype == jnp.float32 and out.min() >= 0 and out.max() <= 1
+    pick = np.array([2, 0])
+    few = draw(head, params, jax.tree.map(lambda a: a[pick], batch), KEYS[pick])
+    a, b = np.asarray(out)[pick] > 0.5, np.asarray(few) > 0.5
+    assert (a & b).sum() / (a | b).sum() > 0.999
+    np.testing.assert_allclose(few, np.asarray(out)[pick], atol=1e-4)
+    raw = draw(head, params, batch, jax.random.key_data(KEYS))
+    np.testing.assert_array_equal(raw, out)
+    other = draw(head, params, batch, jax.random.split(jax.random.key(8), 4))
+    assert np.abs(other - out).mean() > 1e-3
+
+
+def test_trajectory():
+    head, batch = mask_heads.diffusion_head(**options()), objects()
+    params = some_params(head)
+    y, x0 = jit(head.trajectory)(params, KEYS, batch.region, batch.shots, batch.classes)
+    assert y.shape == x0.shape == (3, 4, M, M)
+    np.testing.assert_allclose(x0[-1], draw(head, params, batch), atol=1e-5)
+    noise = df.object_noise(KEYS, (M, M, 1))(0)[..., 0]
+    np.testing.assert_allclose(y[0], (noise / 0.5 + 1) / 2, rtol=1e-5)
+
+
+def test_condition():
+    batch = objects()
+    full = mask_heads.condition(batch.region, batch.shots, slots=2, background="grey")
+    assert full.shape == (4, M, M, 9)
+    np.testing.assert_allclose(full[..., :3], batch.region / 127.5 - 1, atol=1e-6)
+    alpha = batch.shots[:, 1, ..., 3:] / 255.0
+    np.testing.assert_allclose(full[..., 6:], alpha * (batch.shots[:, 1, ..., :3] / 127.5 - 1), atol=1e-6)
+    one = mask_heads.condition(batch.region, batch.shots[:, :1], slots=2, background="black")
+    empty = np.concatenate([batch.shots[:, :1], np.zeros_like(batch.shots[:, :1])], 1)
+    np.testing.assert_array_equal(one, mask_heads.condition(batch.region, empty, slots=2, background="black"))
+    with pytest.raises(ValueError, match="mask.slots >= 2"):
+        mask_heads.condition(batch.region, batch.shots, slots=1, background="grey")
+
+
+def test_input_of_a_weak_signal_has_unit_variance():
+    """y_t is divided by its deviation, which is b at t = 0 and 1 at the end."""
+    head = mask_heads.diffusion_head(**options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1}))
+    seen = []
+    original = mask_heads.UNet.apply
+    try:
+        mask_heads.UNet.apply = lambda self, variables, x, *a, **k: seen.append(x) or x[..., :1] * 0
+        batch = objects(3)
+        batch = jax.tree.map(lambda a: np.concatenate([a] * 50), batch)
+        for seed in range(3):
+            head.loss({}, jax.random.key(seed), batch)
+    finally:
+        mask_heads.UNet.apply = original
+    deviation = np.std([x[..., 0] for x in seen], axis=(0, 2, 3))
+    assert 0.7 < deviation.min() and deviation.max() < 1.3
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "plain"])
+def test_heads_learn_eight_objects(kind):
+    make = {"diffusion": mask_heads.diffusion_head, "plain": mask_heads.plain_unet_head}[kind]
+    head, batch = make(**options(unet={"scale_shift": kind == "plain"})), objects(8)
+    params = jit(head.init)(jax.random.key(0))
+    tx = optax.adam(5e-3)
+
+    @jit
+    def step(carry, key):
+        params, state = carry
+        (_, metrics), grads = jax.value_and_grad(head.loss, has_aux=True)(params, key, batch)
+        updates, state = tx.update(grads, state)
+        return (optax.apply_updates(params, updates), state), metrics
+
+    carry = (params, tx.init(params))
+    for i in range(150):
+        carry, metrics = step(carry, jax.random.key(i))
+    assert metrics["iou"] > 0.85 and metrics["accuracy"] > 0.85
+    keys = jax.random.split(jax.random.key(1), 8)
+    out = np.asarray(draw(head, carry[0], batch, keys)) > 0.5
+    truth = batch.mask > 0
+    assert ((out & truth).sum((1, 2)) / (out | truth).sum((1, 2))).mean() > 0.9
+    if kind == "plain":
+        y, x0 = jit(head.trajectory)(carry[0], keys, batch.region, batch.shots, batch.classes)
+        assert y.shape == x0.shape == (1, 8, M, M)
+
+
+def test_class_agnostic_head_has_no_classes():
+    head, batch = mask_heads.diffusion_head(**options(class_input=False)), objects()
+    params = some_params(head)
+    assert not any("class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params))
+    np.testing.assert_array_equal(
+        draw(head, params, batch), draw(head, params, batch._replace(classes=(batch.classes + 1) % 3))
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"diffusion": {"prediction": "noise"}}, "sigmoid"),
+        ({"diffusion": {"signal_scale": 0.0}}, "signal_scale"),
+        ({"diffusion": {"sampler": "ddpm", "variance": "learned"}}, "learn_sigma"),
+        ({"diffusion": {"steps": 101}}, "1..100"),
+        ({"unet": {"attention": (16,)}}, "unet.attention"),
+    ],
+)
+def test_options_that_do_not_fit(changes, match):
+    with pytest.raises(ValueError, match=match):
+        mask_heads.diffusion_head(**options(**changes))
+
+
+@pytest.mark.parametrize("preset", ["shapes", "shapes_hard", "coco", "custom", "coco,paper=true"])
+def test_every_preset_makes_a_head(preset):
+    config = base.get_config(preset).model
+    given = {k: v for k, v in config.mask.to_dict().items() if k not in ("head", "min_shots")}
+    head = mask_heads.diffusion_head(num_classes=config.num_classes, dtype=config.dtype, **given)
+    params = jax.eval_shape(head.init, jax.random.key(0))
+    assert params["stem"]["kernel"].shape[2] == (4 + 3 * given["slots"]) * given["unet"]["stem_patch"] ** 2
+    if preset == "coco":
+        total = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+        assert total == 89_755_649 + 645_120

@@ -1,0 +1,178 @@
+"""The whole run, tiny, through the scripts that a user calls: train, train, evaluate, export, sample, report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "data.shapes_train": 24, "data.shapes_pool": 96, "data.shapes_test": 6,
+    "model.detector.blocks": "(1,1,1,1)", "model.detector.width": 8, "model.detector.fpn_channels": 16,
+    "model.detector.fc_channels": 32, "model.detector.min_score": 0.01, "model.mask.size": 16,
+    "model.mask.unet.width": 16, "model.mask.unet.multipliers": "(1,2)", "model.mask.unet.attention": "(4,)",
+    "model.mask.diffusion.steps": 2, "train.detector.steps": 4, "train.mask.steps": 4, "train.novel.steps": 2,
+    "train.detector.batch": 2, "train.mask.batch": 4, "train.novel.batch": 2, "train.save_every": 2,
+    "eval.mask_min_score": 0.0, "eval.mask_top_n": 3, "eval.batch": 2, "eval.mask_batch": 8, "eval.pictures": 2,
+}  # fmt: skip
+
+
+def launch(script, *flags, cwd, ok=True):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    command = [sys.executable, str(ROOT / "launch" / f"{script}.py"), *map(str, flags)]
+    out = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    if ok:
+        assert out.returncode == 0, out.stderr[-3000:]
+    else:
+        assert out.returncode in (1, 2), out.stderr[-3000:]
+        assert "Traceback" not in out.stderr, out.stderr[-3000:]
+    return out
+
+
+def flags(folder, config, **changes):
+    values = TINY | {"data.root": folder / "data"} | changes
+    return ["--config", f"{ROOT}/configs/{config}", *(f"--config.{k}={v}" for k, v in values.items())]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which both stages were trained and stage 2 was evaluated."""
+    folder = tmp_path_factory.mktemp("run")
+    launch("train", *flags(folder, "base.py"), cwd=folder)
+    launch("train", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
+    launch("evaluate", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
+    return folder
+
+
+STAGE2 = "runs/fewshot-shapes-2shot-seed1"
+
+
+def test_training_leaves_what_others_rely_on(trained):
+    for run, phases in (("runs/base-shapes", ["detector", "mask"]), (STAGE2, ["novel", "joint"])):
+        lines = [json.loads(x) for x in (trained / run / "metrics.jsonl").read_text().splitlines()]
+        assert list(dict.fromkeys(x["phase"] for x in lines)) == phases
+        assert all(np.isfinite(x["loss"]) for x in lines)
+        assert json.loads((trained / run / "config.json").read_text())["data"]["shapes_train"] == 24
+        assert [p.name for p in (trained / run / "checkpoints").iterdir()] == ["final"]
+        assert list((trained / run / "tensorboard").iterdir())
+    shots = json.loads((trained / STAGE2 / "shots.json").read_text())
+    assert shots
+
+
+def test_metrics_describe_themselves(trained):
+    m = json.loads((trained / STAGE2 / "metrics.json").read_text())
+    assert (m["stage"], m["preset"], m["shots"], m["seed"], m["noise_seed"]) == ("fewshot", "shapes", 2, 1, 0)
+    for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/base/AP50", "segm/novel/AP50", "mask_iou/all", "mask_iou/novel"):
+        assert 0.0 <= m["metrics"][name] <= 100.0
+    assert m["metrics"]["images"] == 6 and m["metrics"]["mask_iou/all"] > 0
+    assert set(m["seconds"]) == {"novel", "joint", "evaluation"}
+    assert m["config"]["train"]["mask"]["steps"] == 4
+    predictions = json.loads((trained / STAGE2 / "predictions.json").read_text())
+    assert len(predictions) == m["metrics"]["detections"] > 0
+    without = [p for p in predictions if "segmentation" not in p]
+    assert len(without) == m["metrics"]["detections_without_mask"]
+    names = {p.name for p in (trained / STAGE2 / "figures").iterdir()}
+    assert {"scenes_00.png", "support.png", "forward.png", "denoising.png", "samples.png"} <= names
+
+
+def test_evaluation_again_gives_the_same(trained):
+    before = json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"]
+    launch("evaluate", *flags(trained, "fewshot.py:shots=2,seed=1"), cwd=trained)
+    assert json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"] == before
+
+
+def test_stage_2_freezes_the_features(trained):
+    import jax
+    from configs import base
+    from maskdiff_jax import checkpoint, model
+
+    c = base.get_config()
+    fields = c.unlock()
+    fields.update_from_flattened_dict(
+        {k: eval(v) if isinstance(v, str) else v for k, v in TINY.items() if k.startswith("model")}
+    )
+    like = jax.eval_shape(model.build(c.model).init, jax.random.key(0))
+    first, second = (checkpoint.load_params(trained / r / "checkpoints/final", like) for r in ("runs/base-shapes", STAGE2))
+    changed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, a), b in zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True)
+        if not np.array_equal(a, b)
+    }
+    detector = {x for x in changed if x.startswith("detector/")}
+    assert detector == {f"detector/box_predictor/{x}" for x in ("cls_score/kernel", "bbox_pred/kernel", "bbox_pred/bias")}
+    assert any(x.startswith("mask_head/") for x in changed)
+
+
+def test_finished_run_is_not_repeated(trained):
+    out = launch("train", *flags(trained, "base.py"), cwd=trained)
+    assert "compiling" not in out.stderr
+
+
+def test_export_and_sample(trained):
+    launch("export", *flags(trained, "fewshot.py:shots=2,seed=1"), "--output", "model", cwd=trained)
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (128, 128)), ("b", (200, 90))):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(trained / f"{name}.png")
+    (trained / "broken.jpg").write_text("no image")
+    out = launch("sample", "--model", "model", "--output", "drawn", "a.png", "broken.jpg", "b.png", cwd=trained, ok=False)
+    assert "broken.jpg" in out.stderr and len(out.stderr.strip().splitlines()) < 6
+    made = {p.name for p in (trained / "drawn").rglob("*")}
+    assert any("a" in n and n.endswith(".png") for n in made) and any(n.endswith(".json") for n in made)
+
+
+def test_report(trained):
+    launch("report", "runs/base-shapes", STAGE2, "--output", "report", cwd=trained, ok=False)  # stage 1: no metrics
+    launch("report", STAGE2, "--output", "report", cwd=trained)
+    page = (trained / "report" / "index.html").read_text()
+    assert "segm" in page and "data:image/png" in page and "http://" not in page
+
+
+@pytest.mark.parametrize(
+    "script, config, changes, words",
+    [
+        ("train", "base.py", {"train.mask.stepz": 3}, "stepz"),
+        ("train", "base.py:coco", {"data.root": "nowhere"}, "nowhere"),
+        ("train", "base.py", {"train.mask.lr": 0.5}, "train.mask.lr"),  # the workdir is another config's
+        ("train", "fewshot.py:shots=9", {}, "slots"),
+        ("train", "fewshot.py:shots=5,seed=7", {"init_from": "runs/none"}, "runs/none"),
+        ("evaluate", "fewshot.py:shots=3", {}, "train first"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_sentence(trained, script, config, changes, words):
+    out = launch(script, *flags(trained, config, **changes), cwd=trained, ok=False)
+    assert words in out.stderr and len(out.stderr.strip().splitlines()) == 1, out.stderr
+
+
+def test_interrupted_training_goes_on(trained, tmp_path):
+    """A run that is stopped after its first checkpoint ends with the same weights as one that is not."""
+    shutil.copytree(trained / "data", tmp_path / "data")
+    command = [sys.executable, "-c", STOPPED, str(ROOT), *flags(tmp_path, "base.py")]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    out = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    assert "Stopped" in out.stderr, out.stderr[-2000:]
+    assert (tmp_path / "runs/base-shapes/checkpoints/detector/2").is_dir()
+    launch("train", *flags(tmp_path, "base.py"), cwd=tmp_path)
+    launch("evaluate", *flags(tmp_path, "base.py"), cwd=tmp_path)
+    launch("evaluate", *flags(trained, "base.py"), cwd=trained)
+    a, b = (json.loads((f / "runs/base-shapes/metrics.json").read_text()) for f in (tmp_path, trained))
+    assert a["metrics"] == b["metrics"]
+
+
+STOPPED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from maskdiff_jax import writer
+class Stopped(Exception): pass
+def write(self, step, metrics, old=writer.Writer.write):
+    old(self, step, metrics)
+    if step == 4: raise Stopped
+writer.Writer.write = write
+from launch import train, cli
+cli.run(train.main)
+"""
