@@ -7,8 +7,9 @@ Starts from the matching stage-1 run (or ``--config.init_from=WORKDIR``); backbo
 fully connected layers stay as they are. Only what differs from ``configs/base.py`` stands here.
 """
 
-from configs import base
 from ml_collections import ConfigDict
+
+from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
-from launch import cli
 from ml_collections import ConfigDict
+
+from launch import cli
 
 _FRESH = flags.DEFINE_bool("fresh", False, "Forget an earlier result and train again.")
 _SCALE = flags.DEFINE_float("scale", 0.0, "Multiplies the training steps; 0: 1 on a CPU, 4 on a GPU.")
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> None:
     cli.reject_arguments(argv)
     cli.set_up_jax()
     import jax
+
     from configs import base, fewshot
     from maskdiff_jax import evaluate, report, train
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch import cli
 from ml_collections import ConfigDict
+
+from launch import cli
 
 
 def main(config: ConfigDict, workdir: Path) -> None:

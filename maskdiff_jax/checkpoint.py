@@ -40,7 +40,8 @@ class PhaseCheckpoints:
 
     def save(self, state: TrainState, data: Any) -> None:
         """Saves a state and the data iterator's position (anything json holds)."""
-        self._manager.save_async(int(jax.device_get(state.step)), state._asdict(), custom_metadata={"data": data}, force=True)
+        step = int(jax.device_get(state.step))
+        self._manager.save_async(step, state._asdict(), custom_metadata={"data": data}, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
         """The newest state and data position, on the shardings of ``like``; None where nothing was saved.

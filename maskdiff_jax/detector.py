@@ -182,8 +182,8 @@ def _check(s: Settings) -> None:
         raise ValueError(f"detector.fpn_min_level is {s.fpn_min_level}: choose 2, 3, 4 or 5")
     if len(s.anchor_sizes) != levels:
         raise ValueError(
-            f"detector.anchor_sizes has {len(s.anchor_sizes)} entries: give {levels}, one for each level from "
-            f"fpn_min_level {s.fpn_min_level} to {LAST}"
+            f"detector.anchor_sizes has {len(s.anchor_sizes)} entries: give {levels}, one for each level "
+            f"from fpn_min_level {s.fpn_min_level} to {LAST}"
         )
     if len(s.blocks) != 4:
         raise ValueError(f"detector.blocks has {len(s.blocks)} entries: give 4, for res2 to res5")
@@ -239,9 +239,7 @@ def rpn(s: Settings, nets: Nets, params: PyTree, maps: Features) -> Anchors:
 def propose(s: Settings, anchors: Anchors, image_hw: Array, *, pre_nms: int, count: int) -> select.Proposals:
     """[B, P, 4] proposals; no gradient flows through them."""
     logits, deltas = jax.lax.stop_gradient((anchors.logits, anchors.deltas))
-    one = functools.partial(
-        select.propose, anchors.boxes, pre_nms=pre_nms, threshold=s.rpn_nms, count=count
-    )
+    one = functools.partial(select.propose, anchors.boxes, pre_nms=pre_nms, threshold=s.rpn_nms, count=count)
     return jax.vmap(one)(logits, deltas, anchors.inside, image_hw)
 
 
@@ -250,10 +248,10 @@ def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) 
     levels = {level: x for level, x in maps.levels.items() if level < LAST}
     extents = {level: maps.extents[level] for level in levels}
 
+    options = dict(size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical)
+
     def one(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
-        return roi_align.multilevel_roi_align(
-            levels, boxes, size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical, extents=extents
-        )
+        return roi_align.multilevel_roi_align(levels, boxes, extents=extents, **options)
 
     return nets.box_head.apply({"params": params["box_head"]}, jax.vmap(one)(levels, boxes, extents))
 
@@ -277,7 +275,10 @@ def _loss(
 
     maps = features(s, nets, params, batch.image, batch.image_hw)
     anchors = rpn(s, nets, params, maps)
-    join = lambda by_level, axis: jnp.concatenate(list(by_level.values()), axis)
+    boxes_all = jnp.concatenate(list(anchors.boxes.values()))
+    logits_all, deltas_all, inside_all = (
+        jnp.concatenate(list(v.values()), 1) for v in (anchors.logits, anchors.deltas, anchors.inside)
+    )
     draw_anchors = functools.partial(
         assign.sample_anchors,
         thresholds=s.rpn_iou,
@@ -286,10 +287,10 @@ def _loss(
         weights=select.RPN_WEIGHTS,
     )
     index, is_fg, used, wanted = jax.vmap(draw_anchors, (0, None, 0, 0))(
-        keys[:, 0], join(anchors.boxes, 0), join(anchors.inside, 1), gt
+        keys[:, 0], boxes_all, inside_all, gt
     )
-    logits = jnp.take_along_axis(join(anchors.logits, 1), index, 1)
-    deltas = jnp.take_along_axis(join(anchors.deltas, 1), index[..., None], 1)
+    logits = jnp.take_along_axis(logits_all, index, 1)
+    deltas = jnp.take_along_axis(deltas_all, index[..., None], 1)
     rpn_cls, rpn_box = losses.rpn_losses(
         logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta
     )

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskdiff_jax import pictures, segment, stages
 from maskdiff_jax.data import fewshot, pipeline
-from maskdiff_jax.data.coco import Records, ground_truth
+from maskdiff_jax.data.coco import Records, encode_mask, ground_truth
 from maskdiff_jax.loop import read_seconds
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Support
@@ -119,7 +119,7 @@ def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, recor
         for i, (h, w) in enumerate(hw):
             results.append(
                 _result(int(objects.image_id[i]), ids[objects.class_id[i]], objects.score[i], objects.box[i])
-                | {"segmentation": encode(pasted[i, :h, :w])}
+                | {"segmentation": encode_mask(pasted[i, :h, :w])}
             )
     results += [_result(image_id, ids[c], score, box) for image_id, c, score, box in maskless]
     return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless)
@@ -133,12 +133,6 @@ def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> d
         "score": round(float(score), 5),
         "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
     }
-
-
-def encode(mask: np.ndarray) -> dict:
-    """[h, w] bool -> run-length code with text counts."""
-    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(v) for v in code["size"]], "counts": code["counts"].decode()}
 
 
 def groups(records: Records, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -225,7 +219,7 @@ def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, rec
     for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
         for i, (h, w) in enumerate(hw):
             annotation = truth[int(objects.image_id[i])][objects.rank[i]]
-            iou = rle.iou([rle.encode(np.asfortranarray(pasted[i, :h, :w].astype(np.uint8)))], [annotation.rle], [0])
+            iou = rle.iou([encode_mask(pasted[i, :h, :w])], [annotation.rle], [0])
             values.setdefault(annotation.class_id, []).append(float(iou[0, 0]))
     return values
 

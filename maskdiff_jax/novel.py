@@ -34,7 +34,7 @@ def take_rows(predictor: PyTree, source: PyTree, ids: np.ndarray, num_classes: i
 
 def fresh_rows(predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> PyTree:
     """Random novel rows: classes N(0, 0.01) as TFA's "randinit"; boxes the mean of the base classes' rows."""
-    columns = {leaf: w for leaf, w in predictor["cls_score"].items()}
+    columns = dict(predictor["cls_score"])
     rows = 0.01 * jax.random.normal(key, (columns["kernel"].shape[0], len(novel)))
     columns["kernel"] = columns["kernel"].at[:, novel].set(rows)
     if "bias" in columns:

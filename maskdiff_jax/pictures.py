@@ -88,12 +88,15 @@ def _mask_strips(config, folder, model, params, records, support, segmenter) -> 
     regions = np.stack([r for r, _, _ in examples])
     classes = np.array([c for _, _, c in examples], np.int32)
     f = config.model.mask.diffusion
-    size, b = config.model.mask.size, f.signal_scale
+    b = f.signal_scale
 
     clean = jnp.asarray(2.0 * examples[0][1] - 1.0) * b
-    chain = diffusion.noise_chain(diffusion.make_schedule(f.schedule, f.timesteps), jax.random.key(0), clean)
-    at = np.unique(np.round(np.linspace(0, f.timesteps - 1, STRIP - 1)).astype(int))
-    images = [examples[0][1], *(np.asarray(chain[t]) / (4 * b) + 0.5 for t in at)]
+    schedule = diffusion.make_schedule(f.schedule, f.timesteps)
+    chain = diffusion.noise_chain(schedule, jax.random.key(0), clean)
+    # evenly spaced in what is left of the mask, from most of it to nearly nothing
+    left = np.linspace(0.95, 0.05, STRIP - 1)
+    at = np.unique([np.abs(schedule.sqrt_alphas_cumprod - x).argmin() for x in left])
+    images = [examples[0][1], *(np.asarray(chain[t]) / (2 * b) + 0.5 for t in at)]
     captions = ["mask", *(f"t = {t + 1}" for t in at)]
     _save(folder / "forward.png", visualize.strip(images, captions))
 
@@ -107,19 +110,23 @@ def _mask_strips(config, folder, model, params, records, support, segmenter) -> 
     y, x0 = draws[0]
     steps = np.unique(np.round(np.linspace(0, len(y) - 1, STRIP)).astype(int))
     rows = [
-        visualize.strip([regions[0], *(y[s, 0] / (4 * b) + 0.5 for s in steps)], ["region", *(f"step {s + 1}: y" for s in steps)]),
+        visualize.strip(
+            [regions[0], *(y[s, 0] for s in steps)], ["region", *(f"step {s + 1}: y" for s in steps)]
+        ),
         visualize.strip([examples[0][1], *(x0[s, 0] for s in steps)], ["truth", *("estimate" for _ in steps)]),
     ]
     _save(folder / "denoising.png", visualize.above(rows))
     sheets = [
         visualize.samples(
-            regions[i], examples[i][1], [d[1][-1, i] for d in draws],
-            title=records.categories[classes[i]].name + (" (novel)" if records.categories[classes[i]].novel else ""),
+            regions[i], examples[i][1], [d[1][-1, i] for d in draws], title=_title(records.categories[classes[i]])
         )
         for i in range(len(classes))
     ]  # fmt: skip
-    assert size == regions.shape[1]
     _save(folder / "samples.png", visualize.above(sheets))
+
+
+def _title(category) -> str:
+    return category.name + (" (novel)" if category.novel else "")
 
 
 def _examples(config, records: Records, segmenter, params, count: int = 5) -> list:

@@ -32,7 +32,8 @@ class Segmenter(NamedTuple):
 
     detect: Any  # params, batch, active -> boxes [B, D, 4] original px, scores, classes, regions [B, top_n, M, M, 3]
     crop: Any  # batch, boxes [B, n, 4] original px -> regions [B, n, M, M, 3] uint8
-    draw: Any  # params, Objects -> soft masks [n, M, M] in [0, 1], pasted [n, H, W] bool
+    draw: Any  # params, key, Objects, original hw [n, 2] -> soft masks [n, M, M] in [0, 1], pasted [n, H, W] bool
+    noise: Array  # key of the sampler's noise
     mask_batch: int
 
 
@@ -75,11 +76,10 @@ def make_segmenter(
         return boxes, found.scores, found.classes, crop(batch, boxes[:, :top_n])
 
     shots = jnp.asarray(support.shots)
-    seed = jax.random.key(noise_seed)
 
-    def draw(params: PyTree, objects: Objects, original_hw: Array):
+    def draw(params: PyTree, noise: Array, objects: Objects, original_hw: Array):
         def key_of(image_id, rank):
-            return jax.random.fold_in(jax.random.fold_in(seed, image_id), rank)
+            return jax.random.fold_in(jax.random.fold_in(noise, image_id), rank)
 
         keys = jax.vmap(key_of)(objects.image_id, objects.rank)
         of_class = shots[objects.class_id]
@@ -93,7 +93,7 @@ def make_segmenter(
         pasted = jax.vmap(lambda m, b: mask_ops.paste(m, b, canvas))(soft, boxes)
         return soft, pasted >= threshold
 
-    return Segmenter(jax.jit(detect), jax.jit(crop), jax.jit(draw), mask_batch)
+    return Segmenter(jax.jit(detect), jax.jit(crop), jax.jit(draw), jax.random.key(noise_seed), mask_batch)
 
 
 def draw_masks(
@@ -129,7 +129,7 @@ def _join(parts: list) -> tuple[Objects, np.ndarray]:
 def _draw(segmenter: Segmenter, params: PyTree, objects: Objects, hw: np.ndarray):
     n, full = len(hw), segmenter.mask_batch
     padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], full - n, 0)]), (objects, hw))
-    soft, pasted = jax.device_get(segmenter.draw(params, *padded))
+    soft, pasted = jax.device_get(segmenter.draw(params, segmenter.noise, *padded))
     return objects, hw, soft[:n], pasted[:n]
 
 

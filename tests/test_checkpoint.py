@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from maskdiff_jax import checkpoint
 from maskdiff_jax.types import Support, TrainState
 
@@ -44,7 +45,8 @@ def test_params_of_another_model_are_refused(tmp_path):
     params = {"a": {"w": jnp.arange(3.0)}}
     checkpoint.save_params(tmp_path / "p", params)
     equal(checkpoint.load_params(tmp_path / "p", params), params)
-    for other in ({"a": {"w": jnp.zeros(4)}}, {"b": {"w": jnp.zeros(3)}}, {"a": {"w": jnp.zeros(3), "b": jnp.zeros(1)}}):
+    more = {"a": {"w": jnp.zeros(3), "b": jnp.zeros(1)}}
+    for other in ({"a": {"w": jnp.zeros(4)}}, {"b": {"w": jnp.zeros(3)}}, more):
         with pytest.raises(ValueError, match="of another model"):
             checkpoint.load_params(tmp_path / "p", other)
     with pytest.raises(FileNotFoundError, match="train first"):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from configs import base, fewshot
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+
 from configs import base
 from maskdiff_jax import checkpoint, loop, optim, sharding
 from maskdiff_jax.types import TrainState
-from ml_collections import ConfigDict
 
 
 class Counter:

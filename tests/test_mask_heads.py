@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from configs import base
 
+from configs import base
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import mask_heads
 from maskdiff_jax.types import MaskBatch

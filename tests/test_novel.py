@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from maskdiff_jax import novel
 
 C, F = 5, 16

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from maskdiff_jax import optim
 
 PARAMS = {"a": {"w": jnp.ones(2)}, "b": {"w": jnp.full(3, 2.0)}}
@@ -35,7 +36,8 @@ def test_split_merge_round_trip():
 
 def test_warmup_and_decay_are_detectron2s():
     at = optim.make_schedule(steps=1000, lr=0.02, schedule="step", decay_at=(0.5, 0.9), warmup=100)
-    for step, want in [(0, 0.02 * 0.001), (50, 0.02 * (0.0005 + 0.5)), (100, 0.02), (499, 0.02), (501, 0.002), (950, 2e-4)]:
+    table = [(0, 0.02 * 0.001), (50, 0.02 * (0.0005 + 0.5)), (100, 0.02), (499, 0.02), (501, 0.002), (950, 2e-4)]
+    for step, want in table:
         np.testing.assert_allclose(at(step), want, rtol=1e-5)
     at = optim.make_schedule(steps=100, lr=1.0, schedule="cosine", decay_at=(), warmup=0)
     np.testing.assert_allclose([at(0), at(50), at(100)], [1.0, 0.5, 0.0], atol=1e-6)
@@ -66,7 +68,8 @@ def test_adamw_decays_apart_from_the_gradient():
 
 def test_combine_gives_each_label_its_own_rule():
     labels = {"a/w": "slow", "b/w": "fast"}
-    tx = optim.combine({"slow": optim.make_optimizer(**fields(lr=0.1)), "fast": optim.make_optimizer(**fields(lr=1.0))}, labels)
+    rules = {name: optim.make_optimizer(**fields(lr=lr)) for name, lr in (("slow", 0.1), ("fast", 1.0))}
+    tx = optim.combine(rules, labels)
     flat, _ = optim.split(PARAMS, labels)
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, flat), tx.init(flat), flat)
     np.testing.assert_allclose(updates["a/w"], -0.1)

@@ -68,7 +68,9 @@ def test_parity_matcher(name, rows):
         "masked": (np.array([True, True, True, not rows]), iou),  # a padded row must be as good as none
     }.values():
         valid = np.ones(len(matrix), bool) if valid is None else valid
-        index, label = assign.match(matrix, valid, thresholds=thresholds, labels=labels, low_quality=low_quality)
+        index, label = assign.match(
+            matrix, valid, thresholds=thresholds, labels=labels, low_quality=low_quality
+        )
         np.testing.assert_array_equal(index, z[f"matcher/{name}{rows}/match"])
         np.testing.assert_array_equal(label, z[f"matcher/{name}{rows}/label"])
 
@@ -222,9 +224,7 @@ def test_parity_roi_pooler():
         maps = {l: jnp.moveaxis(z[f"feature_p{l}"][i], 0, -1) for l in range(2, 6)}
         level = roi_align.assign_level(box, canonical=(224.0, 4), lowest=2, highest=5)
         np.testing.assert_array_equal(level, z["level"][part])
-        pool = functools.partial(
-            roi_align.multilevel_roi_align, boxes=box, sampling=0, canonical=(224.0, 4)
-        )
+        pool = functools.partial(roi_align.multilevel_roi_align, boxes=box, sampling=0, canonical=(224.0, 4))
         for size in (7, 14):
             got = jnp.moveaxis(jax.jit(functools.partial(pool, size=size))(maps), -1, 1)
             assert relative(got, z[f"pooled{size}"][part]) <= 2e-5

@@ -68,7 +68,8 @@ def test_training_leaves_what_others_rely_on(trained):
 def test_metrics_describe_themselves(trained):
     m = json.loads((trained / STAGE2 / "metrics.json").read_text())
     assert (m["stage"], m["preset"], m["shots"], m["seed"], m["noise_seed"]) == ("fewshot", "shapes", 2, 1, 0)
-    for name in ("bbox/AP", "bbox/AP50", "segm/AP", "segm/base/AP50", "segm/novel/AP50", "mask_iou/all", "mask_iou/novel"):
+    names = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/base/AP50", "segm/novel/AP50", "mask_iou/all", "mask_iou/novel")
+    for name in names:
         assert 0.0 <= m["metrics"][name] <= 100.0
     assert m["metrics"]["images"] == 6 and m["metrics"]["mask_iou/all"] > 0
     assert set(m["seconds"]) == {"novel", "joint", "evaluation"}
@@ -89,6 +90,7 @@ def test_evaluation_again_gives_the_same(trained):
 
 def test_stage_2_freezes_the_features(trained):
     import jax
+
     from configs import base
     from maskdiff_jax import checkpoint, model
 
@@ -98,14 +100,16 @@ def test_stage_2_freezes_the_features(trained):
         {k: eval(v) if isinstance(v, str) else v for k, v in TINY.items() if k.startswith("model")}
     )
     like = jax.eval_shape(model.build(c.model).init, jax.random.key(0))
-    first, second = (checkpoint.load_params(trained / r / "checkpoints/final", like) for r in ("runs/base-shapes", STAGE2))
+    folders = [trained / run / "checkpoints/final" for run in ("runs/base-shapes", STAGE2)]
+    first, second = (checkpoint.load_params(folder, like) for folder in folders)
     changed = {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for (path, a), b in zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True)
         if not np.array_equal(a, b)
     }
     detector = {x for x in changed if x.startswith("detector/")}
-    assert detector == {f"detector/box_predictor/{x}" for x in ("cls_score/kernel", "bbox_pred/kernel", "bbox_pred/bias")}
+    trained_part = ("cls_score/kernel", "bbox_pred/kernel", "bbox_pred/bias")
+    assert detector == {f"detector/box_predictor/{x}" for x in trained_part}
     assert any(x.startswith("mask_head/") for x in changed)
 
 
@@ -120,7 +124,8 @@ def test_export_and_sample(trained):
     for name, size in (("a", (128, 128)), ("b", (200, 90))):
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(trained / f"{name}.png")
     (trained / "broken.jpg").write_text("no image")
-    out = launch("sample", "--model", "model", "--output", "drawn", "a.png", "broken.jpg", "b.png", cwd=trained, ok=False)
+    images = ("a.png", "broken.jpg", "b.png")
+    out = launch("sample", "--model", "model", "--output", "drawn", *images, cwd=trained, ok=False)
     assert "broken.jpg" in out.stderr and len(out.stderr.strip().splitlines()) < 6
     made = {p.name for p in (trained / "drawn").rglob("*")}
     assert any("a" in n and n.endswith(".png") for n in made) and any(n.endswith(".json") for n in made)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+
 from maskdiff_jax import sharding
 
 ROOT = Path(__file__).resolve().parent.parent

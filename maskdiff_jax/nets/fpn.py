@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from maskdiff_jax.nets.conv import Conv
 from maskdiff_jax.types import Array
 
 XAVIER = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # PyTorch's kaiming_uniform with a = 1
@@ -35,19 +36,13 @@ class FPN(nn.Module):
         out: dict[int, Array] = {}
         above = None
         for level in sorted((l for l in stages if l >= self.lowest), reverse=True):
-            lateral = nn.Conv(
-                self.features, (1, 1), dtype=self.dtype, kernel_init=XAVIER, name=f"lateral{level}"
-            )
-            x = lateral(stages[level])
+            x = Conv(self.features, 1, XAVIER, self.dtype, name=f"lateral{level}")(stages[level])
             if above is not None:
                 x += upsample(above)
             if masks is not None:
                 x *= masks[level]
             above = x
-            conv = nn.Conv(
-                self.features, (3, 3), padding=1, dtype=self.dtype, kernel_init=XAVIER, name=f"output{level}"
-            )
-            out[level] = conv(x)
+            out[level] = Conv(self.features, 3, XAVIER, self.dtype, name=f"output{level}")(x)
             if masks is not None:
                 out[level] *= masks[level]
         out[6] = out[5][:, ::2, ::2]

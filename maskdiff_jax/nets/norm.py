@@ -47,7 +47,7 @@ class GroupNorm(nn.Module):
         """
         n, c = x.shape[0], x.shape[-1]
         if c % self.groups:
-            raise ValueError(f"GroupNorm cannot split {c} channels into {self.groups} groups: change the width")
+            raise ValueError(f"GroupNorm cannot split {c} channels into {self.groups} groups: change width")
         gamma = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
 
@@ -58,13 +58,13 @@ class GroupNorm(nn.Module):
         else:
             mask = mask.astype(jnp.float32)
             seen, cells = f * mask, jnp.maximum(mask.sum(space), 1.0)[..., None]
-        size = cells * (c // self.groups)
-        grouped = lambda v: v.reshape(n, self.groups, -1).sum(-1, keepdims=True) / size
-        mean = grouped(seen.sum(space))
+        sums = jnp.stack([seen.sum(space), (seen * f).sum(space)]).reshape(2, n, self.groups, -1)
+        mean, square = sums.sum(-1, keepdims=True) / (cells * (c // self.groups))
         # rounding may push a constant group's variance below zero
-        var = jnp.maximum(grouped((seen * f).sum(space)) - mean * mean, 0.0)
-        inv = jnp.broadcast_to(jax.lax.rsqrt(var + self.eps), (n, self.groups, c // self.groups)).reshape(n, c)
-        mean = jnp.broadcast_to(mean, (n, self.groups, c // self.groups)).reshape(n, c)
+        inv = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.eps)
+        inv, mean = (
+            jnp.broadcast_to(v, (n, self.groups, c // self.groups)).reshape(n, c) for v in (inv, mean)
+        )
         a = inv * gamma
         b = beta - mean * a
         if scale is not None:

@@ -5,8 +5,10 @@ C classes (background is class C), F channels, A anchors per cell, R boxes.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from maskdiff_jax.nets.conv import Conv
 from maskdiff_jax.nets.fpn import XAVIER
 from maskdiff_jax.types import Array
 
@@ -37,14 +39,17 @@ class RPNHead(nn.Module):
         """
         channels = next(iter(features.values())).shape[-1]
         small = nn.initializers.normal(0.01)
-        conv = nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=small, name="conv")
-        objectness = nn.Conv(self.anchors, (1, 1), dtype=self.dtype, kernel_init=small, name="objectness")
-        regress = nn.Conv(4 * self.anchors, (1, 1), dtype=self.dtype, kernel_init=small, name="deltas")
-        logits, deltas = {}, {}
-        for level, x in features.items():
-            x = nn.relu(conv(x))
-            logits[level] = objectness(x).astype(jnp.float32).reshape(x.shape[0], -1)
-            deltas[level] = regress(x).astype(jnp.float32).reshape(x.shape[0], -1, 4)
+        shared = Conv(channels, 3, small, self.dtype, name="conv")
+        cells = [nn.relu(shared(x)) for x in features.values()]
+        # the 1x1 layers see the cells of all levels as one row
+        row = jnp.concatenate([x.reshape(x.shape[0], 1, -1, channels) for x in cells], 2)
+        logits = Conv(self.anchors, 1, small, self.dtype, name="objectness")(row)
+        deltas = Conv(4 * self.anchors, 1, small, self.dtype, name="deltas")(row)
+        logits = logits.astype(jnp.float32).reshape(len(row), -1)
+        deltas = deltas.astype(jnp.float32).reshape(len(row), -1, 4)
+        ends = np.cumsum([x.shape[1] * x.shape[2] * self.anchors for x in cells])[:-1]
+        split = (jnp.split(v, ends, 1) for v in (logits, deltas))
+        logits, deltas = (dict(zip(features, parts, strict=True)) for parts in split)
         return logits, deltas
 
 
@@ -89,14 +94,13 @@ class BoxPredictor(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[..., F] -> logits [..., C + 1] and deltas [..., C or 1, 4], float32."""
         if self.classifier == "linear":
-            dense = nn.Dense(
-                self.num_classes + 1, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="cls_score"
-            )
+            small = nn.initializers.normal(0.01)
+            dense = nn.Dense(self.num_classes + 1, dtype=self.dtype, kernel_init=small, name="cls_score")
             logits = dense(x).astype(jnp.float32)
         elif self.classifier == "cosine":
             logits = Cosine(self.num_classes + 1, self.cosine_scale, self.dtype, name="cls_score")(x)
         else:
-            raise ValueError(f"unknown classifier '{self.classifier}' of the detector: choose cosine or linear")
+            raise ValueError(f"unknown detector.classifier '{self.classifier}': choose cosine or linear")
         boxes = 1 if self.agnostic else self.num_classes
         tiny = nn.initializers.normal(0.001)
         deltas = nn.Dense(4 * boxes, dtype=self.dtype, kernel_init=tiny, name="bbox_pred")(x)
@@ -156,5 +160,3 @@ def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = j
 def _unit_columns(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     w = jax.random.normal(key, shape, dtype)
     return w / jnp.linalg.norm(w, axis=0)
-
-

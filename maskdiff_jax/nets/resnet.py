@@ -1,12 +1,10 @@
-"""ResNet with bottleneck blocks [He et al. 2016; detectron2 modeling/backbone/resnet.py], NHWC.
-
-Paddings are written out as PyTorch uses them: XLA's "SAME" pads stride-2 layers on one side only.
-"""
+"""ResNet with bottleneck blocks [He et al. 2016; detectron2 modeling/backbone/resnet.py], NHWC."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from maskdiff_jax.nets.conv import conv
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.types import Array
 
@@ -28,9 +26,12 @@ class FrozenBatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[N, H, W, C] -> the same, scaled by scale / sqrt(var + eps) around mean, plus bias."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        leaf = lambda name, fill: jax.lax.stop_gradient(self.param(name, fill, x.shape[-1:], jnp.float32))
-        a = leaf("scale", ones) * jax.lax.rsqrt(leaf("var", ones) + self.eps)
-        b = leaf("bias", zeros) - leaf("mean", zeros) * a
+        fills = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+        leaf = {
+            k: jax.lax.stop_gradient(self.param(k, f, x.shape[-1:], jnp.float32)) for k, f in fills.items()
+        }
+        a = leaf["scale"] * jax.lax.rsqrt(leaf["var"] + self.eps)
+        b = leaf["bias"] - leaf["mean"] * a
         y = x.astype(jnp.float32) * a + b
         return (nn.relu(y) if self.act else y).astype(x.dtype)
 
@@ -60,11 +61,8 @@ class ConvNorm(nn.Module):
         part only.
         """
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", _MSRA, shape, jnp.float32).astype(x.dtype)
-        pad = (self.kernel // 2,) * 2
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride,) * 2, (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        kernel = self.param("kernel", _MSRA, shape, jnp.float32)
+        y = conv(x, kernel.astype(x.dtype), stride=self.stride)
         if self.norm == "frozen_bn":
             return FrozenBatchNorm(self.act, name="norm")(y)
         if self.norm == "group":
@@ -98,8 +96,8 @@ class Bottleneck(nn.Module):
         y = ConvNorm(inner, 3, s3, self.norm, name="conv2")(y, mask_out)
         y = ConvNorm(self.features, 1, 1, self.norm, act=False, name="conv3")(y, mask_out)
         if x.shape[-1] != self.features or self.stride != 1:
-            conv = ConvNorm(self.features, 1, self.stride, self.norm, act=False, name="shortcut")
-            x = conv(x, mask_out)
+            shortcut = ConvNorm(self.features, 1, self.stride, self.norm, act=False, name="shortcut")
+            x = shortcut(x, mask_out)
         return nn.relu(y + x)
 
 
@@ -144,21 +142,21 @@ class ResNet(nn.Module):
         Args:
           x: [N, H, W, 3] normalised pixels, H and W multiples of 32.
           masks: level -> [N, H / 2**level, W / 2**level, 1] in the dtype of `x` for levels 1..5, 1 where the
-            image is and 0 in the canvas around it; None where images fill their canvas. With masks the result does not
-            depend on the size of the canvas.
+            image is and 0 in the canvas around it; None where images fill their canvas. With masks the
+            result does not depend on the size of the canvas.
 
         Returns:
           level 2..5 -> [N, H / 2**level, W / 2**level, 4 * width * 2**(level - 2)]. Outside the masks the
           values mean nothing.
         """
-        at = lambda level: None if masks is None else masks[level]
-        x = Stem(self.width, self.norm, name="stem")(x, at(1))
+        at = dict.fromkeys(range(1, 6)) if masks is None else masks
+        x = Stem(self.width, self.norm, name="stem")(x, at[1])
         out = {}
         for i, count in enumerate(self.blocks):
             level = i + 2
             features = 4 * self.width * 2**i
             stage = Stage(features, count, 2 if i else 1, self.stride_in_1x1, self.norm, name=f"res{level}")
-            x = out[level] = stage(x, at(level - 1 if i else level), at(level))
+            x = out[level] = stage(x, at[level - 1 if i else level], at[level])
         return out
 
 
@@ -183,10 +181,10 @@ def _max_pool(x: Array) -> Array:
     Written with slices: on a CPU the gradient of XLA's window reduction is many times slower.
     """
     for axis in (1, 2):
+        size = x.shape[axis]
         pad = [(0, 0)] * 4
         pad[axis] = (1, 0)
         padded = jnp.pad(x, pad)
-        size = x.shape[axis]
-        take = lambda start, p=padded, a=axis, n=size: jax.lax.slice_in_dim(p, start, start + n - 1, 2, a)
-        x = jnp.maximum(jnp.maximum(take(0), take(1)), take(2))
+        first, middle, last = (jax.lax.slice_in_dim(padded, i, i + size - 1, 2, axis) for i in range(3))
+        x = jnp.maximum(jnp.maximum(first, middle), last)
     return x

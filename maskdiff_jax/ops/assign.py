@@ -66,14 +66,15 @@ def sample(key: Array, label: Array, *, count: int, positive: float) -> tuple[Ar
     """
     size = label.shape[0]
     order = jax.random.uniform(key, (size,))
-    pick = lambda wanted, k: jax.lax.top_k(jnp.where(label == wanted, order, -1.0), min(k, size))[1]
-    limit = int(count * positive)
-    fg, bg = pick(1, max(limit, 1)), pick(0, count)  # drawn apart: one list each, at random
-    n_fg = jnp.minimum((label == 1).sum(), min(limit, size))
+    most = int(count * positive)
+    fg = jax.lax.top_k(jnp.where(label == 1, order, -1.0), min(max(most, 1), size))[1]
+    bg = jax.lax.top_k(jnp.where(label == 0, order, -1.0), min(count, size))[1]
+    n_fg = jnp.minimum((label == 1).sum(), min(most, size))
     n_bg = jnp.minimum((label == 0).sum(), jnp.minimum(count - n_fg, size))
     slot = jnp.arange(count)
     is_fg = slot < n_fg
-    index = jnp.where(is_fg, fg[jnp.minimum(slot, fg.shape[0] - 1)], bg[jnp.clip(slot - n_fg, 0, bg.shape[0] - 1)])
+    from_fg, from_bg = jnp.minimum(slot, len(fg) - 1), jnp.clip(slot - n_fg, 0, len(bg) - 1)
+    index = jnp.where(is_fg, fg[from_fg], bg[from_bg])
     return index.astype(jnp.int32), is_fg, slot < n_fg + n_bg
 
 

@@ -32,7 +32,14 @@ def nms(
 
 
 def nms_top(
-    boxes: Array, scores: Array, threshold: float, *, count: int, classes: Array, valid: Array, block: int = 256
+    boxes: Array,
+    scores: Array,
+    threshold: float,
+    *,
+    count: int,
+    classes: Array,
+    valid: Array,
+    block: int = 256,
 ) -> tuple[Array, Array]:
     """The `count` best boxes that class-aware greedy suppression keeps, without an [A, A] matrix.
 

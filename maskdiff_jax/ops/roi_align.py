@@ -84,13 +84,11 @@ def _pool(features, boxes, level, *, size, sampling, extents):
     r = boxes.shape[0]
     if r <= piece:
         return _separable(features, boxes, level, extents, size)
-    pieces = -(-r // piece)
-    pad = pieces * piece - r
-    chunk = lambda v: jnp.pad(v, ((0, pad),) + ((0, 0),) * (v.ndim - 1)).reshape(pieces, piece, *v.shape[1:])
-    out = jax.lax.map(
-        lambda bl: _separable(features, *bl, extents, size), (chunk(boxes), chunk(level))
+    return jax.lax.map(
+        lambda one: _separable(features, one[0][None], one[1][None], extents, size)[0],
+        (boxes, level),
+        batch_size=piece,
     )
-    return out.reshape(-1, *out.shape[2:])[:r]
 
 
 def _separable(features, boxes, level, extents, size):
@@ -101,9 +99,11 @@ def _separable(features, boxes, level, extents, size):
         rows = _average(scaled[:, 1], scaled[:, 3], h, extents[l][0], size)
         cols = _average(scaled[:, 0], scaled[:, 2], w, extents[l][1], size)
         # boxes of other levels weigh nothing here, so that the levels simply add up
-        rows = jnp.where((level == l)[:, None, None], rows, 0.0).astype(feature.dtype)
-        lines = jnp.einsum("rih,hwf->riwf", rows, feature)
-        total += jnp.einsum("rjw,riwf->rijf", cols.astype(feature.dtype), lines)
+        rows = jnp.where((level == l)[:, None, None], rows, 0.0)
+        lines = jnp.einsum("rih,hwf->riwf", rows.astype(feature.dtype), feature)
+        # columns repeated per row of bins: a batch of products in the order in which `lines` lies
+        cols = jnp.broadcast_to(cols[:, None].astype(feature.dtype), (*rows.shape[:2], size, w))
+        total += cols @ lines
     return total
 
 
@@ -136,7 +136,10 @@ def _gathered(features, boxes, level, extents, size, sampling):
     table = jnp.concatenate([features[l].reshape(-1, features[l].shape[2]) for l in names])
     offsets = [sum(h * w for h, w, _ in shapes[:i]) for i in range(len(names))]
     which = level - names[0]
-    pick = lambda values: jnp.stack([jnp.asarray(v) for v in values])[which][:, None]
+
+    def pick(values):
+        """Each box's own entry of a list by level: [R, 1]."""
+        return jnp.stack([jnp.asarray(v) for v in values])[which][:, None]
 
     def taps(low, high, extent):
         """Lower cell, upper cell [R, S n] and their weights, zero for samples outside."""
@@ -160,4 +163,5 @@ def _gathered(features, boxes, level, extents, size, sampling):
             weight = (wy[:, :, None] * wx[:, None, :]).astype(table.dtype)
             total += table[cell] * weight[..., None]
     r, channels = boxes.shape[0], table.shape[1]
-    return total.reshape(r, size, sampling, size, sampling, channels).mean((2, 4))
+    total = total.reshape(r, size, sampling, size, sampling, channels)
+    return total.sum(4).sum(2) / sampling**2

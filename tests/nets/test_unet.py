@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs import base
 
+from configs import base
 from maskdiff_jax.nets import unet
 from maskdiff_jax.nets.unet import UNet, attention_levels
 
