@@ -157,7 +157,7 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
     """
     metrics, per_class, curves = {}, {}, {}
     truth = COCO()
-    truth.dataset = ground_truth(records)
+    truth.dataset = ground_truth(records)  # type: ignore[assignment]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     for kind in ("bbox", "segm"):
@@ -183,8 +183,7 @@ def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[i
         if results:
             found = truth.loadRes([dict(r) for r in results])
         else:
-            found.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"]}
-            found.dataset["annotations"] = []
+            found.dataset = truth.dataset | {"annotations": []}  # type: ignore[assignment]
             found.createIndex()
         judge = COCOeval(truth, found, kind)
         judge.params.catIds = category_ids

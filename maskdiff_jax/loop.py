@@ -7,9 +7,9 @@ which the next one starts.
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,27 @@ from maskdiff_jax.types import PyTree, TrainState
 from maskdiff_jax.writer import Writer
 
 
+class Loader(Protocol):
+    """An endless stream of host batches that can be taken up again where it was."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> Any:
+        """The position, as json holds it."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position."""
+        ...
+
+
 class Phase(NamedTuple):
     """One thing to train."""
 
     name: str
     steps: int
     loss: Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict]]  # params, key, batch -> loss, metrics
-    loader: Iterator  # of host batches; has get_state and set_state
+    loader: Loader
     patterns: list[tuple[str, str]]  # parameter name -> label of an optimiser, or frozen
     configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
 
@@ -34,7 +48,7 @@ class Phase(NamedTuple):
 class PairLoader:
     """Two loaders walked in step, as one."""
 
-    def __init__(self, first: Iterator, second: Iterator):
+    def __init__(self, first: Loader, second: Loader):
         self._both = (first, second)
 
     def __next__(self) -> tuple:

@@ -52,7 +52,7 @@ def condition(region: Array, shots: Array, *, slots: int, background: str) -> Ar
     """
     n, k, m = shots.shape[:3]
     if k > slots:
-        raise ValueError(f"{k} shots are given, the mask head has {slots} slots: train with mask.slots >= {k}")
+        raise ValueError(f"{k} shots are given to {slots} slots: train a mask head with mask.slots >= {k}")
     cut = masks.composite_shot(shots, background)
     cut = jnp.moveaxis(cut, 1, 3).reshape(n, m, m, 3 * k)
     cut = jnp.pad(cut, ((0, 0), (0, 0), (0, 0), (0, 3 * (slots - k))))

@@ -4,7 +4,7 @@ Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts
 classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint").
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from maskdiff_jax import checkpoint, novel, optim
 from maskdiff_jax.data import fewshot, pipeline
 from maskdiff_jax.data.coco import Records
-from maskdiff_jax.loop import PairLoader, Phase
+from maskdiff_jax.loop import Loader, PairLoader, Phase
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import PyTree
 
@@ -161,7 +161,7 @@ def draw_shots(config: ConfigDict, pool: Records) -> dict:
     )  # fmt: skip
 
 
-def _mask_loader(config: ConfigDict, crops) -> Iterator:
+def _mask_loader(config: ConfigDict, crops) -> Loader:
     k = config.model.mask
     return pipeline.mask_loader(
         crops, config.data, slots=k.slots, min_shots=k.min_shots, size=k.size,

@@ -42,7 +42,7 @@ def convert(state: Mapping[str, np.ndarray], table: Sequence[Rule], template: An
       ValueError: names that no rule or several rules match, leaves left empty or filled twice, shapes that
         differ; all of them in one message.
     """
-    want = flatten_dict(template, sep="/")
+    want: dict[str, Any] = flatten_dict(template, sep="/")  # type: ignore[assignment]
     out: dict[str, np.ndarray] = {}
     problems = []
     for name, w in state.items():

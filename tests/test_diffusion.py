@@ -17,8 +17,26 @@ def numbers(seed, shape=(3, 4, 4, 1)):
 @pytest.mark.parametrize(
     ("name", "abar"),
     [
-        ("linear", [0.99990, 0.8970, 0.6590, 0.3964, 0.1951, 0.07859, 0.02588, 0.006966, 0.001532, 0.000275, 4.04e-5]),
-        ("cosine", [0.99996, 0.9721, 0.8987, 0.7869, 0.6475, 0.4938, 0.3408, 0.2031, 0.09405, 0.02409, 2.4e-9]),
+        (
+            "linear",
+            [
+                0.99990,
+                0.8970,
+                0.6590,
+                0.3964,
+                0.1951,
+                0.07859,
+                0.02588,
+                0.006966,
+                0.001532,
+                0.000275,
+                4.04e-5,
+            ],
+        ),
+        (
+            "cosine",
+            [0.99996, 0.9721, 0.8987, 0.7869, 0.6475, 0.4938, 0.3408, 0.2031, 0.09405, 0.02409, 2.4e-9],
+        ),
     ],
 )
 def test_schedule_table(name, abar):
@@ -65,7 +83,9 @@ def test_predictions_are_inverses(b):
         np.testing.assert_allclose(df.to_x0(LINEAR, kind, y, t, out, b), x0, atol=1e-3, err_msg=kind)
     np.testing.assert_allclose(df.to_eps(LINEAR, y, t, x0)[1:], eps[1:], atol=1e-4)
     p = jax.nn.sigmoid(0.3)
-    np.testing.assert_allclose(df.to_x0(LINEAR, "sigmoid", y, t, jnp.full_like(y, 0.3), b), b * (2 * p - 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        df.to_x0(LINEAR, "sigmoid", y, t, jnp.full_like(y, 0.3), b), b * (2 * p - 1), rtol=1e-5
+    )
 
 
 def test_learned_variance_lies_between():
@@ -121,7 +141,9 @@ def test_ddim_rows():
     to = np.append(now[1:], 1.0)
     y, x0 = 0.3, -0.8
     eps = (y - np.sqrt(now) * x0) / np.sqrt(1 - now)
-    np.testing.assert_allclose(zero.rows.a * y + zero.rows.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9)
+    np.testing.assert_allclose(
+        zero.rows.a * y + zero.rows.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9
+    )
     assert not zero.rows.s.any() and not zero.rows.c.any()
 
 
@@ -233,7 +255,10 @@ def test_guidance_is_the_same_in_every_prediction(kind):
         (lambda: df.spaced(10, 2, "odd"), "trailing, even, leading"),
         (lambda: df.spaced(10, 9, "leading"), "leading"),
         (lambda: df.make_plan(LINEAR, sampler="euler", steps=2, spacing="even"), "ddpm, ddim, dpmpp_2m"),
-        (lambda: df.make_plan(LINEAR, sampler="ddpm", steps=2, spacing="even", variance="big"), "fixed_small"),
+        (
+            lambda: df.make_plan(LINEAR, sampler="ddpm", steps=2, spacing="even", variance="big"),
+            "fixed_small",
+        ),
         (lambda: df.to_x0(LINEAR, "y", jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))), "sigmoid"),
         (lambda: df.sections(10, (6, 3)), "6 of 5"),
     ],

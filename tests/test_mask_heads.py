@@ -87,7 +87,10 @@ def test_losses_start_where_they_should(prediction, start):
 
 
 def test_gradients_reach_everything_and_the_bound_trains_the_variance_alone():
-    head, batch = mask_heads.diffusion_head(**options(diffusion={"learn_sigma": True, "prediction": "eps"})), objects()
+    head, batch = (
+        mask_heads.diffusion_head(**options(diffusion={"learn_sigma": True, "prediction": "eps"})),
+        objects(),
+    )
     params = some_params(head)
 
     def both(params):
@@ -142,7 +145,9 @@ def test_no_guidance_costs_one_branch():
 
 
 def test_guidance():
-    heads = {w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)}
+    heads = {
+        w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)
+    }
     batch, params = objects(), some_params(heads[1.0])
     guided = {w: draw(h, params, batch) for w, h in heads.items()}
     assert np.abs(guided[1.0] - guided[5.0]).mean() > 0.01
@@ -196,7 +201,9 @@ def test_condition():
 
 def test_input_of_a_weak_signal_has_unit_variance():
     """y_t is divided by its deviation, which is b at t = 0 and 1 at the end."""
-    head = mask_heads.diffusion_head(**options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1}))
+    head = mask_heads.diffusion_head(
+        **options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1})
+    )
     seen = []
     original = mask_heads.UNet.apply
     try:
@@ -241,7 +248,9 @@ def test_heads_learn_eight_objects(kind):
 def test_class_agnostic_head_has_no_classes():
     head, batch = mask_heads.diffusion_head(**options(class_input=False)), objects()
     params = some_params(head)
-    assert not any("class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params))
+    assert not any(
+        "class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)
+    )
     np.testing.assert_array_equal(
         draw(head, params, batch), draw(head, params, batch._replace(classes=(batch.classes + 1) % 3))
     )

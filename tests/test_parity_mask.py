@@ -15,7 +15,7 @@ import pytest
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import losses
 from maskdiff_jax.nets.norm import GroupNorm
-from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, timestep_embedding, upsample
+from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, UpConv, timestep_embedding, upsample
 from maskdiff_jax.ops import masks
 from maskdiff_jax.weights import GUIDED_DIFFUSION, convert
 from tests.goldens_recipe import recipe
@@ -74,7 +74,9 @@ def test_parity_resblock(name):
     assert_close(nchw(block.apply({"params": params}, x, emb)), z["out"], 2e-6)
 
 
-@pytest.mark.parametrize("name", ["attention_heads4", "attention_head_channels32", "attention_new_order_heads4"])
+@pytest.mark.parametrize(
+    "name", ["attention_heads4", "attention_head_channels32", "attention_new_order_heads4"]
+)
 def test_parity_attention(name):
     state, z = piece(name, "middle_block.1")
     heads = z["in0"].shape[1] // 32 if "channels32" in name else 4
@@ -97,10 +99,16 @@ def test_parity_small_pieces():
     name = "timestep_embedding_fractional_64"
     assert_close(timestep_embedding(z[f"{name}/timesteps"], 64), z[f"{name}/out"], 1e-4)
 
-    conv = partial(jax.lax.conv_general_dilated, padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    conv = partial(
+        jax.lax.conv_general_dilated, padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     kernel = z["upsample/conv.weight"].transpose(2, 3, 1, 0)
-    out = conv(upsample(nhwc(z["upsample/in0"])), kernel, (1, 1)) + z["upsample/conv.bias"]
-    assert_close(nchw(out), z["upsample/out"], 2e-6)
+    params = {"kernel": kernel, "bias": z["upsample/conv.bias"]}
+    for out in (
+        UpConv(kernel.shape[-1]).apply({"params": params}, nhwc(z["upsample/in0"])),
+        conv(upsample(nhwc(z["upsample/in0"])), kernel, (1, 1)) + params["bias"],
+    ):
+        assert_close(nchw(out), z["upsample/out"], 2e-6)
     kernel = z["downsample/op.weight"].transpose(2, 3, 1, 0)
     out = conv(nhwc(z["downsample/in0"]), kernel, (2, 2)) + z["downsample/op.bias"]
     assert_close(nchw(out), z["downsample/out"], 2e-6)
@@ -116,7 +124,9 @@ def whole(name: str):
         blocks=c["num_res_blocks"], attention=tuple(int(np.log2(r)) for r in c["attention_resolutions"]),
         heads=c["num_heads"], head_channels=c["num_head_channels"], scale_shift=c["use_scale_shift_norm"], groups=32,
     )  # fmt: skip
-    template = jax.eval_shape(net.init, jax.random.key(0), nhwc(z["x"]), z["timesteps"].reshape(-1)[: len(z["x"])])
+    template = jax.eval_shape(
+        net.init, jax.random.key(0), nhwc(z["x"]), z["timesteps"].reshape(-1)[: len(z["x"])]
+    )
     state = {}
     for t in info["tensors"]:
         state[t["name"]] = w = recipe(t["name"], tuple(t["shape"]))
@@ -141,7 +151,9 @@ def check_outputs(name: str, limit: float):
     net, params, z, _ = whole(name)
     steps = z["timesteps"].reshape(len(z["timesteps"]), -1)
     x = nhwc(z["x"])
-    apply = jit(lambda t: net.apply({"params": params}, x, t, capture_intermediates=True, mutable=["intermediates"]))
+    apply = jit(
+        lambda t: net.apply({"params": params}, x, t, capture_intermediates=True, mutable=["intermediates"])
+    )
     for run, t in enumerate(steps):
         out, captured = apply(t)
         assert_close(nchw(out), z["output"][run], limit)
@@ -192,8 +204,12 @@ def test_parity_unet_gradients():
     assert_close(nchw(grad_x), z["grad/x"], 1e-5)
     # the table is run the other way: where does each foreign tensor's gradient lie in ours?
     names = [t["name"] for t in info["tensors"]]
-    tagged = {n: np.full([t["shape"] for t in info["tensors"] if t["name"] == n][0], i) for i, n in enumerate(names)}
-    where = convert(tagged, GUIDED_DIFFUSION, jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, int), grads))
+    tagged = {
+        n: np.full([t["shape"] for t in info["tensors"] if t["name"] == n][0], i) for i, n in enumerate(names)
+    }
+    where = convert(
+        tagged, GUIDED_DIFFUSION, jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, int), grads)
+    )
     ours = {
         names[int(np.ravel(tag)[0])]: float(jnp.linalg.norm(g))
         for tag, g in zip(jax.tree.leaves(where), jax.tree.leaves(grads), strict=True)
@@ -222,7 +238,9 @@ def test_parity_diffusion_tables(name):
         assert kept == z[f"respaced_{r}/timestep_map"].tolist()
         short = df.respace(s, kept)
         for field in ("betas", "alphas_cumprod", "posterior_log_variance_clipped"):
-            np.testing.assert_allclose(getattr(short, field), z[f"respaced_{r}/{field}"], rtol=1e-11, err_msg=field)
+            np.testing.assert_allclose(
+                getattr(short, field), z[f"respaced_{r}/{field}"], rtol=1e-11, err_msg=field
+            )
 
 
 def test_parity_timesteps():
@@ -298,7 +316,10 @@ def test_parity_chains(name, respacing):
     given = load("diffusion_noise.npz")
     noise = jnp.concatenate([given["x_T"][None], given["noise"]])
     s = df.make_schedule(SCHEDULES[name], 1000)
-    steps, spacing = int(respacing.removeprefix("ddim")), "leading" if respacing.startswith("ddim") else "even"
+    steps, spacing = (
+        int(respacing.removeprefix("ddim")),
+        "leading" if respacing.startswith("ddim") else "even",
+    )
 
     def denoise(y, t):
         eps, v = model(y, t)

@@ -62,6 +62,38 @@ def upsample(x: Array) -> Array:
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, f)).reshape(n, 2 * h, 2 * w, f)
 
 
+class UpConv(nn.Module):
+    """A 3x3 convolution of the `upsample`d input, without building it.
+
+    Of an output pixel's 3x3 taps several fall on the same input pixel. Adding their weights first leaves four
+    2x2 convolutions, one per row and column parity: 4/9 of the products.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[N, H, W, F] -> [N, 2H, 2W, features]."""
+        n, h, w, f = x.shape
+        kernel = self.param("kernel", _KERNEL, (3, 3, f, self.features))
+        bias = self.param("bias", _bias(9 * f), (self.features,))
+        # an even row sees rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one rows (0, 1)
+        rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+
+        def part(i, j):
+            k = rows[i]
+            k = jnp.stack([k[:, 0], k[:, 1] + k[:, 2]] if j == 0 else [k[:, 0] + k[:, 1], k[:, 2]], 1)
+            pad = ((1 - i, i), (1 - j, j))
+            layout = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, k.astype(self.dtype), (1, 1), pad, dimension_numbers=layout
+            )
+
+        out = jnp.stack([jnp.stack([part(i, 0), part(i, 1)], 3) for i in (0, 1)], 2)
+        return out.reshape(n, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)
+
+
 def _mean_pool(x: Array) -> Array:
     n, h, w, f = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, f).mean((2, 4))
@@ -180,7 +212,7 @@ def attention_levels(sides: Sequence[int], size: int, stem_patch: int, levels: i
     unknown = [s for s in sides if s not in at]
     if unknown:
         raise ValueError(
-            f"unet.attention asks for sides {tuple(unknown)} px, the levels have {tuple(at)}: choose among these"
+            f"unet.attention asks for sides {tuple(unknown)} px, the levels have {tuple(at)}: choose of these"
         )
     return tuple(sorted(at[s] for s in sides))
 
@@ -250,8 +282,8 @@ class UNet(nn.Module):
         drawn = iter(jax.random.split(key, 99) if key is not None and self.dropout else ())
 
         def res(h, features, name, resample=""):
-            own = (features, self.groups, self.scale_shift, self.num_classes, resample, self.dropout, self.dtype)
-            return ResBlock(*own, name=name)(h, emb, onehot, next(drawn, None))
+            own = (self.groups, self.scale_shift, self.num_classes, resample, self.dropout, self.dtype)
+            return ResBlock(features, *own, name=name)(h, emb, onehot, next(drawn, None))
 
         def attend(h, name):
             heads = self.heads if self.head_channels == -1 else h.shape[-1] // self.head_channels
@@ -290,7 +322,7 @@ class UNet(nn.Module):
                     if self.resblock_updown:
                         h = res(h, features, f"output{i}_up", "up")
                     else:
-                        h = _conv(upsample(h), features, 3, f"output{i}_up", dtype=self.dtype)
+                        h = UpConv(features, self.dtype, name=f"output{i}_up")(h)
                 i += 1
 
         h = h.astype(jnp.float32)

@@ -27,7 +27,7 @@ def roi_align(
     Args:
       feature: [H, W, F].
       boxes: [R, 4] xyxy in pixels of the input. No gradient flows to them.
-      stride: pixels per cell.
+      stride: pixels per cell, a power of two.
       size: S.
       sampling: samples per bin and axis; 0 = adaptive.
       extent: [2] height and width in cells that count, None = all; samples are clamped there.
@@ -35,7 +35,7 @@ def roi_align(
     Returns:
       [R, S, S, F] in the dtype of `feature`.
     """
-    level = stride.bit_length() - 1
+    level = int(stride).bit_length() - 1
     extents = None if extent is None else {level: extent}
     chosen = jnp.full(boxes.shape[:1], level)
     return _pool({level: feature}, boxes, chosen, size=size, sampling=sampling, extents=extents)
@@ -92,7 +92,7 @@ def _pool(features, boxes, level, *, size, sampling, extents):
 
 
 def _separable(features, boxes, level, extents, size):
-    total = 0.0
+    parts = []
     for l, feature in features.items():
         h, w, _ = feature.shape
         scaled = boxes / 2.0**l - 0.5
@@ -103,8 +103,8 @@ def _separable(features, boxes, level, extents, size):
         lines = jnp.einsum("rih,hwf->riwf", rows.astype(feature.dtype), feature)
         # columns repeated per row of bins: a batch of products in the order in which `lines` lies
         cols = jnp.broadcast_to(cols[:, None].astype(feature.dtype), (*rows.shape[:2], size, w))
-        total += cols @ lines
-    return total
+        parts.append(cols @ lines)
+    return sum(parts[1:], parts[0])
 
 
 def _average(low, high, cells, extent, size):
@@ -156,12 +156,12 @@ def _gathered(features, boxes, level, extents, size, sampling):
     y_taps = taps(scaled[:, 1:2], scaled[:, 3:4], pick([extents[l][0] for l in names]))
     x_taps = taps(scaled[:, 0:1], scaled[:, 2:3], pick([extents[l][1] for l in names]))
     start, width = pick(offsets)[..., None], pick([s[1] for s in shapes])[..., None]
-    total = 0.0
+    total = jnp.zeros((), table.dtype)
     for y, wy in y_taps:
         for x, wx in x_taps:
             cell = start + y[:, :, None].astype(jnp.int32) * width + x[:, None, :].astype(jnp.int32)
             weight = (wy[:, :, None] * wx[:, None, :]).astype(table.dtype)
-            total += table[cell] * weight[..., None]
+            total = total + table[cell] * weight[..., None]
     r, channels = boxes.shape[0], table.shape[1]
     total = total.reshape(r, size, sampling, size, sampling, channels)
     return total.sum(4).sum(2) / sampling**2

@@ -23,7 +23,12 @@ def image(seed=0, hw=(60, 80)):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.floats(0, 60), st.floats(0, 40), st.floats(3, 80), st.floats(3, 60), st.sampled_from([16, 32]), st.integers(0, 9)
+    st.floats(0, 60),
+    st.floats(0, 40),
+    st.floats(3, 80),
+    st.floats(3, 60),
+    st.sampled_from([16, 32]),
+    st.integers(0, 9),
 )
 def test_crop_resize_agrees_with_pillow(x0, y0, w, h, size, seed):
     box = (x0, y0, min(x0 + w, 80.0), min(y0 + h, 60.0))

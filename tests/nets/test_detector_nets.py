@@ -1,0 +1,115 @@
+"""Backbone, pyramid and heads: shapes, names, paddings, gradients. Numbers: test_parity_detector.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from maskdiff_jax.nets import conv, fpn, rcnn, resnet
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_conv_is_the_symmetric_convolution(k, stride):
+    rng = np.random.default_rng(k)
+    x, kernel = rng.normal(size=(2, 8, 10, 3)).astype("f4"), rng.normal(size=(k, k, 3, 4)).astype("f4")
+    padded = np.pad(x, ((0, 0), (k // 2,) * 2, (k // 2,) * 2, (0, 0)))
+    want = np.zeros((2, 8 // stride, 10 // stride, 4))
+    for i in range(want.shape[1]):
+        for j in range(want.shape[2]):
+            patch = padded[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            want[:, i, j] = np.einsum("nhwc,hwcf->nf", patch, kernel)
+    np.testing.assert_allclose(conv.conv(x, kernel, stride=stride), want, atol=2e-5)
+
+
+def test_max_pool_and_its_gradient():
+    x = jax.nn.relu(jax.random.normal(KEY, (2, 8, 12, 3)))
+    pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    np.testing.assert_array_equal(resnet._max_pool(x), pool(x))
+    grads = [jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (resnet._max_pool, pool)]
+    np.testing.assert_allclose(*grads, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "group"])
+def test_backbone(norm):
+    net = resnet.ResNet((1, 2, 1, 1), 8, norm, True)
+    x = jax.random.normal(KEY, (2, 64, 96, 3))
+    out, variables = jax.jit(net.init_with_output)(KEY, x)
+    params = variables["params"]
+    assert {l: f.shape for l, f in out.items()} == {l: (2, 64 >> l, 96 >> l, 8 << l) for l in range(2, 6)}
+    names = set(flatten_dict(params, sep="/"))
+    leaf = "var" if norm == "frozen_bn" else "scale"
+    assert {"stem/conv1/kernel", f"res2/block0/shortcut/norm/{leaf}", "res3/block1/conv2/kernel"} <= names
+    assert not any("res3/block1/shortcut" in n for n in names)
+    grads = flatten_dict(jax.jit(jax.grad(lambda p: net.apply({"params": p}, x)[5].sum()))(params), sep="/")
+    for name, g in grads.items():
+        if "norm" in name and norm == "frozen_bn":
+            assert (np.asarray(g) == 0).all(), name
+    assert (np.asarray(grads["stem/conv1/kernel"]) != 0).any()
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match="frozen_bn or group"):
+        resnet.ResNet((1, 1, 1, 1), 8, "batch", True).init(KEY, jnp.zeros((1, 32, 32, 3)))
+    with pytest.raises(ValueError, match="cosine or linear"):
+        rcnn.BoxPredictor(3, "dot", 20.0, True, jnp.float32).init(KEY, jnp.zeros((1, 4)))
+
+
+def test_pyramid_and_rpn_order():
+    stages = {l: jax.random.normal(KEY, (1, 64 >> l, 64 >> l, 4 << l)) for l in range(2, 6)}
+    net = fpn.FPN(8, 3, jnp.float32)
+    levels = jax.jit(net.init_with_output)(KEY, stages)[0]
+    assert sorted(levels) == [3, 4, 5, 6]
+    np.testing.assert_array_equal(levels[6], levels[5][:, ::2, ::2])
+    np.testing.assert_array_equal(fpn.upsample(jnp.arange(4.0).reshape(1, 2, 2, 1))[0, 1, :, 0], [0, 0, 1, 1])
+    head = rcnn.RPNHead(3, jnp.float32)
+    (logits, deltas), params = jax.jit(head.init_with_output)(KEY, levels)
+    assert logits[3].shape == (1, 8 * 8 * 3) and deltas[3].shape == (1, 8 * 8 * 3, 4)
+    # one level alone gives the same numbers: levels are joined in between and split again
+    alone = head.apply(params, {4: levels[4]})
+    np.testing.assert_allclose(alone[0][4], logits[4], atol=1e-6)
+    np.testing.assert_allclose(alone[1][4], deltas[4], atol=1e-6)
+
+
+@pytest.mark.parametrize("agnostic", [True, False])
+@pytest.mark.parametrize("classifier", ["cosine", "linear"])
+def test_predictor(classifier, agnostic):
+    net = rcnn.BoxPredictor(5, classifier, 20.0, agnostic, jnp.float32)
+    x = jax.random.normal(KEY, (2, 7, 16))
+    (logits, deltas), variables = jax.jit(net.init_with_output)(KEY, x)
+    params = variables["params"]
+    assert logits.shape == (2, 7, 6) and deltas.shape == (2, 7, 1 if agnostic else 5, 4)
+    assert params["cls_score"]["kernel"].shape == (16, 6)
+    assert params["bbox_pred"]["kernel"].shape == (16, 4 if agnostic else 20)
+    assert ("bias" in params["cls_score"]) == (classifier == "linear")
+    if classifier == "cosine":
+        assert np.abs(logits).max() <= 20
+
+
+def test_cosine_walks_as_tfa_does():
+    """TFA overwrites w by its unit vector before each step; ours keeps a length and walks the same way."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(9, 6)).astype("f4"), rng.normal(size=(6, 4)).astype("f4")
+    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 5.0))[:, 0].mean()
+    plain = lambda u: (
+        -jax.nn.log_softmax(5.0 * (x / np.linalg.norm(x, axis=1, keepdims=True)) @ u)[:, 0].mean()
+    )
+    unit = lambda w: w / np.linalg.norm(w, axis=0)
+    ours, theirs = 3.0 * w, w
+    for _ in range(5):
+        ours = ours - 0.1 * (jax.grad(loss)(ours) + 0.1 * ours)
+        theirs = unit(theirs)
+        theirs = theirs - 0.1 * (jax.grad(plain)(theirs) + 0.1 * theirs)
+    np.testing.assert_allclose(unit(ours), unit(theirs), atol=2e-5)
+    np.testing.assert_allclose(loss(ours), loss(w * 0 + unit(theirs)), atol=1e-5)
+
+
+def test_cosine_of_a_zero_row_is_finite():
+    x = jnp.zeros((2, 6)).at[1].set(1.0)
+    grad = jax.grad(lambda x: rcnn.cosine_logits(x, jnp.ones((6, 3)), 20.0).sum())(x)
+    assert np.isfinite(grad).all()
+    after_relu = jax.grad(lambda x: rcnn.cosine_logits(jax.nn.relu(x), jnp.ones((6, 3)), 20.0).sum())(x)
+    np.testing.assert_array_equal(after_relu[0], 0)
