@@ -248,7 +248,8 @@ def _shapes(c: ConfigDict) -> None:
     m.num_classes, m.dtype = 12, "float32"
     t.pixel_mean, t.pixel_std, t.channel_order = (127.5,) * 3, (64.0,) * 3, "rgb"
     t.update(blocks=(2, 2, 2, 1), width=16, norm="group", stride_in_1x1=False, fpn_channels=64)
-    t.fpn_min_level, t.anchor_sizes = 2, (16, 28, 48, 72, 100)
+    # without P2 a step takes 0.6 of the time and AP stays: no object is smaller than 24 px
+    t.fpn_min_level, t.anchor_sizes = 3, (28, 44, 72, 100)
     t.rpn_samples, t.rpn_pre_nms_train, t.rpn_pre_nms_test = 64, 128, 128
     t.proposals_train, t.proposals_test, t.roi_samples = 64, 64, 32
     t.roi_canonical, t.fc_channels, t.class_agnostic_boxes = (40.0, 3), 256, True
@@ -260,7 +261,7 @@ def _shapes(c: ConfigDict) -> None:
 
     r = c.train
     r.frozen = ()
-    r.detector.update(steps=1200, batch=8, optimizer="adamw", lr=1.5e-3, schedule="cosine", warmup=50, ema=0.99)
+    r.detector.update(steps=1800, batch=8, optimizer="adamw", lr=1.5e-3, schedule="cosine", warmup=50, ema=0.99)
     r.mask.update(steps=1200, batch=16, lr=2e-3, schedule="cosine", warmup=50, ema=0.99)
     r.save_every = 0
     e.update(batch=16, mask_batch=64, mask_min_score=0.1, mask_top_n=10)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskdiff_jax.ops.spacing import spaced
 from maskdiff_jax.types import Array
 
 # (y_t [N, ...], t [N]) -> (estimate of y_0 [N, ...], v [N, ...] or None), v as in `learned_log_variance`
@@ -167,8 +168,8 @@ def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, s
 
 def to_eps(schedule: Schedule, y: Array, t: Array, x0: Array) -> Array:
     """The noise that `x0` implies in y_t."""
-    s = schedule
-    return (_at(s.sqrt_recip_alphas_cumprod, t, y) * y - x0) / _at(s.sqrt_recipm1_alphas_cumprod, t, y)
+    recip, recipm1 = schedule.sqrt_recip_alphas_cumprod, schedule.sqrt_recipm1_alphas_cumprod
+    return (_at(recip, t, y) * y - x0) / _at(recipm1, t, y)
 
 
 def velocity(schedule: Schedule, x0: Array, t: Array, eps: Array) -> Array:
@@ -190,59 +191,6 @@ def learned_log_variance(schedule: Schedule, t: Array, v: Array) -> Array:
 
 
 # ---------------------------------------------------------------------------------- which steps, with what
-def sections(timesteps: int, counts: Sequence[int]) -> list[int]:
-    """Ascending steps: T in len(counts) equal parts, each with that many steps from end to end [GD].
-
-    Raises:
-      ValueError: a part is shorter than its count.
-    """
-    size, extra = divmod(timesteps, len(counts))
-    start, kept = 0, []
-    for i, count in enumerate(counts):
-        length = size + (i < extra)
-        if length < count:
-            raise ValueError(f"cannot take {count} of {length} diffusion steps: lower diffusion.steps")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        # adding up, and not multiplying, keeps guided-diffusion's rounding
-        position = 0.0
-        for _ in range(count):
-            kept.append(start + round(position))
-            position += stride
-        start += length
-    return kept
-
-
-def _even(timesteps: int, steps: int) -> list[int]:
-    return sections(timesteps, (steps,))
-
-
-def _trailing(timesteps: int, steps: int) -> list[int]:
-    return sorted(round(timesteps - k * timesteps / steps) - 1 for k in range(steps))
-
-
-def _leading(timesteps: int, steps: int) -> list[int]:
-    for stride in range(1, timesteps + 1):
-        if len(range(0, timesteps, stride)) == steps:
-            return list(range(0, timesteps, stride))
-    raise ValueError(f"'leading' cannot take {steps} of {timesteps} steps: choose another diffusion.steps")
-
-
-# "trailing" starts at T-1, as pure noise must; "even" holds both ends [GD "10"]; "leading" starts at 0 and
-# may stop well below T-1 [GD "ddim10"]
-SPACINGS = {"trailing": _trailing, "even": _even, "leading": _leading}
-
-
-def spaced(timesteps: int, steps: int, spacing: str) -> list[int]:
-    """S ascending steps of 0..T-1.
-
-    Raises:
-      ValueError: unknown spacing, or S is not in 1..T.
-    """
-    if not 1 <= steps <= timesteps:
-        raise ValueError(f"diffusion.steps is {steps}, must be 1..{timesteps} (diffusion.timesteps)")
-    return _choose(SPACINGS, spacing, "diffusion.spacing")(timesteps, steps)
-
-
 class Rows(NamedTuple):
     """y <- a y + b x0 + c (x0 of the step before) + s z: one number per step, [S] float64 each."""
 
@@ -254,15 +202,11 @@ class Rows(NamedTuple):
 
 def ddpm_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
     """Ancestral sampling (the paper's Algorithm 2): the posterior's mean plus noise of `variance`."""
-    alpha = now / to
-    beta = 1.0 - alpha
-    sigma = {
-        "fixed_small": np.sqrt(beta * (1.0 - to) / (1.0 - now)),
-        "fixed_large": np.sqrt(beta),
-        "learned": np.ones_like(now),  # times the predicted deviation
-    }
+    alpha, beta, zero = now / to, 1.0 - now / to, np.zeros_like(now)
+    sigma = {"fixed_small": np.sqrt(beta * (1.0 - to) / (1.0 - now)), "fixed_large": np.sqrt(beta)}
+    sigma["learned"] = zero + 1.0  # times the predicted deviation
     s = _choose(sigma, variance, "diffusion.variance")
-    return Rows(np.sqrt(alpha) * (1 - to) / (1 - now), beta * np.sqrt(to) / (1 - now), np.zeros_like(now), s)
+    return Rows(np.sqrt(alpha) * (1 - to) / (1 - now), beta * np.sqrt(to) / (1 - now), zero, s)
 
 
 def ddim_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
@@ -309,7 +253,7 @@ def make_plan(
     """The steps and coefficients of a sampler.
 
     Args:
-      sampler: a name in SAMPLERS. spacing: a name in SPACINGS. steps: S.
+      sampler: a name in SAMPLERS. spacing: a name in ops.spacing.SPACINGS. steps: S.
       variance: of ddpm: "fixed_small", "fixed_large" or "learned" (the denoiser's v chooses).
       eta: of ddim.
 

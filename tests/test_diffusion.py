@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax import diffusion as df
+from maskdiff_jax.ops.spacing import SPACINGS, sections, spaced
 
 LINEAR = df.make_schedule("linear", 1000)
 
@@ -96,13 +97,13 @@ def test_learned_variance_lies_between():
 
 
 def test_spacings():
-    assert df.spaced(1000, 10, "trailing") == [99, 199, 299, 399, 499, 599, 699, 799, 899, 999]
-    assert df.spaced(1000, 4, "trailing") == [249, 499, 749, 999]
-    assert df.spaced(1000, 1, "trailing") == [999]
-    assert df.spaced(1000, 10, "even") == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
-    assert df.spaced(1000, 5, "leading") == [0, 200, 400, 600, 800]
-    for spacing in df.SPACINGS:
-        assert df.spaced(7, 7, spacing) == list(range(7))
+    assert spaced(1000, 10, "trailing") == [99, 199, 299, 399, 499, 599, 699, 799, 899, 999]
+    assert spaced(1000, 4, "trailing") == [249, 499, 749, 999]
+    assert spaced(1000, 1, "trailing") == [999]
+    assert spaced(1000, 10, "even") == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+    assert spaced(1000, 5, "leading") == [0, 200, 400, 600, 800]
+    for spacing in SPACINGS:
+        assert spaced(7, 7, spacing) == list(range(7))
 
 
 # ---------------------------------------------------------------------------------- coefficient rows
@@ -251,16 +252,16 @@ def test_guidance_is_the_same_in_every_prediction(kind):
     [
         (lambda: df.make_schedule("square", 10), "linear, cosine"),
         (lambda: df.make_schedule("linear", 0), "timesteps"),
-        (lambda: df.spaced(10, 11, "even"), "1..10"),
-        (lambda: df.spaced(10, 2, "odd"), "trailing, even, leading"),
-        (lambda: df.spaced(10, 9, "leading"), "leading"),
+        (lambda: spaced(10, 11, "even"), "1..10"),
+        (lambda: spaced(10, 2, "odd"), "trailing, even, leading"),
+        (lambda: spaced(10, 9, "leading"), "leading"),
         (lambda: df.make_plan(LINEAR, sampler="euler", steps=2, spacing="even"), "ddpm, ddim, dpmpp_2m"),
         (
             lambda: df.make_plan(LINEAR, sampler="ddpm", steps=2, spacing="even", variance="big"),
             "fixed_small",
         ),
         (lambda: df.to_x0(LINEAR, "y", jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))), "sigmoid"),
-        (lambda: df.sections(10, (6, 3)), "6 of 5"),
+        (lambda: sections(10, (6, 3)), "6 of 5"),
     ],
 )
 def test_errors_name_the_mend(call, match):

@@ -244,12 +244,13 @@ def model(which):
     c = info["config"]
     fields = dict(
         num_classes=c["roi_num_classes"], dtype="float32", pixel_mean=tuple(c["pixel_mean"]),
-        pixel_std=tuple(c["pixel_std"]), channel_order=c["input_format"].lower(), blocks=(3, 4, 6, 3), width=64,
-        norm="frozen_bn", stride_in_1x1=c["stride_in_1x1"], fpn_channels=256, fpn_min_level=2,
+        pixel_std=tuple(c["pixel_std"]), channel_order=c["input_format"].lower(), blocks=(3, 4, 6, 3),
+        width=64, norm="frozen_bn", stride_in_1x1=c["stride_in_1x1"], fpn_channels=256, fpn_min_level=2,
         anchor_sizes=(32, 64, 128, 256, 512), anchor_ratios=(0.5, 1.0, 2.0), rpn_iou=(0.3, 0.7),
         rpn_samples=256, rpn_positive=0.5, rpn_beta=0.0, rpn_pre_nms_train=2000, rpn_pre_nms_test=1000,
-        rpn_nms=0.7, proposals_train=1000, proposals_test=1000, roi_samples=512, roi_positive=0.25, roi_iou=0.5,
-        roi_canonical=(224.0, 4), roi_size=7, roi_sampling=0, fc_channels=1024, classifier="linear",
+        rpn_nms=0.7, proposals_train=1000, proposals_test=1000, roi_samples=512, roi_positive=0.25,
+        roi_iou=0.5, roi_canonical=(224.0, 4), roi_size=7, roi_sampling=0, fc_channels=1024,
+        classifier="linear",
         cosine_scale=20.0, class_agnostic_boxes=False, box_weights=(10.0, 10.0, 5.0, 5.0), box_beta=0.0,
         min_score=0.05, nms=0.5, max_detections=100,
     )  # fmt: skip

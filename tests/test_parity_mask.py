@@ -17,6 +17,7 @@ from maskdiff_jax import losses
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, UpConv, timestep_embedding, upsample
 from maskdiff_jax.ops import masks
+from maskdiff_jax.ops.spacing import sections, spaced
 from maskdiff_jax.weights import GUIDED_DIFFUSION, convert
 from tests.goldens_recipe import recipe
 
@@ -122,7 +123,8 @@ def whole(name: str):
     net = UNet(
         out_channels=c["out_channels"], width=c["model_channels"], multipliers=tuple(c["channel_mult"]),
         blocks=c["num_res_blocks"], attention=tuple(int(np.log2(r)) for r in c["attention_resolutions"]),
-        heads=c["num_heads"], head_channels=c["num_head_channels"], scale_shift=c["use_scale_shift_norm"], groups=32,
+        heads=c["num_heads"], head_channels=c["num_head_channels"], scale_shift=c["use_scale_shift_norm"],
+        groups=32,
     )  # fmt: skip
     template = jax.eval_shape(
         net.init, jax.random.key(0), nhwc(z["x"]), z["timesteps"].reshape(-1)[: len(z["x"])]
@@ -234,7 +236,7 @@ def test_parity_diffusion_tables(name):
         np.testing.assert_allclose(rows.s[:-1] ** 2, z[f"{variance}_variance"][:0:-1], rtol=1e-11)
     for r in ("1000", "250", "50", "ddim25"):
         steps, spacing = int(r.removeprefix("ddim")), "leading" if r.startswith("ddim") else "even"
-        kept = df.spaced(1000, steps, spacing)
+        kept = spaced(1000, steps, spacing)
         assert kept == z[f"respaced_{r}/timestep_map"].tolist()
         short = df.respace(s, kept)
         for field in ("betas", "alphas_cumprod", "posterior_log_variance_clipped"):
@@ -247,9 +249,9 @@ def test_parity_timesteps():
     for case, kept in json.loads(golden("diffusion_timesteps.json").read_text()).items():
         timesteps, how = case.split("|")
         if how.startswith("ddim"):
-            ours = df.spaced(int(timesteps), int(how[4:]), "leading")
+            ours = spaced(int(timesteps), int(how[4:]), "leading")
         else:
-            ours = df.sections(int(timesteps), [int(n) for n in how.split(",")])
+            ours = sections(int(timesteps), [int(n) for n in how.split(",")])
         assert ours == kept, case
 
 

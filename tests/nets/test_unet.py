@@ -41,8 +41,10 @@ def randomised(params, seed=0):
     return jax.tree_util.tree_map_with_path(fill, params)
 
 
-@pytest.mark.parametrize(("slots", "scale_shift", "additive"), [(1, 89741825, 85604993), (5, 89755649, 85618817),
-                                                               (10, 89772929, 85636097)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("slots", "scale_shift", "additive"),
+    [(1, 89741825, 85604993), (5, 89755649, 85618817), (10, 89772929, 85636097)],
+)
 def test_parameter_counts(slots, scale_shift, additive):
     assert count(shapes(UNet(), 4 + 3 * slots)) == scale_shift
     assert count(shapes(UNet(scale_shift=False), 4 + 3 * slots)) == additive
@@ -109,7 +111,10 @@ def test_untrained_net_returns_zero_and_starts_like_pytorch():
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"scale_shift": False, "resblock_updown": True}, {"stem_patch": 2, "head_channels": 4}, {"out_channels": 2},
+    {},
+    {"scale_shift": False, "resblock_updown": True},
+    {"stem_patch": 2, "head_channels": 4},
+    {"out_channels": 2},
 ])  # fmt: skip
 def test_options_and_class_input(options):
     net = UNet(num_classes=3, **SMALL | options)

@@ -46,10 +46,9 @@ def test_crop_resize_agrees_with_pillow_in_float():
     for box in ((3.3, 2.1, 60.7, 49.0), (10.0, 10.0, 14.5, 15.0), (0.0, 0.0, 70.0, 50.0)):
         wanted = Image.fromarray(grey, mode="F").resize((32, 32), Image.Resampling.BILINEAR, box=box)
         assert np.abs(crop(grey[..., None], jnp.array(box), 32)[..., 0] - np.asarray(wanted)).max() < 0.3
-        ours = jax.image.scale_and_translate(
-            grey, (32, 32), (0, 1), jnp.array([32 / (box[3] - box[1]), 32 / (box[2] - box[0])]),
-            jnp.array([-box[1] * 32 / (box[3] - box[1]), -box[0] * 32 / (box[2] - box[0])]), "linear", antialias=True,
-        )  # fmt: skip
+        factor = jnp.array([32 / (box[3] - box[1]), 32 / (box[2] - box[0])])
+        start = -jnp.array([box[1], box[0]]) * factor
+        ours = jax.image.scale_and_translate(grey, (32, 32), (0, 1), factor, start, "linear", antialias=True)
         np.testing.assert_allclose(crop(grey[..., None], jnp.array(box), 32)[..., 0], ours, atol=0.05)
 
 

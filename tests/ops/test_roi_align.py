@@ -23,7 +23,11 @@ def test_equals_twin(sampling):
 
 
 def test_pieces_and_extent_change_nothing(monkeypatch):
-    pool = functools.partial(roi_align.roi_align, stride=4, size=5, sampling=0)
+
+    def pool(feature, boxes, sampling=0, **kw):
+        one = functools.partial(roi_align.roi_align, stride=4, size=5, sampling=sampling)
+        return jax.jit(one)(feature, boxes, **kw)
+
     close = functools.partial(np.testing.assert_allclose, atol=1e-5)
     whole = pool(FEATURE, BOXES)
     wide = np.pad(FEATURE, ((0, 4), (0, 8), (0, 0)), constant_values=9.0)
@@ -31,10 +35,10 @@ def test_pieces_and_extent_change_nothing(monkeypatch):
         got = pool(wide, BOXES, extent=jnp.array([12, 16]), sampling=sampling)
         close(got, pool(FEATURE, BOXES, sampling=sampling))
     loss = lambda f: (pool(f, BOXES) ** 2).sum()
-    grad = jax.grad(loss)(FEATURE)
+    grad = jax.jit(jax.grad(loss))(FEATURE)
     monkeypatch.setattr(roi_align, "_PIECE", 5 * 16 * 3 * 2)  # two boxes at a time
     close(pool(FEATURE, BOXES), whole)
-    close(jax.grad(loss)(FEATURE), grad)
+    close(jax.jit(jax.grad(loss))(FEATURE), grad)
 
 
 @pytest.mark.parametrize("sampling", [0, 2])
@@ -45,13 +49,10 @@ def test_levels(sampling):
     boxes = np.float32([[4, 4, 14, 14], [4, 4, 24, 24], [0, 0, 60, 60], [0, 0, 0, 0]])
     level = roi_align.assign_level(boxes, canonical=(20.0, 3), lowest=2, highest=4)
     np.testing.assert_array_equal(level, [2, 3, 4, 2])
-    got = roi_align.multilevel_roi_align(maps, boxes, size=3, sampling=sampling, canonical=(20.0, 3))
-    for i, l in enumerate(np.asarray(level)):
-        want = roi_align.roi_align(maps[l], boxes[i : i + 1], stride=2**l, size=3, sampling=sampling)
-        np.testing.assert_allclose(got[i], want[0], atol=1e-6)
-    grad = jax.grad(
-        lambda b: roi_align.multilevel_roi_align(
-            maps, b, size=3, sampling=sampling, canonical=(20.0, 3)
-        ).sum()
-    )(boxes)
+    pool = functools.partial(roi_align.multilevel_roi_align, size=3, sampling=sampling, canonical=(20.0, 3))
+    got = jax.jit(pool)(maps, boxes)
+    for i, l in enumerate(map(int, level)):
+        one = functools.partial(roi_align.roi_align, stride=2**l, size=3, sampling=sampling)
+        np.testing.assert_allclose(got[i], jax.jit(one)(maps[l], boxes[i : i + 1])[0], atol=1e-5)
+    grad = jax.jit(jax.grad(lambda b: pool(maps, b).sum()))(boxes)
     np.testing.assert_array_equal(grad, 0)  # boxes are data here
