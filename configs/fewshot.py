@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if preset.startswith("shapes"):
         r.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
         r.detector.update(steps=200, batch=8, lr=1e-3, ema=0.9)
-        r.mask.update(steps=200, batch=16, lr=5e-4, ema=0.98)
+        r.mask.update(steps=200, batch=16, lr=2e-4, ema=0.98)
     else:
         # AdamW 1e-4 for all three heads is the paper's reading (A19); lengths as TFA, section 2.3
         k = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}

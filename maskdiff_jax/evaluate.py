@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from ml_collections import ConfigDict
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
 
 from maskdiff_jax import pictures, segment, stages
 from maskdiff_jax.data import fewshot, pipeline
 from maskdiff_jax.data.coco import Records, encode_mask, ground_truth
 from maskdiff_jax.loop import read_seconds
 from maskdiff_jax.model import build
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import Batch, Support
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
 
@@ -111,7 +113,7 @@ def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, recor
     ids = [x.id for x in records.categories]
     maskless: list = []
     results = []
-    batches = pipeline.eval_batches(records, config.data, batch=e.batch)
+    batches = _batches(config, records, "detecting, drawing masks")
     stream = segment.detected_objects(
         segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
     )
@@ -123,6 +125,12 @@ def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, recor
             )
     results += [_result(image_id, ids[c], score, box) for image_id, c, score, box in maskless]
     return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless)
+
+
+def _batches(config: ConfigDict, records: Records, what: str) -> Iterable[Batch]:
+    """The split in batches, with a progress line; the first one waits for the compiler."""
+    batches = pipeline.eval_batches(records, config.data, batch=config.eval.batch)
+    return tqdm(batches, desc=what, total=-(-len(records.infos) // config.eval.batch), unit="batch", mininterval=1.0)
 
 
 def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> dict:
@@ -212,7 +220,7 @@ def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, rec
     boxes = {
         k: (np.array([a.box for a in v], np.float32), np.array([a.class_id for a in v])) for k, v in truth.items() if v
     }
-    batches = pipeline.eval_batches(records, config.data, batch=e.batch)
+    batches = _batches(config, records, "masks in true boxes")
     values: dict[int, list] = {}
     stream = segment.true_objects(segmenter, batches, boxes)
     for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
