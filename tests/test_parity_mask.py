@@ -94,11 +94,9 @@ def test_parity_small_pieces():
     out = GroupNorm(32).apply({"params": params}, nhwc(z["groupnorm_small_variance/in0"]))
     assert_close(nchw(out), z["groupnorm_small_variance/out"], 2e-6)
 
-    for name in ("timestep_embedding_32", "timestep_embedding_128", "timestep_embedding_33"):
-        theirs = z[f"{name}/out"]
-        assert_close(timestep_embedding(z[f"{name}/timesteps"], theirs.shape[1]), theirs, 1e-4)
-    name = "timestep_embedding_fractional_64"
-    assert_close(timestep_embedding(z[f"{name}/timesteps"], 64), z[f"{name}/out"], 1e-4)
+    for width in ("32", "128", "33", "fractional_64"):
+        times, theirs = (z[f"timestep_embedding_{width}/{k}"] for k in ("timesteps", "out"))
+        assert_close(timestep_embedding(times, theirs.shape[1]), theirs, 1e-4)
 
     conv = partial(
         jax.lax.conv_general_dilated, padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -203,8 +201,7 @@ def test_parity_unet_gradients():
 
     loss, (grads, grad_x) = backward(params, nhwc(z["x"]))
     assert_close(loss, z["grad/loss"], 1e-5)
-    assert_close(nchw(grad_x), z["grad/x"], 1e-5)
-    # the table is run the other way: where does each foreign tensor's gradient lie in ours?
+    assert_close(nchw(grad_x), z["grad/x"], 1e-5)  # below, the table says whose gradient each of ours is
     names = [t["name"] for t in info["tensors"]]
     tagged = {
         n: np.full([t["shape"] for t in info["tensors"] if t["name"] == n][0], i) for i, n in enumerate(names)
@@ -318,10 +315,8 @@ def test_parity_chains(name, respacing):
     given = load("diffusion_noise.npz")
     noise = jnp.concatenate([given["x_T"][None], given["noise"]])
     s = df.make_schedule(SCHEDULES[name], 1000)
-    steps, spacing = (
-        int(respacing.removeprefix("ddim")),
-        "leading" if respacing.startswith("ddim") else "even",
-    )
+    steps = int(respacing.removeprefix("ddim"))
+    spacing = "leading" if respacing.startswith("ddim") else "even"
 
     def denoise(y, t):
         eps, v = model(y, t)

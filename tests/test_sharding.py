@@ -46,11 +46,52 @@ CODE = """
     print("equal")
 """
 
+MODEL = """
+    import jax, numpy as np
+    from configs import base
+    from maskdiff_jax import model, sharding
+    from maskdiff_jax.types import Batch, Instances, MaskBatch
+    c = base.get_config().unlock()
+    c.model.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32)
+    c.model.mask.size = 16
+    c.model.mask.unet.update(width=16, multipliers=(1, 2), attention=(4,))
+    m, r, n = model.build(c.model), np.random.default_rng(0), 8
+    low, side = r.uniform(0, 80, (n, 3, 2)), r.uniform(24, 48, (n, 3, 2))
+    truth = Instances(
+        np.concatenate([low, low + side], -1).astype(np.float32), r.integers(0, 12, (n, 3)).astype(np.int32),
+        np.zeros((n, 3), bool),
+    )
+    size = np.full((n, 2), 128, np.int32)
+    pixels = r.integers(0, 255, (n, 128, 128, 3), dtype=np.uint8)
+    images = Batch(pixels, size, size, np.arange(n, dtype=np.int32), truth)
+    objects = MaskBatch(
+        r.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8), r.integers(0, 2, (n, 16, 16), dtype=np.uint8),
+        r.integers(0, 255, (n, 5, 16, 16, 4), dtype=np.uint8), r.integers(0, 12, n).astype(np.int32),
+    )
 
-def test_eight_devices_equal_one():
+    loss = lambda params, key, batches: (
+        m.detector_loss(params, key, batches[0], jax.numpy.ones(12, bool))[0] + m.mask_loss(params, key, batches[1])[0]
+    )
+    results = []
+    for devices in (1, 8):
+        mesh = sharding.make_mesh(devices)
+        params = jax.device_put(jax.jit(m.init)(jax.random.key(0)), sharding.replicated(mesh))
+        key = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
+        step = jax.jit(jax.value_and_grad(loss))
+        results.append(jax.device_get(step(params, key, sharding.put_batch((images, objects), mesh))))
+    (a, ga), (b, gb) = results
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    size = max(float(np.abs(x).max()) for x in jax.tree.leaves(ga))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * size), ga, gb)
+    print("equal")
+"""
+
+
+@pytest.mark.parametrize("code", [CODE, pytest.param(MODEL, marks=pytest.mark.slow)], ids=["step", "model"])
+def test_eight_devices_equal_one(code):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CODE)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
     )
     assert out.stdout.strip().endswith("equal"), out.stderr[-2000:]
 
