@@ -17,6 +17,7 @@ from maskdiff_jax.model import Model
 from maskdiff_jax.types import Support
 
 SHOWN_SCORE = 0.3  # detections below would only crowd the picture
+SHOWN_IOU = 0.6  # boxes of several classes on one object would hide it
 STRIP = 8  # pictures in a strip
 SAMPLES = 6  # masks of one object
 
@@ -54,11 +55,11 @@ def chosen_scenes(records: Records, count: int) -> list[int]:
 
 
 def scene(records: Records, image: np.ndarray, info: ImageInfo, predictions: list[dict]) -> np.ndarray:
-    """One image with its truth beside its predictions."""
+    """One image with its truth beside its better predictions, see ``_readable``."""
     shape = (info.height, info.width)
     index = {c.id: i for i, c in enumerate(records.categories)}
     truth = [a for a in info.annotations if not a.crowd]
-    found = [p for p in predictions if p["score"] >= SHOWN_SCORE]
+    found = _readable(predictions)
     empty = np.zeros(shape, bool)
     left = visualize.Objects(
         boxes=np.array([a.box for a in truth], np.float32).reshape(-1, 4),
@@ -74,6 +75,17 @@ def scene(records: Records, image: np.ndarray, info: ImageInfo, predictions: lis
         scores=np.array([p["score"] for p in found], np.float32),
     )
     return visualize.side_by_side(image, left, right, records.categories)
+
+
+def _readable(predictions: list[dict]) -> list[dict]:
+    """Scores over SHOWN_SCORE and, of boxes that stand on each other whatever their class, the best."""
+    kept: list[dict] = []
+    for p in sorted(predictions, key=lambda p: -p["score"]):
+        others = [q["bbox"] for q in kept]
+        free = not others or rle.iou([p["bbox"]], others, [0] * len(others)).max() < SHOWN_IOU
+        if p["score"] >= SHOWN_SCORE and free:
+            kept.append(p)
+    return kept
 
 
 def _xyxy(box: list[float]) -> list[float]:

@@ -249,7 +249,10 @@ def _pictures(folder: Path) -> list[str]:
     scenes = sorted(folder.glob("scenes_*.png"))
     if scenes:
         cells = [page.picture(p, f"test image {i}, truth beside prediction") for i, p in enumerate(scenes)]
-        note = "Left the truth, right the prediction with its score in percent; a star marks a novel class."
+        note = (
+            "Left the truth, right the prediction with its score in percent (from 30 on; of boxes on one "
+            "object the best); a star marks a novel class."
+        )
         out.append(page.section("Test images", page.grid(cells), note=note))
     for name, title, note in NAMED_STRIPS:
         if (folder / name).is_file():
