@@ -228,12 +228,15 @@ def _paper(c: ConfigDict) -> None:
 
 
 def _custom(c: ConfigDict) -> None:
-    """A COCO-format data set of your own; num_classes and the class names come from its json."""
+    """A COCO-format data set of your own; the classes come from its json."""
     c.data.update(source="custom", root="datasets/custom", novel_classes=())
     c.data.train_json, c.data.train_images = "train.json", "train"
     c.data.test_json, c.data.test_images = "test.json", "test"
     c.data.shot_unlabelled = "ignore"
     c.fewshot.short_classes = "take_all"
+    c.model.num_classes = 0  # 0: as many as the json lists
+    # from scratch; with imported weights: frozen_bn and the frozen stem of the coco preset
+    c.model.detector.norm, c.train.frozen = "group", ()
 
 
 def _shapes(c: ConfigDict) -> None:

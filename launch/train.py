@@ -22,7 +22,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
     from maskdiff_jax import train
 
-    print(config)
+    for name, value in train.flat(config.to_dict()).items():
+        print(f"{name} = {value!r}")
     seconds = train.run(config, workdir)
     phases = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
     print(f"trained: {workdir} ({phases})")

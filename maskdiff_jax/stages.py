@@ -39,6 +39,11 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     records = pipeline.open_split(c.data, "train")
     base = class_ids(records, novel=False)
     records = fewshot.restrict(records, base)
+    if c.model.detector.norm == "frozen_bn" and not c.init_from:
+        raise ValueError(
+            "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR of a run that "
+            "holds them, or train from scratch with --config.model.detector.norm=group --config.train.frozen='()'"
+        )
     params = initial_params(model, c)
     active = jnp.asarray(active_classes(base, c.model.num_classes))
 

@@ -54,7 +54,7 @@ def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> Non
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", config.to_json_best_effort(indent=1)
     if path.exists():
-        ours, theirs = _flat(json.loads(text)), _flat(json.loads(path.read_text()))
+        ours, theirs = flat(json.loads(text)), flat(json.loads(path.read_text()))
         differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         # how a result is looked at may change without another training
         differ = [k for k in differ if not k.startswith("eval.") and k != "train.devices"]
@@ -68,7 +68,8 @@ def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> Non
     new.rename(path)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict:
+def flat(tree: Any, prefix: str = "") -> dict:
+    """Nested dicts -> {"a.b.c": leaf}."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}{key}.").items()}
+    return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}{key}.").items()}

@@ -92,8 +92,9 @@ def _key(split: str) -> str:
 
 def files(data: Any, split: str) -> tuple[Path, Path]:
     """The json and the image folder of a split of a source that reads them."""
-    key, root = _key(split), Path(data.root)
-    return root / data[f"{key}_json"], root / data[f"{key}_images"]
+    names = {"train": (data.train_json, data.train_images), "test": (data.test_json, data.test_images)}
+    json_name, folder = names[_key(split)]
+    return Path(data.root) / json_name, Path(data.root) / folder
 
 
 @functools.lru_cache(maxsize=8)
