@@ -10,6 +10,8 @@ import numpy as np
 
 from maskdiff_jax.types import Array, PyTree
 
+QUIET = 0.9  # share of the base shots on which an imprinted row must stay below the best wrong base row
+
 
 def take_rows(predictor: PyTree, source: PyTree, ids: np.ndarray, num_classes: int) -> PyTree:
     """``predictor`` with the rows of the classes ``ids`` copied from ``source`` (TFA's "combine").
@@ -57,7 +59,8 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
     Plain imprinting (the row is the class's mean feature) lets novel classes swallow the base ones: features
     come out of a ReLU and share a large common direction m, the mean feature of the base shots. So the row of
     class c is ``cos(a) f_c + sin(a) m`` with f_c the mean shot feature without its part along m, and the angle
-    a, which acts as a bias, chosen so that on the base shots the row answers as the other base rows do.
+    a, which acts as a bias, the largest at which the row stays below the best wrong base row on `QUIET` of the
+    base shots: there it disturbs no more than the base classes disturb each other.
 
     Args:
       predictor: with "cls_score" {"kernel" [F, C+1]}.
@@ -74,15 +77,15 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
     x, labels = _unit(np.asarray(features, np.float64)), np.asarray(labels)
     of_base = np.isin(labels, base)
     m = _unit(x[of_base].mean(0))
-    # what the base rows answer to base shots of another class, on average: the level to match
     scores = x[of_base] @ _unit(kernel[:, base], axis=0)
-    level = scores[labels[of_base][:, None] != base[None]].mean()
+    wrong = np.where(labels[of_base][:, None] != base[None], scores, -np.inf).max(1)
     angles = np.linspace(-np.pi / 2, np.pi / 2, 721)
     for c in novel:
-        f = _unit(x[labels == c]).mean(0)
+        f = x[labels == c].mean(0)
         f = _unit(f - (f @ m) * m)
-        answer = np.cos(angles) * (x[of_base] @ f).mean() + np.sin(angles) * (x[of_base] @ m).mean()
-        a = angles[np.argmin(np.abs(answer - level))]
+        answers = np.outer(np.cos(angles), x[of_base] @ f) + np.outer(np.sin(angles), x[of_base] @ m)
+        loud = np.quantile(answers - wrong, QUIET, axis=1) > 0
+        a = angles[~loud].max(initial=angles[0])
         kernel[:, c] = np.cos(a) * f + np.sin(a) * m
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 

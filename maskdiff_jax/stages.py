@@ -35,8 +35,8 @@ def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
 def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
     c, r = config, config.train
-    model = build(c.model)
     records = pipeline.open_split(c.data, "train")
+    model = build(c.model)
     base = class_ids(records, novel=False)
     records = fewshot.restrict(records, base)
     if c.model.detector.norm == "frozen_bn" and not c.init_from:
