@@ -82,7 +82,7 @@ def _readable(predictions: list[dict]) -> list[dict]:
     kept: list[dict] = []
     for p in sorted(predictions, key=lambda p: -p["score"]):
         others = [q["bbox"] for q in kept]
-        free = not others or rle.iou([p["bbox"]], others, [0] * len(others)).max() < SHOWN_IOU
+        free = not others or np.max(rle.iou([p["bbox"]], others, [0] * len(others))) < SHOWN_IOU
         if p["score"] >= SHOWN_SCORE and free:
             kept.append(p)
     return kept

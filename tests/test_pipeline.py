@@ -169,6 +169,22 @@ def test_interrupted_training_goes_on(trained, tmp_path):
     assert a["metrics"] == b["metrics"]
 
 
+@pytest.mark.slow
+def test_quickstart_ends_with_a_report_and_repeats_itself(tmp_path):
+    """A hundredth of the steps: the same numbers when trained afresh, the finished result when not."""
+    out = launch("quickstart", "--scale=0.01", cwd=tmp_path)
+    page = tmp_path / "runs/quickstart/report/index.html"
+    assert "mask IoU" in out.stdout and page.stat().st_size > 100_000
+    metrics = [tmp_path / f"runs/quickstart/{stage}/metrics.json" for stage in ("base", "fewshot")]
+    first = [json.loads(m.read_text()) for m in metrics]
+    assert first[1]["metrics"]["images"] == 160
+    again = launch("quickstart", "--scale=0.01", cwd=tmp_path)
+    assert "detector:" not in again.stderr and out.stdout.split("report:")[0].split("percent")[1] in again.stdout
+    launch("quickstart", "--scale=0.01", "--fresh", cwd=tmp_path)
+    for old, path in zip(first, metrics, strict=True):
+        assert json.loads(path.read_text())["metrics"] == old["metrics"]
+
+
 STOPPED = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
