@@ -52,7 +52,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 
 
 def set_up_jax() -> None:
-    """Keeps compiled programs between runs; asks the GPU allocator to leave memory to others."""
+    """Keeps compiled programs between runs and the libraries' notices off the screen."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
     import jax

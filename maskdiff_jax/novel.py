@@ -69,12 +69,18 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
       base, novel: class ids; every one of them has a feature.
 
     Raises:
-      ValueError: the classifier has a bias, so it is no cosine classifier.
+      ValueError: the classifier has a bias, so it is no cosine classifier; a class without a shot.
     """
     if "bias" in predictor["cls_score"]:
         raise ValueError("fewshot.novel_init='imprint' needs model.detector.classifier='cosine'")
     kernel = np.asarray(predictor["cls_score"]["kernel"], np.float64)
     x, labels = _unit(np.asarray(features, np.float64)), np.asarray(labels)
+    missing = np.setdiff1d(np.concatenate([base, novel]), labels)
+    if len(missing) or not len(base):
+        raise ValueError(
+            "fewshot.novel_init='imprint' needs base classes and a shot of every class "
+            f"(without one: class ids {missing.tolist()}): use novel_init='finetune'"
+        )
     of_base = np.isin(labels, base)
     m = _unit(x[of_base].mean(0))
     scores = x[of_base] @ _unit(kernel[:, base], axis=0)

@@ -3,7 +3,7 @@
     predictor = load("exports/mine")
     prediction = predictor(image)            # uint8 [h, w, 3] RGB, any size
 
-The path is evaluation's (journey 4 of docs): the same resizing, the same regions, the same sampler.
+The path is evaluation's, `segment.py`: the same resizing, the same regions, the same sampler.
 """
 
 from functools import partial

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -16,6 +16,8 @@ from scipy.special import stdtrit
 from maskdiff_jax import page
 
 GROUPS = ("all", "base", "novel")
+# runs that differ in nothing else are repeats of one experiment
+SEEDS = {("seed",), ("init_from",), ("fewshot", "seed"), ("eval", "noise_seed")}
 PHASES = {
     "detector": "detector", "mask": "mask head", "novel": "novel rows", "joint": "all heads",
     "evaluation": "evaluation",
@@ -102,15 +104,17 @@ def group(runs: Sequence[Run]) -> list[list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         d = run.document
-        config = json.loads(json.dumps(d.get("config") or {}))
-        for part, key in ((config, "seed"), (config, "init_from"), (config.get("fewshot"), "seed")):
-            if isinstance(part, dict):
-                part.pop(key, None)
-        if isinstance(config.get("eval"), dict):
-            config["eval"].pop("noise_seed", None)
+        config = _without_seeds(d.get("config"))
         names = ("preset", "stage", "dataset", "split", "shots")
         found.setdefault(json.dumps([config, *(d.get(k) for k in names)], sort_keys=True), []).append(run)
     return list(found.values())
+
+
+def _without_seeds(config: Any, path: tuple[str, ...] = ()) -> Any:
+    """A run's config, nested dicts, without the fields of SEEDS."""
+    if not isinstance(config, dict):
+        return config
+    return {k: _without_seeds(v, (*path, k)) for k, v in config.items() if (*path, k) not in SEEDS}
 
 
 def label(document: dict) -> str:

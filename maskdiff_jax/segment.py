@@ -1,6 +1,6 @@
 """From images to masks: detect, cut regions, draw masks of many images' objects together, paste.
 
-The path that evaluation, pictures and the predictor share (journey 4). Boxes here are xyxy in pixels of the
+The path that evaluation, pictures and the predictor share. Boxes here are xyxy in pixels of the
 image as stored ("original"); the network's input and the image that regions are cut from are other sizes of it.
 """
 

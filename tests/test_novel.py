@@ -76,6 +76,11 @@ def test_imprint_keeps_base_answers_and_finds_novel_shots():
     assert (answer(plain)[of_base] == labels[of_base]).mean() < 0.5  # what the calibration is for
 
 
+def test_imprint_needs_a_shot_of_every_class():
+    with pytest.raises(ValueError, match=r"class ids \[2, 4\]"):
+        novel.imprint(predictor(0), np.ones((3, F)), np.array([0, 1, 3]), BASE, NEW)
+
+
 def test_imprint_needs_a_cosine_classifier():
     with pytest.raises(ValueError, match="cosine"):
         novel.imprint({"cls_score": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}, None, None, BASE, NEW)
