@@ -268,7 +268,7 @@ def _shapes(c: ConfigDict) -> None:
     r.detector.update(steps=1800, batch=8, optimizer="adamw", lr=1.5e-3, schedule="cosine", warmup=50, ema=0.99)
     r.mask.update(steps=1200, batch=16, lr=2e-3, schedule="cosine", warmup=50, ema=0.99)
     r.save_every = 0
-    e.update(batch=16, mask_batch=64, mask_min_score=0.1, mask_top_n=10)
+    e.update(batch=16, mask_batch=16, mask_min_score=0.1, mask_top_n=10)
 
 
 def _shapes_hard(c: ConfigDict) -> None:
