@@ -397,3 +397,23 @@ def test_parity_detections(which, threshold):
     np.testing.assert_array_equal(klass[index], want["classes"])
     assert np.abs(box[index] - want["boxes"]).max() <= 0.01
     assert np.abs(score[index] - want["scores"]).max() <= 5e-5
+
+
+def test_canvas_does_not_change_a_real_detector():
+    """An image in its own padding and in a far larger canvas: the same detections, by the whole ResNet-50."""
+    made, _, _, params, image, _ = model("c")
+    image, hw = image[:, :120, :150], np.array([[120, 150]])
+    active = jnp.ones(80, bool)
+    detect = jax.jit(made.detect)
+    own = detect(params, image, hw, active)
+    canvas = np.full((1, 224, 256, 3), 99.0, np.float32)
+    canvas[:, :120, :150] = image
+    wide = detect(params, canvas, hw, active)
+    (box, score, name), (other_box, other_score, other_name) = ([np.asarray(v[0]) for v in d] for d in (own, wide))
+    count = int((name >= 0).sum())
+    assert count > 20 and count == int((other_name >= 0).sum())
+    index = pair(np.c_[other_box, 1000.0 * other_name][:count], np.c_[box, 1000.0 * name][:count])
+    np.testing.assert_array_equal(other_name[:count][index], name[:count])
+    iou = np.diagonal(np.asarray(boxes.iou(other_box[:count][index], box[:count])))
+    assert iou.min() > 0.99
+    assert np.abs(other_score[:count][index] - score[:count]).max() <= 1e-3
