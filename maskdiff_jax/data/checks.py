@@ -4,12 +4,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from maskdiff_jax.data import coco, shapes, sources
-from maskdiff_jax.data.coco import Records
+from maskdiff_jax.data import coco, masks, shapes, sources
+from maskdiff_jax.data.coco import Annotation, Records
+
+SHOTS = (1, 5, 10)  # the K that people ask for [P]
+NAMED = 3  # classes that a line names, of those that lack objects
+AGREEMENT = 0.5  # IoU of a box and its mask's: rounding leaves more, except of objects too small to be used
+
+MISSING = "image file is missing"
+BROKEN = "image file is broken or of another size than the json says"
+SMALL = "object too small for the mask head"
+ELSEWHERE = "box that is not around its mask (is bbox x, y, width, height in px?)"
+MANY = "image with more than"
 
 
 def check(
-    data: Any, split: str, *, progress: Callable[[Sequence], Iterable] = lambda x: x
+    data: Any,
+    split: str,
+    *,
+    progress: Callable[[Sequence], Iterable] = lambda x: x,
+    examples: dict[str, str] | None = None,
 ) -> tuple[Records, Counter]:
     """Reads every annotation and every image of a split.
 
@@ -17,6 +31,7 @@ def check(
       data: config.data.
       split: "train", "pool" or "test".
       progress: wraps the range of images that is walked.
+      examples: gets where each kind of problem occurs first, if given.
 
     Returns:
       The records, and how often each kind of problem occurs.
@@ -25,45 +40,111 @@ def check(
       FileNotFoundError, ValueError: what cannot be read at all, as `pipeline.open_split`.
     """
     problems: Counter = Counter()
+    examples = {} if examples is None else examples
     if data.source in shapes.LEVELS:
         records = sources.SOURCES[data.source](data, split)
     else:
-        json_path, image_dir = sources.files(data, split)
-        records = coco.load(
-            json_path, image_dir, data.novel_classes, name=data.source, split=split, problems=problems
-        )
+        records = sources.load(data, split, problems=problems, examples=examples)
     for i in progress(range(len(records.infos))):
         try:
             records.read(i)
-        except FileNotFoundError:
-            problems["image file is missing"] += 1
-        except ValueError:
-            problems["image file is broken or of another size than the json says"] += 1
-        for a in records.infos[i].annotations:
-            small = (
-                min(a.box[2] - a.box[0], a.box[3] - a.box[1]) < data.min_box_side
-                or a.area < data.min_mask_area
-            )
-            problems["object too small for the mask head"] += small and not a.crowd
-        too_many = sum(not a.crowd for a in records.infos[i].annotations) > data.max_boxes
-        problems[f"image with more than {data.max_boxes} objects (data.max_boxes; the largest stay)"] += (
-            too_many
+        except FileNotFoundError as error:
+            problems[MISSING] += 1
+            examples.setdefault(MISSING, str(error))
+        except ValueError as error:
+            problems[BROKEN] += 1
+            examples.setdefault(BROKEN, str(error))
+        objects = [a for a in records.infos[i].annotations if not a.crowd]
+        for a in objects:
+            usable = _usable(a, data.min_box_side, data.min_mask_area)
+            problems[SMALL] += not usable
+            if usable and _agreement(a.box, masks.mask_box(a.rle)) < AGREEMENT:
+                problems[ELSEWHERE] += 1
+                examples.setdefault(ELSEWHERE, f"annotation {a.id} of {records.infos[i].file_name}")
+        problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest stay)"] += (
+            len(objects) > data.max_boxes
         )
     return records, +problems
 
 
-def describe(records: Records, problems: Counter) -> str:
-    """Classes, instances per class and problems by kind, as a text of several lines."""
-    objects = Counter(a.class_id for i in records.infos for a in i.annotations if not a.crowd)
+def describe(
+    records: Records,
+    problems: Counter,
+    *,
+    examples: dict[str, str] | None = None,
+    min_box_side: float = 0.0,
+    min_mask_area: float = 0.0,
+) -> str:
+    """Classes, instances per class, possible K and problems by kind, as a text of several lines.
+
+    The column K is the largest number of shots that `fewshot.draw` finds for a class with the sampler
+    "instances". The test split has none: shots are drawn from the training images.
+
+    Args:
+      records: from `check`.
+      problems: from `check`.
+      examples: from `check`: where each kind occurs first.
+      min_box_side: px; smaller objects are no shots (config.data.min_box_side).
+      min_mask_area: px; likewise.
+    """
+    every = [a for i in records.infos for a in i.annotations if not a.crowd]
+    objects = Counter(a.class_id for a in every)
     images = Counter(c for i in records.infos for c in {a.class_id for a in i.annotations if not a.crowd})
+    shots = Counter(a.class_id for a in every if not a.ignore and _usable(a, min_box_side, min_mask_area))
+    with_shots = records.split != "test"
     lines = [
         f"{records.name} {records.split}: {len(records.infos)} images, {sum(objects.values())} objects, "
         f"{len(records.categories)} classes"
     ]
-    width = max(len(c.name) for c in records.categories) if records.categories else 0
-    lines.append(f"  {'class':{width}}  {'id':>5}  kind   objects  images")
+    width = max([len(c.name) for c in records.categories], default=0)
+    lines.append(f"  {'class':{width}}  {'id':>5}  kind   objects  images" + "       K" * with_shots)
     for k, c in enumerate(records.categories):
         kind = "novel" if c.novel else "base "
-        lines.append(f"  {c.name:{width}}  {c.id:5d}  {kind}  {objects[k]:7d}  {images[k]:6d}")
-    lines += [f"  problem: {count} x {kind}" for kind, count in problems.most_common()] or ["  no problems"]
+        line = f"  {c.name:{width}}  {c.id:5d}  {kind}  {objects[k]:7d}  {images[k]:6d}"
+        lines.append(line + f"  {shots[k]:6d}" * with_shots)
+    if with_shots:
+        lines += _possible_shots(records, shots)
+    examples = examples or {}
+    noted = sorted(problems.items(), key=lambda item: (_is_note(item[0]), -item[1]))
+    for kind, count in noted:
+        lines.append(f"  {'note' if _is_note(kind) else 'problem'}: {count} x {kind}")
+        if kind in examples and not _is_note(kind):
+            lines.append(f"           first: {examples[kind]}")
+    if all(_is_note(kind) for kind in problems):
+        lines.append("  no problems")
     return "\n".join(lines)
+
+
+def _possible_shots(records: Records, shots: Counter) -> list[str]:
+    """One line each for the novel and for all classes: which of SHOTS every class can give."""
+    novel = [k for k, c in enumerate(records.categories) if c.novel]
+    lines = []
+    for what, classes in (("novel", novel), ("all", range(len(records.categories)))):
+        answers = []
+        for wanted in SHOTS if classes else ():
+            short = sorted((k for k in classes if shots[k] < wanted), key=lambda k: shots[k])
+            names = ", ".join(f"{records.categories[k].name} {shots[k]}" for k in short[:NAMED])
+            more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+            answers.append(f"{wanted} no ({names}{more})" if short else f"{wanted} yes")
+        lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "none is named by data.novel_classes"))
+    if any("no (" in line for line in lines):
+        lines.append("  (with fewshot.short_classes=take_all a class that has fewer than K gives all it has)")
+    return lines
+
+
+def _is_note(kind: str) -> bool:
+    """Whether it is no fault of the data, only something to know."""
+    return kind in (coco.CROWD, coco.EMPTY, SMALL) or kind.startswith(MANY)
+
+
+def _usable(a: Annotation, side: float, area: float) -> bool:
+    """Whether the mask head can learn from it, as in `fewshot.draw` and `pipeline.open_crops`."""
+    return min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= side and a.area >= area
+
+
+def _agreement(box: tuple[float, ...], mask: tuple[float, ...]) -> float:
+    """IoU of a box, xyxy, and a mask's box, x, y, width, height."""
+    x0, y0, x1, y1 = box
+    u0, v0, w, h = mask
+    inter = max(min(x1, u0 + w) - max(x0, u0), 0.0) * max(min(y1, v0 + h) - max(y0, v0), 0.0)
+    return inter / ((x1 - x0) * (y1 - y0) + w * h - inter)

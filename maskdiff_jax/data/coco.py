@@ -6,19 +6,34 @@ class ids are positions in `Records.categories` (0..C-1, ascending category id).
 """
 
 import functools
-import io
+import itertools
 import json
+import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from pycocotools import mask as mask_utils
+
+from maskdiff_jax.data import annotation_file, images, masks
+from maskdiff_jax.data.images import decode_image as decode_image
+from maskdiff_jax.data.images import png as png
+from maskdiff_jax.data.masks import Unusable
+from maskdiff_jax.data.masks import decode_mask as decode_mask
+from maskdiff_jax.data.masks import encode_mask as encode_mask
 
 MIN_SIDE = 1e-5  # px: detectron2 drops boxes that are not wider and higher than this
+OVERHANG = 1.0  # px: a box that leaves its image by less is rounding, and not worth a word
+
+# kinds of problems that are asked for by name
+DROPPED = "(dropped)"
+RENUMBERED = "annotation id missing, no whole number or used before (numbered anew)"
+CROWD = "crowd region (no target)"
+EMPTY = "image without annotations"
+REFUSED = "file that training refuses: more than half of its annotations are dropped"
 
 
 class Category(NamedTuple):
@@ -67,11 +82,16 @@ def load(
     name: str = "custom",
     split: str = "train",
     problems: Counter | None = None,
+    examples: dict[str, str] | None = None,
 ) -> Records:
     """Reads a COCO-format json; images are opened one by one when `Records.read` asks for them.
 
-    Boxes are clipped to the image. Annotations without a pixel or without a box are dropped, crowd
-    regions are kept with ``crowd=True``.
+    A fault of the file or of an image entry stops. A fault of one annotation does not: it is dropped, or
+    mended where nothing has to be guessed (box clipped to the image, box or area taken from the mask), and
+    counted by kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, no whole
+    number or used before is replaced by the lowest free one, in the order of the file; an exact repeat of
+    an annotation is dropped. Where more than half of the annotations would be dropped, the file is wrong as
+    a whole, and loading stops.
 
     Args:
       json_path: the annotations; needs "images", "annotations" and "categories".
@@ -79,62 +99,65 @@ def load(
       novel_classes: names of the categories that are novel.
       name: of the data set, for messages.
       split: of the data set, for messages.
-      problems: counts what was mended, by kind, if given.
+      problems: counts what was dropped, mended or is worth a look, by kind; nothing is printed then, and
+        dropping more than half is only counted. None: a line on stderr says what was dropped or
+        mended, once per file and process.
+      examples: gets where each kind of fault occurs first, if given.
 
     Raises:
       FileNotFoundError: the json or the image folder is missing.
-      ValueError: the json is broken, an id is no whole number, is out of range or occurs twice, an
-        annotation points to nothing, or a novel class is unknown.
+      ValueError: the json is broken; an image or a category lacks a field or has one of the wrong type,
+        an id out of range or one that occurs twice; most annotations are unusable; a novel class is
+        unknown.
     """
     json_path, image_dir = Path(json_path), Path(image_dir)
     if not json_path.is_file():
         raise FileNotFoundError(f"{name}: no annotation file {json_path}: put the COCO-format json there")
     if not image_dir.is_dir():
         raise FileNotFoundError(f"{name}: no image folder {image_dir}: put the images of {json_path} there")
-    try:
-        raw = json.loads(json_path.read_text())
-        images, annotations, raw_categories = raw["images"], raw["annotations"], raw["categories"]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{json_path} is no valid json ({error}): write it again") from None
-    except (KeyError, TypeError):
-        raise ValueError(f"{json_path} needs the lists 'images', 'annotations', 'categories'") from None
-    problems = Counter() if problems is None else problems
-
-    categories = tuple(
-        Category(c["id"], c["name"], False) for c in sorted(raw_categories, key=lambda c: c["id"])
-    )
-    _check_ids([c.id for c in categories], "category", json_path)
-    _check_ids([i["id"] for i in images], "image", json_path)
-    # the official crowd regions have ids above 2**31; annotation ids never enter an int32 array
-    _check_ids([a["id"] for a in annotations], "annotation", json_path, limit=2**63)
+    raw_images, annotations, raw_categories = annotation_file.lists(json_path)
+    categories = tuple(Category(*c, False) for c in annotation_file.categories(raw_categories, json_path))
+    entries = annotation_file.images(raw_images, json_path)
     class_of = {c.id: k for k, c in enumerate(categories)}
-    sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in images}
+    image_of = {e[0]: e for e in entries}
 
-    by_image: dict[int, list[Annotation]] = {i["id"]: [] for i in images}
-    order = []
-    for a in annotations:
-        if a["image_id"] not in sizes:
-            raise ValueError(
-                f"{json_path}: annotation {a['id']} is of image {a['image_id']}, which is not listed"
-            )
-        if a["category_id"] not in class_of:
-            raise ValueError(
-                f"{json_path}: annotation {a['id']} is of category {a['category_id']}, not listed"
-            )
-        parsed = _annotation(a, sizes[a["image_id"]], class_of[a["category_id"]], problems)
-        if parsed is not None:
-            by_image[parsed.image_id].append(parsed)
-            order.append(parsed.id)
-    infos = [ImageInfo(i["id"], i["file_name"], *sizes[i["id"]], tuple(by_image[i["id"]])) for i in images]
-    problems["image without annotations"] += sum(not i.annotations for i in infos)
+    found: Counter = Counter()
+    first = {} if examples is None else examples
+    by_image: dict[int, list[Annotation]] = {e[0]: [] for e in entries}
+    order: dict[int, int] = {}  # annotation id -> its entry, in the order of the file
+    free, sums = _free_ids(annotations), masks.run_sums(annotations)
+    for k, raw in enumerate(annotations):
+        faults: list[str] = []
+        try:
+            a = _annotation(raw, image_of, class_of, sums.get(k), faults)
+            if not (_is_id(a.id) and a.id not in order):
+                if _is_id(a.id) and annotations[order[a.id]] == raw:
+                    raise Unusable("annotation that is there twice")
+                faults.append(RENUMBERED)
+                a = a._replace(id=next(free))
+            by_image[a.image_id].append(a)
+            order[a.id] = k
+        except Unusable as error:
+            faults = [f"{error} {DROPPED}"]
+        for kind in faults:
+            found[kind] += 1
+            first.setdefault(kind, f"annotations[{k}]")
+    infos = [ImageInfo(*e, tuple(by_image[e[0]])) for e in entries]
+    found[EMPTY] = sum(not i.annotations for i in infos)
+    found["image file that the json lists again under another id"] = len(infos) - len({i.file_name for i in infos})
+    if problems is None:
+        _tell(found, first, len(annotations), json_path)
+    else:
+        problems.update(found)
+        problems[REFUSED] += _too_many(found, len(annotations))
 
     files = tuple(i.file_name for i in infos)
     shapes = tuple((i.height, i.width) for i in infos)
     records = Records(
         name, split, categories, infos,
-        read=functools.partial(_read_file, str(image_dir), files, shapes),
+        read=functools.partial(images.read_file, str(image_dir), files, shapes),
         annotation_order=tuple(order),
-        encoded=functools.partial(_read_bytes, str(image_dir), files),
+        encoded=functools.partial(images.read_encoded, str(image_dir), files, shapes),
     )  # fmt: skip
     return with_novel(records, novel_classes)
 
@@ -206,98 +229,99 @@ def encoded_image(records: Records, i: int) -> bytes:
     return png(records.read(i))
 
 
-def png(image: np.ndarray) -> bytes:
-    """Lossless bytes of a uint8 image [h, w, 3] or [h, w]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3)  # 3: half the time of 6, 5 % larger
-    return buffer.getvalue()
+def _annotation(
+    raw: Any,
+    image_of: dict[int, annotation_file.Image],
+    class_of: dict[int, int],
+    sums: tuple[int, int] | None,
+    faults: list[str],
+) -> Annotation:
+    """One entry, its id as it stands; `sums` as for `masks.from_json`, `faults` gets what was mended.
 
-
-def decode_image(data: bytes, where: str) -> np.ndarray:
-    """uint8 [h, w, 3] RGB, turned as its EXIF says; ValueError that names `where` if it is no image."""
+    Raises:
+      Unusable: it has to be dropped.
+    """
+    if not isinstance(raw, dict):
+        raise Unusable("annotation entry that is no json object")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read the image {where} ({error}): replace the file") from None
-
-
-def decode_mask(rle: dict[str, Any]) -> np.ndarray:
-    """uint8 [h, w] of 0 and 1."""
-    return mask_utils.decode(rle)
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """RLE of a [h, w] mask of 0 and 1 (or bool)."""
-    rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(s) for s in rle["size"]], "counts": bytes(rle["counts"]).decode()}
-
-
-def _annotation(raw: dict, hw: tuple[int, int], class_id: int, problems: Counter) -> Annotation | None:
-    height, width = hw
-    rle = _rle(raw.get("segmentation"), height, width)
-    if rle is None or mask_utils.area(rle) == 0:
-        problems["annotation without a mask (dropped)"] += 1
-        return None
-    x, y, w, h = (float(v) for v in raw["bbox"]) if "bbox" in raw else mask_utils.toBbox(rle).tolist()
+        image, class_id = image_of.get(raw.get("image_id")), class_of.get(raw.get("category_id"))
+    except TypeError:  # a list or a dict
+        raise Unusable("annotation whose image_id or category_id is no number") from None
+    if image is None:
+        raise Unusable("annotation of an image that is not listed")
+    if class_id is None:
+        raise Unusable("annotation of a category that is not listed")
+    crowd = raw.get("iscrowd", 0)
+    if crowd not in (0, 1, None):  # bools and 1.0 too are equal to 0 or 1
+        raise Unusable("annotation whose iscrowd is neither 0 nor 1")
+    image_id, _, height, width = image
+    rle, pixels = masks.from_json(raw.get("segmentation"), height, width, faults, sums)
+    x, y, w, h = _box(raw.get("bbox"), faults) or masks.mask_box(rle)
     box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
-    if not (box[2] - box[0] > MIN_SIDE and box[3] - box[1] > MIN_SIDE):  # also catches NaN
-        problems["annotation without a box inside the image (dropped)"] += 1
+    if not (box[2] - box[0] > MIN_SIDE and box[3] - box[1] > MIN_SIDE):
+        raise Unusable("annotation without a box inside the image")
+    whole = (x, y, x + w, y + h)
+    if box != whole and max(abs(a - b) for a, b in zip(box, whole, strict=True)) > OVERHANG:
+        faults.append("box reaches out of the image (clipped)")
+    if crowd:
+        faults.append(CROWD)
+    area = raw.get("area", pixels)
+    # the area inside an outline may pass the image's where the outline leaves the image
+    if type(area) not in (int, float) or not 0 < area <= 2 * height * width:
+        faults.append("area is no possible number of pixels (taken from the mask)")
+        area = pixels
+    return Annotation(raw.get("id"), image_id, class_id, box, rle, float(area), bool(crowd))
+
+
+def _box(raw: Any, faults: list[str]) -> tuple[float, float, float, float] | None:
+    """x, y, width, height; None to take the mask's."""
+    if raw is None:
         return None
-    if box != (x, y, x + w, y + h):
-        problems["box reaches out of the image (clipped)"] += 1
-    crowd = bool(raw.get("iscrowd", 0))
-    problems["crowd region (no target)"] += crowd
-    area = float(raw["area"]) if "area" in raw else float(mask_utils.area(rle))
-    return Annotation(raw["id"], raw["image_id"], class_id, box, rle, area, crowd)
+    try:
+        x, y, w, h = raw
+        if math.isfinite(x + y + w + h):
+            return float(x), float(y), float(w), float(h)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    faults.append("bbox is not four numbers (taken from the mask)")
+    return None
 
 
-def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """Compressed RLE of polygons, of uncompressed or of compressed RLE; None if there is nothing to see."""
-    if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [height, width]:
-            return None
-        if isinstance(segmentation["counts"], list):
-            rle = mask_utils.frPyObjects(segmentation, height, width)
-        else:
-            rle = dict(segmentation)
-    else:
-        polygons = [p for p in segmentation or () if len(p) >= 6 and len(p) % 2 == 0]
-        if not polygons:
-            return None
-        rle = mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
-    counts = rle["counts"]
-    return {"size": [height, width], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+def _is_id(i: Any) -> bool:
+    # the official crowd regions have ids above 2**31; annotation ids never enter an int32 array
+    return type(i) is int and 0 <= i < 2**63
 
 
-def _check_ids(ids: Sequence, what: str, path: Path, limit: int = 2**31) -> None:
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < limit:
-            raise ValueError(f"{path}: {what} id {i!r} must be a whole number from 0 to {limit - 1}")
-    if len(set(ids)) != len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        raise ValueError(f"{path}: {what} id {twice} occurs more than once: ids must be unique")
+def _free_ids(annotations: Sequence) -> Iterator[int]:
+    """Whole numbers from 1 on that no annotation has for its id."""
+    taken = {a["id"] for a in annotations if isinstance(a, dict) and _is_id(a.get("id"))}
+    yield from (i for i in itertools.count(1) if i not in taken)
+
+
+def _too_many(found: Counter, total: int) -> bool:
+    return 2 * sum(n for kind, n in found.items() if kind.endswith(DROPPED)) > total
+
+
+def _tell(found: Counter, first: dict[str, str], total: int, path: Path) -> None:
+    """One line on stderr about what was dropped or mended; ValueError if too much was dropped."""
+    kinds = "; ".join(
+        f"{n} x {kind}" + (f", first {first[kind]}" if kind in first else "")
+        for kind, n in found.most_common()
+        if n and kind not in (CROWD, EMPTY)
+    )
+    if _too_many(found, total):
+        raise ValueError(
+            f"{path}: more than half of its {total} annotations cannot be used, so the file as a whole is wrong "
+            f"or belongs to another list of images or categories: {kinds}"
+        )
+    if kinds:
+        _say_once(f"{path}, {total} annotations: {kinds}")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _at(function: Callable[[int], Any], positions: np.ndarray, i: int) -> Any:
     return function(int(positions[i]))
-
-
-def _read_bytes(image_dir: str, files: Sequence[str], i: int) -> bytes:
-    path = Path(image_dir) / files[i]
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileNotFoundError(
-            f"cannot read the image {path} ({error.strerror}): put the file there"
-        ) from None
-
-
-def _read_file(image_dir: str, files: Sequence[str], sizes: Sequence[tuple[int, int]], i: int) -> np.ndarray:
-    image = decode_image(_read_bytes(image_dir, files, i), str(Path(image_dir) / files[i]))
-    if image.shape[:2] != sizes[i]:
-        raise ValueError(
-            f"{Path(image_dir) / files[i]} is {image.shape[1]} x {image.shape[0]} px, its json says "
-            f"{sizes[i][1]} x {sizes[i][0]}: correct width and height in the json"
-        )
-    return image

@@ -5,21 +5,18 @@ A shot set is ``{class_id: (annotation_id, ...)}``, with class ids 0..C-1 and at
 
 import json
 import os
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from maskdiff_jax.data import transforms
+from maskdiff_jax.data import tfa, transforms
 from maskdiff_jax.data.coco import Annotation, Records, subset
 from maskdiff_jax.data.records import Crops
+from maskdiff_jax.data.splits import Table
 from maskdiff_jax.types import Support
 
 ShotSet = dict[int, tuple[int, ...]]
-
-# TFA draws for all of these in turn, each set holding the one before [fsis_protocol 2.7]
-TFA_SHOTS = (1, 2, 3, 5, 10, 30)
 
 
 def restrict(records: Records, class_ids: Iterable[int]) -> Records:
@@ -47,6 +44,7 @@ def draw(
     class_ids: Sequence[int] | None = None,
     min_box_side: float = 0.0,
     min_mask_area: float = 0.0,
+    table: Table | None = None,
 ) -> ShotSet:
     """Draws K shots of every class; for one seed, the set of a smaller K is part of that of a larger.
 
@@ -54,40 +52,35 @@ def draw(
       records: what to draw from; crowd regions and ignored objects are never drawn.
       shots: K.
       seed: of the draw.
-      sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa":
-        TFA's image-wise draw [fsis_protocol 2.7], which takes all objects of the class in an image, and
+      sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa" and
+        "imtfa": TFA's image-wise draw, see `tfa.draw`, which takes all objects of the class in an image, and
         whose stream runs through all classes of `records` in the order of their ids.
       short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
       class_ids: the classes to draw for; None: all.
       min_box_side: px; smaller objects are no candidates ("instances" only; TFA takes any).
       min_mask_area: px; likewise.
+      table: what TFA's draw draws from, every object of the json; None: those of `records`. It holds the few
+        that have no usable mask or box, which `records` lack: without them the numbers are not TFA's.
 
     Raises:
-      ValueError: an unknown option, too few objects, or a class where the image-wise draw cannot end.
+      ValueError: an unknown option, too few objects, a class where the image-wise draw cannot end, or a
+        drawn object that `records` lack.
     """
     if short_classes not in ("error", "take_all"):
         raise ValueError(f"fewshot.short_classes is '{short_classes}': choose error or take_all")
     if shots < 1:
         raise ValueError(f"fewshot.shots is {shots}: at least 1 is needed")
     wanted = range(len(records.categories)) if class_ids is None else class_ids
-    objects = _candidates(records)
-    if sampler == "instances":
-        objects = {
-            c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
-            for c, found in objects.items()
-        }
-    short = {c: len(objects[c]) for c in wanted if len(objects[c]) < shots}
-    if short and short_classes == "error":
-        listed = ", ".join(f"{records.categories[c].name} {n}" for c, n in short.items())
-        raise ValueError(
-            f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; lower "
-            "fewshot.shots or set fewshot.short_classes=take_all"
-        )
-    if sampler == "instances":
-        return {c: _permuted(objects[c], (seed, records.categories[c].id))[:shots] for c in wanted}
-    if sampler == "tfa":
-        return _tfa(records, objects, shots, seed, wanted, set(short))
-    raise ValueError(f"fewshot.sampler is '{sampler}': choose instances or tfa")
+    if sampler in tfa.LEVELS:
+        return _image_wise(records, table, shots, seed, sampler, short_classes, wanted)
+    if sampler != "instances":
+        raise ValueError(f"fewshot.sampler is '{sampler}': choose instances, {', '.join(tfa.LEVELS)}")
+    objects = {
+        c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
+        for c, found in _candidates(records).items()
+    }
+    _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    return {c: _permuted(objects[c], (seed, records.categories[c].id))[:shots] for c in wanted}
 
 
 def save_shots(path: str | Path, shot_set: ShotSet) -> None:
@@ -191,74 +184,59 @@ def _permuted(objects: Sequence[Annotation], seed: tuple[int, ...]) -> tuple[int
     return tuple(ids[k] for k in np.random.default_rng(seed).permutation(len(ids)))
 
 
-def _tfa(
+def _image_wise(
     records: Records,
-    objects: dict[int, list[Annotation]],
+    table: Table | None,
     shots: int,
     seed: int,
+    sampler: str,
+    short_classes: str,
     wanted: Iterable[int],
-    short: set[int],
 ) -> ShotSet:
-    """TFA's draw; a class of `short` gives all it has."""
-    if shots not in TFA_SHOTS:
+    levels = tfa.LEVELS[sampler]
+    if shots not in levels:
         raise ValueError(
-            f"TFA's sampler draws {', '.join(map(str, TFA_SHOTS))} shots, not {shots}: "
+            f"fewshot.sampler={sampler} draws {', '.join(map(str, levels))} shots, not {shots}: "
             "set fewshot.sampler=instances"
         )
-    rng = random.Random(seed)  # the same numbers as TFA's random.seed(seed)
-    drawn: ShotSet = {}
-    stuck = []
-    for class_id in range(len(records.categories)):
-        by_image: dict[int, list[int]] = {}
-        for a in objects[class_id]:
-            by_image.setdefault(a.image_id, []).append(a.id)
-        sets = _tfa_class(by_image, rng)
-        if class_id in short:
-            drawn[class_id] = tuple(a.id for a in objects[class_id])
-        elif shots in sets:
-            drawn[class_id] = sets[shots]
+    if table is None:
+        objects = {c: [(a.id, a.image_id) for a in found] for c, found in _candidates(records).items()}
+    else:
+        objects = tfa.objects_of(table)
+    short = _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    sets = tfa.draw(objects, seed, levels)
+    drawn, stuck = {}, []
+    for c in wanted:
+        if c in short:
+            drawn[c] = tuple(i for i, _ in objects[c])
+        elif shots in sets[c]:
+            drawn[c] = sets[c][shots]
         else:
-            stuck.append(class_id)
-    bad = [records.categories[c].name for c in wanted if c in stuck]
-    if bad:
+            # a larger K is drawn on top of the smaller ones
+            first = next(k for k in levels if k not in sets[c])
+            stuck.append(records.categories[c].name + (f" (already at {first})" if first < shots else ""))
+    if stuck:
         raise ValueError(
-            f"TFA's sampler takes all objects of a class in an image and cannot reach exactly {shots} with "
-            f"seed {seed} for: {', '.join(bad)}; set fewshot.sampler=instances"
+            f"fewshot.sampler={sampler} takes all objects of a class in an image and cannot reach exactly {shots} "
+            f"with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
         )
-    return {c: drawn[c] for c in wanted}
+    known = {a.id for info in records.infos for a in info.annotations}
+    lost = [f"{i} ({records.categories[c].name})" for c, ids in drawn.items() for i in ids if i not in known]
+    if lost:
+        raise ValueError(
+            f"seed {seed} draws annotations of {records.name} {records.split} without a usable mask and box: "
+            f"{', '.join(lost[:5])}; mend them in the json, or choose another fewshot.seed"
+        )
+    return drawn
 
 
-def _tfa_class(by_image: dict[int, list[int]], rng: random.Random) -> dict[int, tuple[int, ...]]:
-    """{K: annotation ids} for one class, for as many of TFA_SHOTS as can be reached.
-
-    TFA repeats its draw until it has exactly K, which may be never; here each level is decided before
-    it is drawn. Where all levels can be reached the numbers drawn are TFA's own.
-    """
-    images = list(by_image)
-    taken: list[int] = []
-    used: set[int] = set()
-    sets: dict[int, tuple[int, ...]] = {}
-    for shots in TFA_SHOTS:
-        while len(taken) < shots:
-            free = [len(ids) for image, ids in by_image.items() if image not in used]
-            # random.sample needs K images, whether they are used or not
-            if len(images) < shots or not _reachable(free, shots - len(taken)):
-                return sets
-            for image in rng.sample(images, shots):
-                if image in used or len(taken) + len(by_image[image]) > shots:
-                    continue
-                taken += by_image[image]
-                used.add(image)
-                if len(taken) == shots:
-                    break
-        sets[shots] = tuple(taken)
-    return sets
-
-
-def _reachable(counts: Iterable[int], total: int) -> bool:
-    """Whether some of the counts add up to the total."""
-    sums = 1  # bit s: a sum of s can be made
-    for count in counts:
-        sums |= sums << count
-        sums &= (1 << (total + 1)) - 1
-    return bool(sums >> total & 1)
+def _short(records: Records, counts: dict[int, int], shots: int, short_classes: str) -> set[int]:
+    """The classes with fewer than K objects; ValueError if there may be none."""
+    short = {c: n for c, n in counts.items() if n < shots}
+    if short and short_classes == "error":
+        listed = ", ".join(f"{records.categories[c].name} {n}" for c, n in short.items())
+        raise ValueError(
+            f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; lower "
+            "fewshot.shots or set fewshot.short_classes=take_all"
+        )
+    return set(short)

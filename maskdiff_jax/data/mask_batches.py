@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.cache import Cached
-from maskdiff_jax.data.records import Crops
+from maskdiff_jax.data.crops import CropInfos, Crops
 from maskdiff_jax.types import MaskBatch
 
 
@@ -87,12 +87,12 @@ def draw_shots(
 
 def crop_table(crops: Crops, size: int, context: float, cache_bytes: int) -> CropTable:
     """Gathers what batches need of crops; half of the cache is for pictures, half for shots."""
-    classes = np.array([info.class_id for info in crops.infos], np.int32)
+    infos = CropInfos.of(crops.infos)
+    classes, boxes = infos.class_ids, infos.boxes
     members = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes)}
     rank = np.zeros(len(classes), np.int64)
     for positions in members.values():
         rank[positions] = np.arange(len(positions))
-    boxes = np.array([info.box for info in crops.infos], np.float64)
     packed = Cached(functools.partial(_packed, crops.read), cache_bytes // 2, _packed_bytes)
     shot = Cached(functools.partial(_shot, packed, boxes, size, context), cache_bytes // 2, _nbytes)
     return CropTable(classes, boxes, members, rank, packed, shot)

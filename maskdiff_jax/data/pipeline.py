@@ -13,11 +13,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from maskdiff_jax.data import image_batches, mask_batches, sources, transforms
+from maskdiff_jax.data import buckets, image_batches, mask_batches, sources, transforms
 from maskdiff_jax.data import records as prepared
 from maskdiff_jax.data.cache import Cached
 from maskdiff_jax.data.coco import Records
-from maskdiff_jax.data.records import Crops
+from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_records, select
 from maskdiff_jax.types import Batch
 
 SOURCES = sources.SOURCES
@@ -57,41 +57,46 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
         ignored ones nor those below data.min_box_side and data.min_mask_area.
       split: as for `open_split`.
     """
-    wanted = [
-        a.id
-        for info in records.infos
-        for a in info.annotations
-        if not (a.crowd or a.ignore)
-        and min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= data.min_box_side
-        and a.area >= data.min_mask_area
-    ]
+    wanted = np.array(
+        [
+            a.id
+            for info in records.infos
+            for a in info.annotations
+            if not (a.crowd or a.ignore)
+            and min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= data.min_box_side
+            and a.area >= data.min_mask_area
+        ],
+        np.int64,
+    )
     folder, _ = sources.crops_folder(data, split)
     if prepared.is_prepared(folder):
         crops = prepared.open_crops(folder)._replace(categories=records.categories)
     else:
         # an image holds several objects: a third of the cache is for whole images
         read = _cached(records.read, _cache_bytes(data) // 3)
-        crops = prepared.crops_from_records(records._replace(read=read), data)
+        crops = crops_from_records(records._replace(read=read), data)
         if len(wanted) > SLOW_CROPS:
             hint = "launch/prepare_data.py cuts them once and for all"
             print(
                 f"{len(wanted)} objects are cut out of whole images as they are needed; {hint}",
                 file=sys.stderr,
             )
-    where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
-    lost = [a for a in wanted if a not in where]
-    if lost:
+    there = CropInfos.of(crops.infos).annotation_ids
+    lost = wanted[~np.isin(wanted, there)]
+    if len(lost):
         raise ValueError(
             f"{folder} lacks annotation {lost[0]} of {records.name} {records.split}: delete that folder"
         )
-    return prepared.select(crops, [where[a] for a in wanted])
+    order = np.argsort(there)
+    return select(crops, order[np.searchsorted(there, wanted, sorter=order)])
 
 
 def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
     """Endless training batches: resized, mirrored at random, padded into one canvas per batch.
 
     Images without a target (crowd regions and ignored objects are none) are left out. Images go
-    into the batches of the smallest canvas of data.buckets that holds them.
+    into the batches of the smallest canvas of data.buckets that holds them; a line on stderr says
+    how much of the canvases is padding.
 
     Args:
       records: with the classes to learn; see `fewshot.restrict`.
@@ -112,8 +117,8 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
         records, usable, data.max_boxes, _cached(records.read, _cache_bytes(data))
     )
     options = image_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
-    hw = [transforms.resized_hw(*s, max(data.short_sides), data.long_side) for s in table.sizes.tolist()]
-    canvases = [transforms.fitting_canvas(s, data.buckets) for s in hw]
+    canvases = buckets.canvases_of(table.sizes, max(data.short_sides), data)
+    buckets.tell(table.sizes, data)
     groups, shares = [], []
     for canvas in sorted(set(canvases)):
         members = np.array([k for k, c in enumerate(canvases) if c == canvas])
@@ -177,7 +182,7 @@ def eval_batches(records: Records, data: Any, *, batch: int) -> Iterator[Batch]:
     everything = range(len(records.infos))
     table = image_batches.image_table(records, everything, data.max_boxes, records.read, crowd=True)
     hw = [transforms.resized_hw(*s, data.test_short_side, data.long_side) for s in table.sizes.tolist()]
-    canvases = [transforms.fitting_canvas(s, data.buckets) for s in hw]
+    canvases = buckets.canvases_of(table.sizes, data.test_short_side, data)
     plan = []
     for canvas in sorted(set(canvases)):
         members = [k for k, c in enumerate(canvases) if c == canvas]

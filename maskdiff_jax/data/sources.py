@@ -1,20 +1,22 @@
 """Where data sets come from: each source turns config.data and a split into `Records`.
 
-Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn from), "test".
+Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn from), "test". VOC has "test" only.
 """
 
 import functools
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from maskdiff_jax.data import coco, records, shapes
+from maskdiff_jax.data import coco, records, shapes, splits, voc
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.data.records import Crops
+from maskdiff_jax.data.splits import Table
 
 SPLITS = ("train", "pool", "test")
 
@@ -33,16 +35,51 @@ def open_shapes(data: Any, split: str, *, level: str) -> Records:
 def open_coco(data: Any, split: str) -> Records:
     """COCO-format json and images as config.data names them; prepared images where they exist."""
     json_path, image_dir = files(data, split)
-    if not json_path.is_file() or not image_dir.is_dir():
+    if not json_path.is_file() or not (image_dir.is_dir() or data.more_images):
         key, missing = _key(split), "image folder" if json_path.is_file() else "annotation file"
         raise FileNotFoundError(
             f"the {missing} of {data.source} is missing: looked for the {key} annotations in {json_path} and "
             f"the images in {image_dir}; put both there, or set data.root, data.{key}_json, data.{key}_images"
+            + (" (TFA's split files: see README; COCO's own split: preset coco,split=minival)" if data.counts else "")
         )
-    folder, _ = _prepared(data, split, "images")
-    if records.is_prepared(folder):
-        return coco.with_novel(records.open_images(folder), data.novel_classes)
-    return coco.load(json_path, image_dir, data.novel_classes, name=data.source, split=split)
+    return _prepared_or_load(data, split)
+
+
+def open_voc(data: Any, split: str) -> Records:
+    """The validation images of PASCAL VOC 2007 and 2012 below data.root with COCO's 80 classes, see `voc`."""
+    return _prepared_or_load(data, split)
+
+
+def load(
+    data: Any, split: str, *, problems: Counter | None = None, examples: dict[str, str] | None = None
+) -> Records:
+    """The json and image files of a source that has them, prepared or not.
+
+    Args:
+      data: config.data; where `counts` is set the json must hold what the published one holds.
+      split: of SPLITS.
+      problems: as for `coco.load`.
+      examples: likewise.
+
+    Raises:
+      FileNotFoundError, ValueError: as `coco.load`, `splits.check_counts` and `splits.locate`.
+    """
+    json_path, image_dir = files(data, split)
+    options = {"name": data.source, "split": split, "problems": problems, "examples": examples}
+    if data.source == "voc":
+        return coco.load(json_path, image_dir, data.novel_classes, **options)
+    if data.counts:
+        splits.check_counts(json_path, data.counts, _key(split))
+    if not data.more_images:
+        return coco.load(json_path, image_dir, data.novel_classes, **options)
+    found = coco.load(json_path, data.root, data.novel_classes, **options)
+    own = data.train_images if _key(split) == "train" else data.test_images
+    return splits.locate(found, data.root, (own, *data.more_images))
+
+
+def annotation_table(data: Any, split: str) -> Table | None:
+    """Every annotation of the json behind a split, as TFA's draw needs them; None for embedded scenes."""
+    return None if data.source in shapes.LEVELS else splits.read_table(files(data, split)[0])
 
 
 def crops_folder(data: Any, split: str) -> tuple[Path, dict[str, Any]]:
@@ -62,13 +99,20 @@ def prepare(data: Any, split: str, source: Any) -> tuple[Path, Path]:
     images, settings = _prepared(data, split, "images")
     if not records.is_prepared(images):
         progress = functools.partial(progress_line, what=f"writing the {split} images")
-        records.write_images(opened, images, settings, progress=progress)
+        records.write_images(opened, images, settings, workers=data.workers, progress=progress)
     crops, settings = crops_folder(data, split)
     if not records.is_prepared(crops):
         cut: Crops = records.crops_from_records(opened, data)
         progress = functools.partial(progress_line, what=f"cutting the {split} objects")
-        records.write_crops(cut, crops, settings, progress=progress)
+        records.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
     return images, crops
+
+
+def _prepared_or_load(data: Any, split: str) -> Records:
+    folder, _ = _prepared(data, split, "images")
+    if records.is_prepared(folder):
+        return coco.with_novel(records.open_images(folder), data.novel_classes)
+    return load(data, split)
 
 
 def _prepared(data: Any, split: str, what: str) -> tuple[Path, dict[str, Any]]:
@@ -80,6 +124,8 @@ def _prepared(data: Any, split: str, what: str) -> tuple[Path, dict[str, Any]]:
         json_path, _ = files(data, split)
         split = _key(split)
         settings.update(split=split, json=json_path.name, json_digest=_file_digest(str(json_path)))
+        if data.counts:  # a set that was prepared without the check is another one
+            settings["counts"] = data.counts
     if what == "crops":
         settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side)
     return records.folder_of(data.root, f"{split}-{what}", settings), settings
@@ -91,7 +137,12 @@ def _key(split: str) -> str:
 
 
 def files(data: Any, split: str) -> tuple[Path, Path]:
-    """The json and the image folder of a split of a source that reads them."""
+    """The json and the image folder of a split of a source that reads them; VOC's json is made on first use."""
+    if data.source == "voc":
+        if split != "test":
+            raise ValueError(f"data.source=voc has no '{split}' split, only test: train on another source")
+        progress = functools.partial(progress_line, what="reading the masks of VOC, once")
+        return voc.coco_json(data.root, progress=progress), Path(data.root)
     names = {"train": (data.train_json, data.train_images), "test": (data.test_json, data.test_images)}
     json_name, folder = names[_key(split)]
     return Path(data.root) / json_name, Path(data.root) / folder
@@ -119,4 +170,5 @@ SOURCES = {
     "shapes_hard": functools.partial(open_shapes, level="shapes_hard"),
     "coco": open_coco,
     "custom": open_coco,
+    "voc": open_voc,
 }

@@ -70,7 +70,9 @@ def test_bad_annotations_are_mended_and_counted(tmp_path):
     assert [a.id for a in records.infos[0].annotations] == [1, 4]
     assert records.infos[0].annotations[0].box == (8, 5, 10, 8)
     assert records.infos[0].annotations[1].crowd
-    assert problems["annotation without a mask (dropped)"] == 3
+    assert problems["annotation without a mask (dropped)"] == 1
+    assert problems["annotation with a broken polygon (dropped)"] == 1
+    assert problems["annotation whose RLE is of another size than its image (dropped)"] == 1
     assert problems["annotation without a box inside the image (dropped)"] == 1
     assert problems["box reaches out of the image (clipped)"] == 1
     assert problems["crowd region (no target)"] == 1
@@ -101,11 +103,9 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 
 def test_bad_ids(tmp_path):
-    path, images = write(tmp_path, [box_annotation(1), box_annotation(1)])
-    with pytest.raises(ValueError, match="annotation id 1 occurs more than once"):
-        coco.load(path, images)
+    path, images = write(tmp_path, [])
     for bad in (2**31, "7", -1, 1.5):
-        raw = json.loads(path.read_text()) | {"annotations": []}
+        raw = json.loads(path.read_text())
         raw["images"][0]["id"] = bad
         path.write_text(json.dumps(raw))
         with pytest.raises(ValueError, match="image id"):
@@ -114,8 +114,6 @@ def test_bad_ids(tmp_path):
     assert coco.load(path, images).infos[0].annotations[0].id == 900100259190
     with pytest.raises(ValueError, match="horse"):
         coco.load(path, images, ["horse"])
-    with pytest.raises(ValueError, match="category 9"):
-        coco.load(*write(tmp_path, [box_annotation(category_id=9)]))
 
 
 def test_exif_rotation_and_grey_images(tmp_path):

@@ -1,9 +1,7 @@
-import random
-
 import numpy as np
 import pytest
 
-from maskdiff_jax.data import coco, fewshot, records
+from maskdiff_jax.data import coco, fewshot, records, splits
 
 
 def toy(*images, classes=3, order=()):
@@ -65,46 +63,6 @@ def test_short_classes():
             fewshot.draw(data, 1, 0, **{"class_ids": [0]} | wrong)
 
 
-def tfa_transcript(by_class, seed, wanted):
-    """The sampler as fsis_protocol 2.7 tells it, with nothing that keeps it from running for ever."""
-    random.seed(seed)
-    result = {}
-    for c, by_image in by_class.items():
-        shots, images = [], []
-        for k in (1, 2, 3, 5, 10, 30):
-            while len(shots) != k:
-                for image in random.sample(list(by_image), k):
-                    if image in images or len(shots) + len(by_image[image]) > k:
-                        continue
-                    shots += by_image[image]
-                    images.append(image)
-                    if len(shots) == k:
-                        break
-            if k == wanted:
-                result[c] = tuple(shots)
-    return result
-
-
-@pytest.mark.parametrize("shots", [1, 2, 3, 5, 10, 30])
-def test_tfa_draws_what_tfa_draws(shots):
-    rng = np.random.default_rng(0)
-    images, n = [], 0
-    for _ in range(160):
-        classes = rng.choice(3, rng.integers(1, 5))
-        images.append([(n + k, int(c)) for k, c in enumerate(classes)])
-        n += len(classes)
-    order = tuple(rng.permutation(n).tolist())  # the file does not list annotations image by image
-    data = toy(*images, order=order)
-    where = {a.id: a for i in data.infos for a in i.annotations}
-    by_class = {c: {} for c in range(3)}
-    for i in order:
-        by_class[where[i].class_id].setdefault(where[i].image_id, []).append(i)
-    for seed in range(4):
-        drawn = fewshot.draw(data, shots, seed, sampler="tfa")
-        assert drawn == tfa_transcript(by_class, seed, shots)
-        assert {c: len(v) for c, v in drawn.items()} == dict.fromkeys(range(3), shots)
-
-
 def test_tfa_worked_by_hand():
     # a: the single object must be the first shot, no image can add exactly one more; b: 1 + 1, then 3 = 2 + 1
     data = toy([(1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)], [(6, 1)], [(7, 1)], [(8, 1)], classes=2)
@@ -117,9 +75,34 @@ def test_tfa_worked_by_hand():
     assert fewshot.draw(data, 5, 0, sampler="tfa", short_classes="take_all", class_ids=[1]) == {1: (6, 7, 8)}
 
 
-def test_reachable():
-    assert fewshot._reachable([2, 2, 3], 5) and fewshot._reachable([], 0)
-    assert not fewshot._reachable([2, 2, 4], 5) and not fewshot._reachable([7], 5)
+def test_imtfa_worked_by_hand():
+    # 1 and 5 can be reached by single objects; iMTFA then wants 10 of 6
+    data = toy(*[[(i, 0)] for i in range(6)], classes=1)
+    assert sorted(fewshot.draw(data, 5, 3, sampler="imtfa")[0]) != [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"a 6; lower"):
+        fewshot.draw(data, 10, 3, sampler="imtfa")
+    assert len(fewshot.draw(data, 10, 3, sampler="imtfa", short_classes="take_all")[0]) == 6
+    with pytest.raises(ValueError, match="draws 1, 5, 10 shots, not 3"):
+        fewshot.draw(data, 3, 0, sampler="imtfa")
+    # enough objects, but no image with a single one: the loop would never leave K = 1
+    pairs = toy(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
+    with pytest.raises(ValueError, match=r"exactly 10 with seed 0 for: a \(already at 1\)"):
+        fewshot.draw(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
+
+
+def test_a_table_is_drawn_from_and_what_records_lack_is_named():
+    data = toy([(1, 0)], [(2, 0)], classes=1)
+    table = splits.Table(
+        3, {10: "a"}, np.array([1, 2, 3]), np.array([1, 2, 3]), np.array([10, 10, 10]), np.array([False, False, False])
+    )
+    seen = set()
+    for seed in range(20):
+        try:
+            seen |= set(fewshot.draw(data, 1, seed, sampler="tfa", table=table)[0])
+        except ValueError as error:
+            assert "3 (a)" in str(error)
+            seen.add(3)
+    assert seen == {1, 2, 3}
 
 
 def test_shots_on_disk(tmp_path):
@@ -146,6 +129,21 @@ def test_shot_records(unlabelled, others):
         fewshot.shot_records(data, {}, "drop")
     with pytest.raises(ValueError, match="99"):
         fewshot.shot_records(data, {0: (99,)}, unlabelled)
+
+
+def test_small_shots_have_a_place_in_the_bank(shapes_data):
+    """TFA's draw takes objects that are too small to train the mask head on."""
+    data = toy([(1, 0)], [(2, 0), (3, 2), (4, 0)])  # the only image with one of class 0
+    small = data.infos[0].annotations[0]
+    mask = np.zeros((40, 60), np.uint8)
+    mask[7, 9:11] = 1
+    small = small._replace(box=(9.0, 7.0, 11.0, 8.0), rle=coco.encode_mask(mask), area=2.0)
+    data = data._replace(infos=[data.infos[0]._replace(annotations=(small,)), data.infos[1]])
+    shots = fewshot.draw(data, 1, 0, sampler="tfa", class_ids=[0, 2])
+    assert shots[0] == (1,) and fewshot.draw(data, 1, 0, class_ids=[0], min_box_side=8)[0] != (1,)
+    crops = records.crops_from_records(fewshot.shot_records(data, shots, "background"), shapes_data)
+    bank = fewshot.support(crops, shots, num_classes=3, slots=1, size=8)
+    assert bank.count.tolist() == [1, 0, 1] and (bank.shots[0, 0, ..., 3] > 100).any()
 
 
 def test_support(shapes_data):

@@ -1,14 +1,18 @@
+import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from maskdiff_jax.data import coco, fewshot, pipeline, records, shapes, sources
+from maskdiff_jax.data import builders, coco, fewshot, parts, pipeline, records, shapes, sources
 
 
 def assert_same(first: coco.Records, second: coco.Records):
@@ -29,9 +33,9 @@ def test_three_ways_to_the_same_scenes(test_split, tmp_path):
     assert not list(tmp_path.glob("*.tmp*"))
 
 
-def test_prepared_set_is_a_tfds_data_set(shapes_data, test_split):
+def test_parts_are_tfds_data_sets(shapes_data, test_split):
     (folder,) = Path(shapes_data.root).glob("test-images-*")
-    source = tfds.builder_from_directory(str(folder)).as_data_source("data")
+    source = tfds.builder_from_directory(str(folder / "part-00000")).as_data_source("data")
     assert len(source) == 12
     example, info = source[4], test_split.infos[4]
     np.testing.assert_array_equal(example["image"], test_split.read(4))
@@ -60,7 +64,51 @@ def test_other_settings_are_another_set(shapes_data, tmp_path):
     assert sorted((s["count"], s["seed"]) for s in settings) == [(2, 0), (3, 0), (3, 1)]
 
 
-def test_interrupted_write_leaves_no_set(test_split, tmp_path):
+def test_interrupted_write_goes_on(test_split, tmp_path):
+    folder = records.folder_of(tmp_path, "x", {})
+    write = functools.partial(records.write_images, test_split, folder, {}, per_part=5)
+
+    def stop(items):
+        yield from items[:8]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(progress=stop)
+    assert not records.is_prepared(folder)
+    (writing,) = tmp_path.iterdir()
+    assert os.listdir(writing) == ["part-00000"]
+    whole = (writing / "part-00000").stat().st_mtime_ns
+    (writing / ".part-killed").mkdir()  # what a process leaves that had no time to clean up
+    walked = []
+    write(progress=lambda items: (walked.append(i) or i for i in items))
+    assert walked == list(range(12))
+    assert_same(records.open_images(folder), test_split)
+    assert (folder / "part-00000").stat().st_mtime_ns == whole
+    assert sorted(os.listdir(folder)) == ["index.json", *(f"part-0000{k}" for k in range(3)), "settings.json"]
+    write(progress=stop)  # it is there: nothing is walked
+    assert os.listdir(tmp_path) == [folder.name]
+
+
+def test_parts_cut_short_or_of_another_size_are_made_again(test_split, tmp_path, monkeypatch):
+    folder = records.folder_of(tmp_path, "x", {})
+
+    def stop(items):
+        yield from items[:11]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write_images(test_split, folder, {}, per_part=5, progress=stop)
+    (file,) = folder.with_name(folder.name + ".writing").glob("part-00001/*array_record*")
+    file.write_bytes(file.read_bytes()[:-10])
+    made = []
+    write = builders.write_part
+    monkeypatch.setattr(parts, "write_part", lambda *a: (made.append(a[3].name), write(*a)))
+    records.write_images(test_split, folder, {}, per_part=5)
+    assert made == ["part-00001", "part-00002"]
+    assert_same(records.open_images(folder), test_split)
+
+
+def test_nothing_stays_of_a_first_part(test_split, tmp_path):
     folder = records.folder_of(tmp_path, "x", {})
 
     def stop(items):
@@ -69,20 +117,146 @@ def test_interrupted_write_leaves_no_set(test_split, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         records.write_images(test_split, folder, {}, progress=stop)
-    assert not records.is_prepared(folder) and not list(tmp_path.iterdir())
-    records.write_images(test_split, folder, {})
-    records.write_images(test_split, folder, {})  # somebody else was faster
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_leftovers_go_young_ones_stay(test_split, tmp_path):
+    for name, age in (("old", 2 * parts.STALE), ("young", 0)):
+        (tmp_path / f".writing-{name}").mkdir()
+        os.utime(tmp_path / f".writing-{name}", (time.time() - age,) * 2)
+    records.write_images(test_split, records.folder_of(tmp_path, "x", {}), {})
+    assert [p.name for p in tmp_path.glob(".writing-*")] == [".writing-young"]
+
+
+def test_unreadable_image_is_named(test_split, tmp_path):
+    coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
+    plain = coco.load(tmp_path / "test.json", tmp_path / "images", shapes.NOVEL)
+    broken = tmp_path / "images" / test_split.infos[7].file_name
+    good = broken.read_bytes()
+    broken.write_bytes(good[:100])
+    folder = records.folder_of(tmp_path, "x", {})
+    with pytest.raises(ValueError, match=f"{broken.name}.*replace the file"):
+        records.write_images(plain, folder, {}, per_part=5)
+    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
+    broken.write_bytes(good)
+    records.write_images(plain, folder, {}, per_part=5)
+    np.testing.assert_array_equal(records.open_images(folder).read(7), test_split.read(7))
+
+
+def test_full_disk_says_what_to_do(test_split, tmp_path, monkeypatch):
+    folder = records.folder_of(tmp_path, "x", {})
+    write = builders.SceneImages.download_and_prepare
+    calls = []
+
+    def second_fails(self):
+        calls.append(self)
+        if len(calls) == 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: pwrite() failed: No space left on device")
+        write(self)
+
+    monkeypatch.setattr(builders.SceneImages, "download_and_prepare", second_fails)
+    with pytest.raises(OSError, match="no space left for .* the same command goes on"):
+        records.write_images(test_split, folder, {}, per_part=5)
+    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
+
+
+def test_two_at_once(test_split, tmp_path, capsys):
+    """The second waits for the first and finds its set."""
+    folder = records.folder_of(tmp_path, "x", {})
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(items):
+        inside.set()
+        assert go_on.wait(60)
+        yield from items
+
+    first = threading.Thread(
+        target=records.write_images, args=(test_split, folder, {}), kwargs={"progress": wait}
+    )
+    second = threading.Thread(
+        target=records.write_images, args=(test_split, folder, {}), kwargs={"progress": lambda _: 1 / 0}
+    )
+    first.start()
+    assert inside.wait(60)
+    second.start()
+    time.sleep(0.2)
+    go_on.set()
+    first.join(60)
+    second.join(60)
     assert_same(records.open_images(folder), test_split)
     assert os.listdir(tmp_path) == [folder.name]
+    assert "another process is preparing" in capsys.readouterr().err
+
+
+def test_several_processes_write_the_same(shapes_data, test_split, tmp_path):
+    coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
+    plain = coco.load(tmp_path / "test.json", tmp_path / "images", shapes.NOVEL, name="shapes", split="test")
+    one, two = (records.folder_of(tmp_path, "crops", {"n": n}) for n in (1, 2))
+    crops = records.crops_from_records(plain, shapes_data)
+    records.write_crops(crops, one, {}, per_part=20)
+    walked = []
+    progress = lambda items: (walked.append(i) or i for i in items)
+    records.write_crops(crops, two, {}, per_part=20, workers=2, progress=progress)
+    assert walked == list(range(len(crops.infos)))
+    first, second = records.open_crops(one), records.open_crops(two)
+    assert list(first.infos) == list(second.infos) == list(crops.infos)
+    for i in range(len(crops.infos)):
+        for a, b, c in zip(first.read(i), second.read(i), crops.read(i), strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(a, c)
+
+
+def test_an_error_comes_out_of_its_process(test_split, tmp_path):
+    coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
+    plain = coco.load(tmp_path / "test.json", tmp_path / "images", shapes.NOVEL)
+    (tmp_path / "images" / test_split.infos[7].file_name).unlink()
+    folder = records.folder_of(tmp_path, "x", {})
+    with pytest.raises(FileNotFoundError, match="put the file there"):
+        records.write_images(plain, folder, {}, per_part=4, workers=2)
+    assert not records.is_prepared(folder)
+    left = os.listdir(folder.with_name(folder.name + ".writing"))
+    assert "part-00000" in left and "part-00001" not in left and not any(p.startswith(".") for p in left)
+
+
+def test_readers_are_small_and_open_late(test_split, tmp_path):
+    folder = records.folder_of(tmp_path, "x", {})
+    records.write_images(test_split, folder, {}, per_part=5)
+    opened = records.open_images(folder)
+    for _ in range(2):  # fresh, then with files open
+        text = pickle.dumps(opened.read)
+        assert len(text) < 2000
+        np.testing.assert_array_equal(pickle.loads(text)(6), opened.read(6))
+
+
+def test_no_example_is_a_set_too(test_split, tmp_path):
+    folder = records.folder_of(tmp_path, "x", {})
+    empty = test_split._replace(infos=[], annotation_order=())
+    records.write_images(empty, folder, {})
+    assert records.open_images(folder).infos == []
+    empty = records.Crops((), [], lambda i: None)
+    records.write_crops(empty, records.folder_of(tmp_path, "y", {}), {})
+    assert not records.open_crops(records.folder_of(tmp_path, "y", {})).infos
 
 
 def test_damaged_set_is_named(test_split, tmp_path):
     folder = records.folder_of(tmp_path, "x", {})
-    records.write_images(test_split, folder, {})
+    records.write_images(test_split, folder, {}, per_part=5)
     index = json.loads((folder / "index.json").read_text())
-    index["infos"].pop()
+    kept = dict(index["images"])
+    index["images"] = {k: v[:-1] for k, v in kept.items()}
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
+        records.open_images(folder)
+    index["images"] = kept
+    (folder / "index.json").write_text(json.dumps(index))
+    assert_same(records.open_images(folder), test_split)
+    (file,) = (folder / "part-00001").glob("*array_record*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="bytes instead of .* delete that folder"):
+        records.open_images(folder)
+    file.unlink()
+    with pytest.raises(ValueError, match="is damaged"):
         records.open_images(folder)
     (folder / "index.json").unlink()
     with pytest.raises(ValueError, match="is damaged"):

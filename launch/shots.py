@@ -1,0 +1,47 @@
+"""Draws K-shot sets as TFA does and writes them in the files that TFA publishes.
+
+    python launch/shots.py --config configs/fewshot.py:coco --config.fewshot.sampler=imtfa --output=datasets/coco/imtfa
+    python launch/train.py --config configs/fewshot.py:coco,shots=1,seed=4 \
+        --config.fewshot.shots_from=datasets/coco/imtfa
+
+Writes OUTPUT/seed{s}/full_box_{K}shot_{class}_trainval.json for every class, for seeds 0 to 9 and for every K that
+fewshot.sampler (tfa or imtfa) draws. Training needs no such files: without fewshot.shots_from it makes the same draw.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from launch import cli
+
+_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; it gets one folder per seed.")
+_SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to draw.")
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Draws from the annotations that config.data names and says where the files are."""
+    del workdir  # shots belong to a data set, not to a run
+    from maskdiff_jax.data import shapes, sources, splits, tfa
+
+    if not _OUTPUT.value:
+        raise ValueError("where to? give --output=FOLDER")
+    if not all(s.isdecimal() for s in _SEEDS.value):
+        raise ValueError(f"--seeds={','.join(_SEEDS.value)} must be whole numbers, e.g. --seeds=0,1,2")
+    if config.data.source in shapes.LEVELS:
+        raise ValueError("the embedded scenes have no json to draw from: give a config of coco or custom")
+    json_path, _ = sources.files(config.data, "pool")
+    if config.data.counts:
+        splits.check_counts(json_path, config.data.counts, "train")
+    progress = functools.partial(sources.progress_line, what="drawing seeds")
+    seeds = [int(s) for s in _SEEDS.value]
+    count = tfa.write(json_path, _OUTPUT.value, seeds, config.fewshot.sampler, progress=progress)
+    print(f"written: {count} files in {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

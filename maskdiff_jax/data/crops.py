@@ -1,0 +1,134 @@
+"""Instance crops: objects cut out of their images with a margin, from whole images or prepared ones."""
+
+import functools
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskdiff_jax.data import coco, transforms
+from maskdiff_jax.data.coco import Category, Records
+
+
+class CropInfo(NamedTuple):
+    annotation_id: int
+    image_id: int
+    class_id: int  # 0..C-1
+    box: tuple[float, float, float, float]  # xyxy, px of the crop
+
+
+class CropInfos(Sequence):
+    """A list of `CropInfo` kept as arrays: 45 MB for the 860,000 objects of COCO, a sixth of what tuples take."""
+
+    def __init__(self, annotation_ids: Any, image_ids: Any, class_ids: Any, boxes: Any):
+        self.annotation_ids = np.asarray(annotation_ids, np.int64)  # [n]
+        self.image_ids = np.asarray(image_ids, np.int64)
+        self.class_ids = np.asarray(class_ids, np.int32)
+        self.boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+
+    @classmethod
+    def of(cls, infos: Sequence[CropInfo]) -> "CropInfos":
+        """Any list of `CropInfo`."""
+        return infos if isinstance(infos, cls) else cls(*zip(*infos, strict=True)) if infos else cls([], [], [], [])
+
+    def __len__(self) -> int:
+        return len(self.annotation_ids)
+
+    def __getitem__(self, i: int) -> CropInfo:
+        box = tuple(self.boxes[i].tolist())
+        return CropInfo(int(self.annotation_ids[i]), int(self.image_ids[i]), int(self.class_ids[i]), box)
+
+    def take(self, where: np.ndarray) -> "CropInfos":
+        """Those at the positions `where` [m]."""
+        return CropInfos(
+            self.annotation_ids[where], self.image_ids[where], self.class_ids[where], self.boxes[where]
+        )
+
+
+class Crops(NamedTuple):
+    """Objects cut out of their images with a margin."""
+
+    categories: tuple[Category, ...]
+    infos: Sequence[CropInfo]
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # position -> RGB uint8 [h, w, 3], mask uint8 [h, w]
+
+
+class Cut:
+    """Reads objects by cutting them out of whole images; the last image is remembered."""
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        long_side: int,
+        positions: np.ndarray,
+        windows: np.ndarray,
+        masks: Sequence[str],
+    ):
+        self._read, self._long_side = read, long_side
+        self._positions = positions  # [n], of the image that an object is in
+        self._windows = windows  # [n, 4] x0, y0, x1, y1 in px of the image at region_long_side
+        self._masks = masks  # n RLE counts of the image's size
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        position, last = int(self._positions[i]), self._last
+        image = last[1] if last is not None and last[0] == position else self._read(position)
+        self._last = position, image
+        mask = coco.decode_mask({"size": list(image.shape[:2]), "counts": self._masks[i]})
+        hw = transforms.region_hw(*image.shape[:2], self._long_side)
+        if hw != image.shape[:2]:
+            image = transforms.resize(image, hw)
+            mask = (transforms.resize(mask * np.uint8(255), hw) >= 128).astype(np.uint8)
+        x0, y0, x1, y1 = self._windows[i].tolist()
+        return np.ascontiguousarray(image[y0:y1, x0:x1]), np.ascontiguousarray(mask[y0:y1, x0:x1])
+
+    def take(self, where: np.ndarray) -> "Cut":
+        """Reads those at the positions `where` [m]; holds no more than they need."""
+        masks = [self._masks[i] for i in where.tolist()]
+        return Cut(self._read, self._long_side, self._positions[where], self._windows[where], masks)
+
+    def __reduce__(self) -> tuple:
+        return Cut, (self._read, self._long_side, self._positions, self._windows, self._masks)
+
+
+def crops_from_records(records: Records, data: Any) -> Crops:
+    """Cuts the objects of `records` out of their images whenever one is read; equal to prepared crops.
+
+    Crowd regions and ignored objects are left out; small objects are not (`select` does that).
+
+    Args:
+      records: any.
+      data: config.data; `crop_margin` and `region_long_side` are read.
+    """
+    ids, positions, windows, inner = array("q"), array("q"), array("q"), array("d")
+    masks = []
+    for i, info in enumerate(records.infos):
+        objects = [a for a in info.annotations if not (a.crowd or a.ignore)]
+        if not objects:
+            continue
+        hw = (info.height, info.width)
+        new_hw = transforms.region_hw(*hw, data.region_long_side)
+        boxes = transforms.scale_boxes(np.array([a.box for a in objects]), hw, new_hw)
+        for a, box in zip(objects, boxes.tolist(), strict=True):
+            x0, y0, x1, y1 = transforms.crop_window(box, data.crop_margin, new_hw)
+            ids.extend((a.id, a.image_id, a.class_id))
+            positions.append(i)
+            windows.extend((x0, y0, x1, y1))
+            inner.extend((box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0))
+            masks.append(a.rle["counts"])
+    columns = np.array(ids, np.int64).reshape(-1, 3).T
+    windows = np.array(windows, np.int64).reshape(-1, 4)
+    read = Cut(records.read, data.region_long_side, np.array(positions, np.int64), windows, masks)
+    return Crops(records.categories, CropInfos(*columns, np.array(inner)), read)
+
+
+def select(crops: Crops, positions: Sequence[int] | np.ndarray) -> Crops:
+    """The crops at `positions`."""
+    where = np.asarray(positions, np.int64)
+    read = crops.read.take(where) if isinstance(crops.read, Cut) else functools.partial(_at, crops.read, where)
+    return crops._replace(infos=CropInfos.of(crops.infos).take(where), read=read)
+
+
+def _at(read: Callable, positions: np.ndarray, i: int) -> Any:
+    return read(int(positions[i]))

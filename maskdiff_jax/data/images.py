@@ -1,0 +1,146 @@
+"""Image files as arrays: every file that Pillow reads becomes uint8 RGB, or an error that names it.
+
+As detectron2 does [fsis_protocol 1.1]: turned as EXIF says, transparency dropped (the colour below it
+stays), of an animation the first frame. Beyond it: 16-bit grey is scaled to 8 bit, where Pillow clips.
+A file that is missing or broken stops training instead of being skipped, so that nobody learns from less
+than they think; `checks.check` finds all such files beforehand.
+"""
+
+import io
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# an image of more pixels is refused by Pillow as a decompression bomb
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**26)
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def png(image: np.ndarray) -> bytes:
+    """Lossless bytes of a uint8 image [h, w, 3] or [h, w]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3)  # 3: half the time of 6, 5 % larger
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, where: str) -> np.ndarray:
+    """uint8 [h, w, 3] RGB, turned as its EXIF says; ValueError that names `where` if it is no image."""
+    if not data:
+        raise ValueError(f"cannot read the image {where} (it is empty): replace the file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()  # first: TIFF files are turned by Pillow itself, which then forgets the tag
+            turn = _TURNS.get(_orientation(image))
+            rgb = _rgb(image)
+            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"cannot read the image {where} (more than {MAX_PIXELS} pixels): make it smaller or cut it into tiles"
+        ) from None
+    except Exception as error:  # Pillow's readers raise whatever their format breaks; the mend is the same
+        what = str(error) or type(error).__name__
+        if "cannot identify image file" in what:  # goes on with the address of a buffer
+            what = "no image, or of a format that Pillow does not know"
+        raise ValueError(f"cannot read the image {where} ({what}): replace the file") from None
+
+
+def read_bytes(folder: str, names: Sequence[str], i: int) -> bytes:
+    """The i-th file's bytes; FileNotFoundError if it cannot be opened.
+
+    A name that is not there is also looked for as other systems write it: the same characters
+    composed or decomposed (macOS), folders divided by backslashes (Windows).
+    """
+    first = None
+    for name in _spellings(names[i]):
+        try:
+            return (Path(folder) / name).read_bytes()
+        except OSError as error:
+            first = first or error
+    raise FileNotFoundError(
+        f"cannot read the image {Path(folder) / names[i]} ({first.strerror if first else ''}): put the file there"
+    )
+
+
+def read_file(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, int]], i: int) -> np.ndarray:
+    """The i-th image, uint8 [h, w, 3] RGB, of the (height, width) it should have.
+
+    Raises:
+      FileNotFoundError: the file cannot be opened.
+      ValueError: it is no image or of another size.
+    """
+    data, path = read_bytes(folder, names, i), str(Path(folder) / names[i])
+    image = decode_image(data, path)
+    _check_size(image.shape[:2], tuple(sizes[i]), data, path)
+    return image
+
+
+def read_encoded(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, int]], i: int) -> bytes:
+    """The i-th file as it is, for copying; what its first bytes tell is checked as in `read_file`."""
+    data, path = read_bytes(folder, names, i), str(Path(folder) / names[i])
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            size = image.height, image.width
+            turned = image.format != "TIFF" and _orientation(image) >= 5
+    except Exception:  # decoding says what is wrong
+        size, turned = decode_image(data, path).shape[:2], False
+    _check_size(size[::-1] if turned else size, tuple(sizes[i]), data, path)
+    return data
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As mode RGB; ValueError for pixels without a known range."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # the upper byte, which is also what Pillow keeps of 16-bit colours
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bit, mode {image.mode}, have no known range; save it with 8 or 16 bit")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or none that can be read, as detectron2."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF is no broken image
+        return 1
+
+
+def _check_size(found: tuple[int, ...], wanted: tuple[int, ...], data: bytes, path: str) -> None:
+    """ValueError that names the file and the mend, if (height, width) are not those of the json."""
+    if found == wanted:
+        return
+    text = f"{path} is {found[1]} x {found[0]} px, its json says {wanted[1]} x {wanted[0]}"
+    if found == wanted[::-1] and _stored_size(data) == wanted:
+        raise ValueError(
+            f"{text}, which is its size before the turn that its EXIF asks for: if the annotations fit the "
+            "unturned picture, remove the EXIF orientation from the file, else correct the json"
+        )
+    raise ValueError(f"{text}: correct width and height in the json")
+
+
+def _stored_size(data: bytes) -> tuple[int, int]:
+    """(height, width) as stored, before any turn."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
+def _spellings(name: str) -> list[str]:
+    """The name and what other systems may have made of it, without repeats."""
+    ways = [w for n in (name, name.replace("\\", "/")) for w in _forms(n)]
+    return list(dict.fromkeys(ways))
+
+
+def _forms(name: str) -> list[str]:
+    return [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]

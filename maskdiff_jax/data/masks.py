@@ -1,0 +1,122 @@
+"""Masks as compressed COCO RLE, made from whatever an annotation file holds.
+
+Everything is checked before pycocotools sees it: its C code reads past broken run lengths and walks
+an outline pixel by pixel, however far away it is.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from maskdiff_jax.data import runs
+
+FAR = 8  # image sides: a coordinate further out than this is a mistake, not an object that leaves the image
+
+
+class Unusable(Exception):
+    """An annotation that has to be dropped; the text is the kind of fault, for counting."""
+
+
+def decode_mask(rle: dict[str, Any]) -> np.ndarray:
+    """uint8 [h, w] of 0 and 1."""
+    return mask_utils.decode(rle)
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """RLE of a [h, w] mask of 0 and 1 (or bool)."""
+    rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(s) for s in rle["size"]], "counts": bytes(rle["counts"]).decode()}
+
+
+def mask_box(rle: dict[str, Any]) -> tuple[float, float, float, float]:
+    """x, y, width, height of the pixels of a mask."""
+    x, y, w, h = mask_utils.toBbox(rle).tolist()
+    return x, y, w, h
+
+
+def run_sums(annotations: Sequence) -> dict[int, tuple[int, int]]:
+    """`runs.sums` of all annotations with compressed RLE, by their position."""
+    found = {}
+    for k, a in enumerate(annotations):
+        segmentation = a.get("segmentation") if isinstance(a, dict) else None
+        if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str):
+            found[k] = segmentation["counts"]
+    return dict(zip(found, runs.sums(list(found.values())), strict=True))
+
+
+def from_json(
+    segmentation: Any, height: int, width: int, mends: list[str], sums: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], int]:
+    """The mask of an annotation's "segmentation", of whatever type the json gives it.
+
+    Args:
+      segmentation: polygons (each x, y, x, y ... in px; where they overlap or cross themselves,
+        pycocotools' rule decides), one polygon that is not in a list, uncompressed or compressed RLE.
+      height: of the image, px.
+      width: of the image, px.
+      mends: gets the kinds of faults that were mended.
+      sums: of compressed RLE, if `run_sums` has them already.
+
+    Returns:
+      Compressed RLE of the image's size, whose runs add up to it; and its pixels, at least 1.
+
+    Raises:
+      Unusable: there is no mask, or none that can be trusted.
+    """
+    if not segmentation:
+        raise Unusable("annotation without a mask")
+    if isinstance(segmentation, dict):
+        counts, area = _from_runs(segmentation, height, width, sums)
+    elif isinstance(segmentation, list):
+        counts, area = _from_polygons(segmentation, height, width, mends)
+    else:
+        raise Unusable("annotation whose segmentation is neither polygons nor RLE")
+    if area == 0:
+        raise Unusable("annotation whose mask has no pixel in the image")
+    return {"size": [height, width], "counts": counts}, area
+
+
+def _from_polygons(polygons: list, height: int, width: int, mends: list[str]) -> tuple[str, int]:
+    if isinstance(polygons[0], (int, float)):
+        polygons = [polygons]
+        mends.append("polygon is not in a list of polygons (read as the only one)")
+    limit = FAR * max(height, width)
+    good = [p for p in polygons if _is_polygon(p, limit)]
+    if not good:
+        raise Unusable("annotation with a broken polygon")
+    if len(good) < len(polygons):
+        mends.append("broken polygon of an object that has others (left out)")
+    outlines = mask_utils.frPyObjects(good, height, width)
+    rle = outlines[0] if len(good) == 1 else mask_utils.merge(outlines)
+    return bytes(rle["counts"]).decode(), int(mask_utils.area(rle))
+
+
+def _is_polygon(p: Any, limit: float) -> bool:
+    """Three points or more, all of them numbers and none further out than `limit`."""
+    if not isinstance(p, list) or len(p) < 6 or len(p) % 2:
+        return False
+    try:
+        # the sum finds NaN, which minimum and maximum may miss
+        return math.isfinite(sum(p)) and -limit <= min(p) and max(p) <= limit
+    except (TypeError, OverflowError):
+        return False
+
+
+def _from_runs(rle: dict, height: int, width: int, sums: tuple[int, int] | None) -> tuple[str, int]:
+    if rle.get("size") != [height, width]:
+        raise Unusable("annotation whose RLE is of another size than its image")
+    counts, pixels = rle.get("counts"), height * width
+    if isinstance(counts, list):
+        if not all(type(c) is int and 0 <= c <= pixels for c in counts) or sum(counts) != pixels:
+            raise Unusable("annotation with a broken RLE")
+        packed = mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        return bytes(packed["counts"]).decode(), sum(counts[1::2])
+    if not isinstance(counts, str):
+        raise Unusable("annotation with a broken RLE")
+    total, area = sums or runs.sums([counts])[0]
+    if total != pixels:
+        raise Unusable("annotation with a broken RLE")
+    return counts, area
