@@ -4,7 +4,11 @@
     python launch/train.py --config configs/base.py:shapes_hard        # the same, harder scenes
     python launch/train.py --config configs/base.py:coco               # the paper's recipe, fast sampler
     python launch/train.py --config configs/base.py:coco,paper=true    # the paper taken literally
+    python launch/train.py --config configs/base.py:coco,split=minival # COCO 2017's own split, not TFA's
     python launch/train.py --config configs/base.py:custom             # your COCO-format json, see README
+
+``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it colour order, mean,
+standard deviation and layout; see ``WEIGHTS``. ``coco`` has msra, ``custom`` scratch.
 
 Every field stands here once, with its unit and where it comes from: [P] the MaskDiff paper, [TFA]
 few-shot-object-detection, [D2] detectron2, [GD] guided-diffusion. A11 or D7.8 name rows of this project's
@@ -15,6 +19,12 @@ values below are the ``coco`` preset; the functions after them hold what the oth
 from ml_collections import ConfigDict
 
 PRESETS = ("shapes", "shapes_hard", "coco", "custom")
+# files that launch/import_weights.py reads, README says from where:
+# msra: detectron2's MSRA/R-50.pkl; torchvision: torchvision's ResNet-50; zoo: a detector of detectron2's model
+# zoo, to check ours with (it has seen the novel classes); scratch: none
+WEIGHTS = ("msra", "torchvision", "zoo", "scratch")
+# tfa: TFA's trainvalno5k and 5k, which the paper's tables are on; minival: train2017 and val2017, other numbers
+SPLITS = ("tfa", "minival")
 
 
 def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
@@ -50,20 +60,25 @@ def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 1 for a preset; ``arg`` as in the module's docstring."""
-    preset, options = parse_arg(arg, {"paper": False})
+    preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": ""})
     c = ConfigDict()
     c.preset = preset
     c.stage = "base"  # "base" or "fewshot"
     c.seed = 0  # initial weights, order of the data, noise in training
     c.init_from = ""  # workdir whose weights to start from; stage 2: "" = the matching stage-1 run
+    c.weights = "msra"  # one of WEIGHTS: what the fields of the detector fit; the argument `weights=` sets them
 
     # ------------------------------------------------------------------ data
     c.data = d = ConfigDict()
     d.source = "coco"  # a name in data/pipeline.SOURCES
     d.root = "datasets/coco"  # folder that holds or will hold the data set
-    # json and image folder of each split, relative to root (sources coco and custom)
-    d.train_json, d.train_images = "annotations/instances_train2017.json", "train2017"
-    d.test_json, d.test_images = "annotations/instances_val2017.json", "val2017"
+    # json and image folder of each split, relative to root (sources coco and custom); here those of TFA, whose
+    # published folder "cocosplit" belongs into root [TFA, section 2.6]; `split=minival` has COCO 2017's
+    d.train_json, d.train_images = "cocosplit/datasplit/trainvalno5k.json", "train2014"
+    d.test_json, d.test_images = "cocosplit/datasplit/5k.json", "val2014"
+    # folders, relative to root, where images are looked for by name or COCO number if the one above lacks them
+    d.more_images = ("train2014", "val2014", "trainval2014", "train2017", "val2017")
+    d.counts = "tfa"  # the json files must hold what TFA's published ones do; "" = no check, e.g. for a part of them
     # names of the novel classes; every other class is a base class [TFA, section 2.5]
     d.novel_classes = (
         "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat",
@@ -75,7 +90,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     d.test_short_side = 800  # px
     d.long_side = 1333  # px, upper limit [TFA]
     d.flip = 0.5  # probability of a horizontal flip in training [TFA]
-    d.buckets = ((800, 1344), (1344, 800), (1088, 1088))  # canvas height, width in px; multiples of 32
+    # canvas height, width in px, multiples of 32: photos of 4:3, and of up to 5:3
+    d.buckets = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
     d.max_boxes = 100  # ground-truth slots per image, N
     d.min_box_side = 8  # px in the stored image; smaller objects are no mask-head samples (A37)
     d.min_mask_area = 16  # px in the stored image; likewise
@@ -178,7 +194,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.fewshot = s = ConfigDict()
     s.shots = 5  # K
     s.seed = 0  # of the draw
-    s.sampler = "instances"  # "instances": any K; "tfa": TFA's image-wise draw
+    # "instances": any K; "tfa": TFA's image-wise draw of K = 1, 2, 3, 5, 10, 30; "imtfa": the same of 1, 5, 10
+    s.sampler = "instances"
+    s.shots_from = ""  # folder of K-shot files in TFA's layout (cocosplit), read for (shots, seed); "" = draw
     s.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
     s.novel_init = "finetune"  # rows of new classes: "finetune" [TFA], "random", "imprint"
     s.classes = "all"  # "all" (balanced, COCO-All) or "novel" (COCO-Novel: a head for novel classes alone)
@@ -186,18 +204,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # ------------------------------------------------------------------ evaluation
     c.eval = e = ConfigDict()
     e.split = "test"
+    e.source = ""  # "voc": score on PASCAL VOC, into a folder of its own in the workdir; "" = config.data
+    e.root = "datasets/VOCdevkit"  # of `source`
+    e.like_fgn = False  # also score detections of the classes that the image's truth holds alone, as FGN (A28)
     e.images = 0  # 0 = all of the split
     e.batch = 8  # images
     e.mask_batch = 128  # objects of many images that are drawn together
     e.mask_min_score = 0.05  # detections below keep their box but get no mask
     e.mask_top_n = 100  # per image
     e.samples = 1  # masks drawn per object and averaged
+    e.rescore = False  # also score with each detection's score times its mask's confidence
     e.noise_seed = 0
     e.mask_threshold = 0.5  # of the pasted soft mask [P]
     e.min_gt_area = 40  # px: smaller objects are left out of mask_iou
     e.pictures = 12  # test images drawn into the report
 
     {"shapes": _shapes, "shapes_hard": _shapes_hard, "coco": lambda c: None, "custom": _custom}[preset](c)
+    _weights(c, options["weights"])
+    _split(c, options["split"])
     if options["paper"]:
         _paper(c)
     return c.lock()
@@ -228,22 +252,64 @@ def _paper(c: ConfigDict) -> None:
     c.train.mask.batch = 8
 
 
+def _split(c: ConfigDict, name: str) -> None:
+    """Which images of COCO; "": TFA's, or for weights=zoo the ones they are known on. TFA's fields stand above.
+
+    Raises:
+      ValueError: an unknown name, or a preset without a choice.
+    """
+    if name and (name not in SPLITS or c.preset != "coco"):
+        raise ValueError(f"split={name} cannot be: only the preset coco has a choice, of {', '.join(SPLITS)}")
+    if c.preset == "coco" and (name or {"zoo": "minival"}.get(c.weights, "tfa")) == "minival":
+        c.data.train_json, c.data.train_images = "annotations/instances_train2017.json", "train2017"
+        c.data.test_json, c.data.test_images = "annotations/instances_val2017.json", "val2017"
+        c.data.more_images, c.data.counts = (), ""
+
+
 def _custom(c: ConfigDict) -> None:
     """A COCO-format data set of your own; the classes come from its json."""
     c.data.update(source="custom", root="datasets/custom", novel_classes=())
     c.data.train_json, c.data.train_images = "train.json", "train"
     c.data.test_json, c.data.test_images = "test.json", "test"
+    c.data.more_images, c.data.counts = (), ""
     c.data.shot_unlabelled = "ignore"
     c.fewshot.short_classes = "take_all"
     c.model.num_classes = 0  # 0: as many as the json lists
-    # from scratch; with imported weights: frozen_bn and the frozen stem of the coco preset
-    c.model.detector.norm, c.train.frozen = "group", ()
+    c.weights = "scratch"
+
+
+def _weights(c: ConfigDict, name: str) -> None:
+    """What goes with the weights ``name`` ("": the preset's own); the fields of msra stand above.
+
+    Raises:
+      ValueError: an unknown name, or weights for a preset that has a detector of its own.
+    """
+    own = c.preset.startswith("shapes")
+    if name and (name not in WEIGHTS or (own and name != c.weights)):
+        known = f"{c.preset} has a small detector of its own: weights=scratch" if own else ", ".join(WEIGHTS)
+        raise ValueError(f"weights={name} cannot be: {known}")
+    c.weights = name or c.weights
+    if own:
+        return
+    t = c.model.detector
+    if c.weights in ("torchvision", "scratch"):
+        t.channel_order, t.stride_in_1x1 = "rgb", False
+        t.pixel_mean, t.pixel_std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet [torchvision]
+    if c.weights == "scratch":
+        t.norm, c.train.frozen = "group", ()
+    if c.weights == "zoo":
+        t.classifier = "linear"
+        c.data.novel_classes = ()  # all 80 classes are detected and scored
+        # boxes alone are looked at: no masks in detections or true boxes, no pictures
+        c.eval.update(mask_top_n=0, min_gt_area=10**9, pictures=0)
 
 
 def _shapes(c: ConfigDict) -> None:
     """128 px scenes of 12 classes of shape: the whole method in minutes on two CPU cores."""
     d, m, t, k, e = c.data, c.model, c.model.detector, c.model.mask, c.eval
+    c.weights = "scratch"
     d.update(source="shapes", root="datasets/shapes", workers=0, cache_mb=1500)
+    d.more_images, d.counts = (), ""
     d.novel_classes = ("star", "ring", "arrow", "crescent")
     d.short_sides, d.test_short_side, d.long_side, d.region_long_side = (128,), 128, 128, 128
     d.buckets, d.max_boxes = ((128, 128),), 8

@@ -13,9 +13,16 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true]``."""
-    preset, options = base.parse_arg(arg, {"shots": 5, "seed": 0, "paper": False})
-    c = base.get_config(f"{preset},paper={options['paper']}").unlock()
+    """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
+    [,split=NAME]``.
+
+    ``weights`` and ``split`` as in stage 1: stage 2 sees the pixels as stage 1 did, and learns from its images.
+    """
+    preset, options = base.parse_arg(arg, {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": ""})
+    if options["weights"] == "zoo":
+        raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
+    same = ",".join(f"{key}={options[key]}" for key in ("paper", "weights", "split"))
+    c = base.get_config(f"{preset},{same}").unlock()
     c.stage = "fewshot"
     c.fewshot.shots, c.fewshot.seed = options["shots"], options["seed"]
     r = c.train

@@ -62,12 +62,21 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run(main: Callable[[ConfigDict, Path], object]) -> None:
-    """Parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``; see ``guarded``."""
+def run(
+    main: Callable[..., object], *, takes_files: bool = False, folder: Callable[[ConfigDict], Path] = default_workdir
+) -> None:
+    """Parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``; see ``guarded``.
+
+    Args:
+      main: the script's.
+      takes_files: what stands behind the flags goes to ``main`` as a third argument; else it is an error.
+      folder: the workdir when nobody says otherwise.
+    """
     define_flags()
 
     def start(argv: list[str]) -> None:
-        reject_arguments(argv)
+        if not takes_files:
+            reject_arguments(argv)
         try:
             config = flags.FLAGS.config
             stage = config and config.stage  # a file that is not there is noticed on first use
@@ -78,7 +87,7 @@ def run(main: Callable[[ConfigDict, Path], object]) -> None:
         set_up_jax()
         config = complete(config)
         workdir = flags.FLAGS.workdir
-        main(config, Path(workdir) if workdir else default_workdir(config))
+        main(config, Path(workdir) if workdir else folder(config), *([argv[1:]] if takes_files else []))
 
     guarded(start)
 

@@ -2,8 +2,9 @@
 
     python launch/evaluate.py --config configs/fewshot.py:shots=5,seed=0
     python launch/evaluate.py --config configs/fewshot.py --config.eval.noise_seed=1 --config.eval.samples=5
+    python launch/evaluate.py --config configs/fewshot.py:coco,shots=1 --config.eval.source=voc
 
-Leaves WORKDIR/metrics.json, predictions.json (COCO results) and figures/.
+Leaves WORKDIR/metrics.json, predictions.json (COCO results) and figures/; with eval.source=voc in WORKDIR/voc/.
 """
 
 import sys
@@ -23,7 +24,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
     train.claim(config, workdir, must_exist=True)
     document = evaluate.run(config, workdir)
     print(report.text_table([document]))
-    print(f"evaluated: {workdir / 'metrics.json'}")
+    given = {k: v for k, v in document["metrics"].items() if k.startswith("like_fgn/") and k.endswith(("/AP", "/AP50"))}
+    if given:
+        print("classes of the truth given: " + ", ".join(f"{k} {v:.1f}" for k, v in given.items()))
+    print(f"evaluated: {evaluate.folder_of(config, workdir) / 'metrics.json'}")
 
 
 if __name__ == "__main__":

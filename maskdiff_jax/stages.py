@@ -4,6 +4,7 @@ Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts
 classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint").
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, novel, optim
-from maskdiff_jax.data import fewshot, pipeline
+from maskdiff_jax.data import fewshot, pipeline, sources, tfa
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.loop import Loader, PairLoader, Phase
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import PyTree
 
+# what weights were trained with and cannot do without: fields of config.model.detector
+LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
 
 
@@ -41,8 +44,8 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     records = fewshot.restrict(records, base)
     if c.model.detector.norm == "frozen_bn" and not c.init_from:
         raise ValueError(
-            "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR of a run that "
-            "holds them, or train from scratch with --config.model.detector.norm=group --config.train.frozen='()'"
+            "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
+            f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
         )
     params = initial_params(model, c)
     active = jnp.asarray(active_classes(base, c.model.num_classes))
@@ -81,6 +84,7 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     model = build(c.model)
     pool = pipeline.open_split(c.data, "pool")
     base, new = class_ids(pool, novel=False), class_ids(pool, novel=True)
+    check_layout(c, Path(c.init_from))
     params = load_weights(Path(c.init_from), model)
     shots = draw_shots(c, pool)
     fewshot.save_shots(workdir / "shots.json", shots)
@@ -157,12 +161,16 @@ def shot_features(config: ConfigDict, model: Model, params: PyTree, records: Rec
 
 
 def draw_shots(config: ConfigDict, pool: Records) -> dict:
-    """The K shots of each class that ``config.fewshot`` asks for."""
+    """The K shots of each class that ``config.fewshot`` asks for, drawn or read from its files."""
     s = config.fewshot
     ids = class_ids(pool, novel=True) if s.classes == "novel" else np.arange(len(pool.categories))
+    chosen = [int(i) for i in ids]
+    if s.shots_from:
+        return tfa.read(s.shots_from, pool, s.shots, s.seed, class_ids=chosen, short_classes=s.short_classes)
+    table = sources.annotation_table(config.data, "pool") if s.sampler in tfa.LEVELS else None
     return fewshot.draw(
-        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=[int(i) for i in ids],
-        min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area,
+        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=chosen,
+        min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area, table=table,
     )  # fmt: skip
 
 
@@ -175,10 +183,35 @@ def _mask_loader(config: ConfigDict, crops) -> Loader:
 
 
 def initial_params(model: Model, config: ConfigDict) -> PyTree:
-    """Fresh weights from ``config.seed``, or those of the run ``config.init_from``."""
+    """Fresh weights from ``config.seed``, or those of the run ``config.init_from``.
+
+    Raises:
+      FileNotFoundError, ValueError: see ``check_layout`` and ``load_weights``.
+    """
     if config.init_from:
+        check_layout(config, Path(config.init_from))
         return load_weights(Path(config.init_from), model)
     return jax.jit(model.init)(jax.random.key(config.seed))
+
+
+def check_layout(config: ConfigDict, workdir: Path) -> None:
+    """Whether the weights of a run saw the pixels that this config gives them, in the same net.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: fields of ``LAYOUT`` differ; names them.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no run to start from: train stage 1, or give --config.init_from")
+    ours = json.loads(config.to_json_best_effort())["model"]["detector"]
+    theirs = json.loads(path.read_text())["model"]["detector"]
+    differ = [f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in LAYOUT if ours[k] != theirs.get(k)]
+    if differ:
+        raise ValueError(
+            f"the weights of {workdir} are for another model.detector ({'; '.join(differ)}): give the same weights= in "
+            "--config as that run, or another --config.init_from"
+        )
 
 
 def load_weights(workdir: Path, model: Model) -> PyTree:

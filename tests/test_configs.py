@@ -38,6 +38,48 @@ def test_wrong_arguments_say_what_is_wrong(arg, word):
         fewshot.get_config(arg)
 
 
+def test_weights_set_what_goes_with_them():
+    """The pixels and the layout that each kind of file was trained with (fsis_protocol.md, section 1.7)."""
+    bgr = ("bgr", (103.530, 116.280, 123.675), (1.0, 1.0, 1.0), True)
+    rgb = ("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False)
+    frozen = base.get_config("coco").train.frozen
+    assert len(frozen) == 2
+    rows = {
+        "msra": (bgr, "frozen_bn", frozen, "cosine"), "torchvision": (rgb, "frozen_bn", frozen, "cosine"),
+        "zoo": (bgr, "frozen_bn", frozen, "linear"), "scratch": (rgb, "group", (), "cosine"),
+    }  # fmt: skip
+    assert tuple(rows) == base.WEIGHTS
+
+    def row(c):
+        t = c.model.detector
+        pixels = (t.channel_order, t.pixel_mean, t.pixel_std, t.stride_in_1x1)
+        return pixels, t.norm, c.train.frozen, t.classifier
+
+    for name, want in rows.items():
+        for preset in ("coco", "custom"):
+            c = base.get_config(f"{preset},weights={name}")
+            assert c.weights == name and row(c) == want
+            if name != "zoo":
+                second = fewshot.get_config(f"{preset},weights={name}")
+                assert second.weights == name and second.model.detector == c.model.detector
+    assert base.get_config("coco") == base.get_config("coco,weights=msra")
+    assert base.get_config("custom") == base.get_config("custom,weights=scratch")
+    assert base.get_config("shapes") == base.get_config("shapes,weights=scratch")
+    assert base.get_config("coco,weights=zoo").data.novel_classes == ()
+
+
+@pytest.mark.parametrize(
+    "get, arg, word",
+    [(base, "shapes,weights=msra", "weights=msra cannot be: shapes has"),
+     (base, "coco,weights=r50", "weights=r50 cannot be: msra, torchvision"),
+     (fewshot, "coco,weights=zoo", "has seen the novel classes"),
+     (fewshot, "weights=torchvision", "shapes has a small detector")],
+)  # fmt: skip
+def test_weights_that_cannot_be(get, arg, word):
+    with pytest.raises(ValueError, match=word):
+        get.get_config(arg)
+
+
 def test_mask_canvases_and_heads_agree():
     for arg in PRESETS:
         c = base.get_config(arg)
