@@ -62,7 +62,7 @@ def box_ap(config, workdir: Path) -> dict:
     _, support = evaluate.make_support(c)
     e.mask_min_score = 2.0  # no score reaches it
     segmenter = segment.make_segmenter(
-        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batch=e.mask_batch,
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(e.mask_batch,),
         canvas=segment.canvas_of([(i.height, i.width) for i in records.infos]), threshold=0.5, samples=1,
         noise_seed=0,
     )  # fmt: skip

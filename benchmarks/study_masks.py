@@ -186,7 +186,7 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> dict[str, Any]:
     model, support = build(c.model), shown(data.support, setting["shots"])
     canvas = segment.canvas_of([(i.height, i.width) for i in data.test.infos])
     segmenter = segment.make_segmenter(
-        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batch=c.eval.mask_batch,
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(c.eval.mask_batch,),
         canvas=canvas, threshold=0.5, samples=setting["samples"], noise_seed=0,
     )  # fmt: skip
     rng = np.random.default_rng(0)

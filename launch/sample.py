@@ -4,7 +4,8 @@
     python launch/sample.py --model=exports/mine --output=out --samples=5 --min_score=0.5 images/*.jpg
 
 Writes OUTPUT/<name>.png (the image with masks, boxes, labels; novel classes are starred) for each image, and
-OUTPUT/results.json: COCO results with file_name and category_name, image_id counting the arguments from 1.
+OUTPUT/results.json: COCO results with file_name, category_name and the mask's confidence, image_id counting the
+arguments from 1.
 A file that is no image is named on stderr, the others are still done, and the exit code is 1.
 """
 
@@ -24,6 +25,7 @@ _NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "Seed of the masks' noise
 _SAMPLES = flags.DEFINE_integer(
     "samples", None, "Masks drawn per object and averaged; default: as evaluated."
 )
+_RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are left out, 0..1.")
 
 
@@ -52,6 +54,8 @@ def main(argv: list[str]) -> int:
             failed += 1
             continue
         found = model(image)
+        if _RESCORE.value:
+            found = found._replace(scores=found.scores * found.confidence)
         picture = visualize.overlay(
             image,
             found.masks,
@@ -73,6 +77,7 @@ def main(argv: list[str]) -> int:
                 "image_id": image_id, "file_name": name, "category_id": category.id,
                 "category_name": category.name, "score": round(float(found.scores[i]), 5),
                 "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)], "segmentation": encode_mask(mask),
+                "confidence": round(float(found.confidence[i]), 5),
             })  # fmt: skip
         print(f"{output / f'{stem}.png'}: {', '.join(found.labels) or 'nothing found'}")
     new = output / "results.json.partial"

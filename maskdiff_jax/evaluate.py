@@ -33,23 +33,32 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Evaluates the weights that training left in ``workdir``.
 
-    Writes ``WORKDIR/metrics.json``, ``predictions.json`` (COCO results) and ``figures/*.png``.
+    Writes ``metrics.json``, ``predictions.json`` (COCO results) and ``figures/*.png`` into ``folder_of``.
 
     Returns:
-      What stands in metrics.json; its "metrics" are percentages but for counts.
+      What stands in metrics.json; its "metrics" are percentages but for counts. With ``eval.like_fgn`` they
+      are there again under "like_fgn/", see ``of_true_classes``; with ``eval.rescore`` under "rescored/": the score
+      of each detection times its mask's confidence.
 
     Raises:
       FileNotFoundError: no finished training there, or no data set.
-      ValueError: the weights are of another model.
+      ValueError: the weights are of another model, or ``eval.source`` has other classes.
     """
     workdir, c, e = Path(workdir), config, config.eval
     start = time.monotonic()
     model = build(c.model)
     params = stages.load_weights(workdir, model)
-    records = pipeline.open_split(c.data, e.split)
+    records = pipeline.open_split(_data(c), e.split)
     if e.images:
         records = records._replace(infos=records.infos[: e.images])
-    shots, support = make_support(c)
+    pool = pipeline.open_split(c.data, "pool")
+    if [(x.id, x.name) for x in pool.categories] != [(x.id, x.name) for x in records.categories]:
+        what, mend = f"the {e.split} split", "list the same categories in its json"
+        if e.source:
+            what, mend = f"eval.source={e.source}", "set eval.source=''"
+        raise ValueError(f"{what} has other classes than {c.data.source}, which the model was trained on: {mend}")
+    shots, support = make_support(c, pool)
+    del pool  # many annotations, of no more use
     if c.stage == "base":
         ids = stages.class_ids(records, novel=False)
     else:
@@ -58,12 +67,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     canvas = segment.canvas_of([(i.height, i.width) for i in records.infos])
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=e.mask_top_n,
-        mask_batch=e.mask_batch, canvas=canvas, threshold=e.mask_threshold, samples=e.samples,
+        mask_batches=(e.mask_batch,), canvas=canvas, threshold=e.mask_threshold, samples=e.samples,
         noise_seed=e.noise_seed,
     )  # fmt: skip
 
     predictions, maskless = predict(config, segmenter, params, records, active)
     metrics, per_class, curves = score(records, predictions, ids)
+    if e.like_fgn:
+        filtered, _, _ = score(records, of_true_classes(records, predictions), ids)
+        metrics |= {f"like_fgn/{k}": v for k, v in filtered.items()}
+    if e.rescore:
+        again = [p | {"score": p["score"] * p.get("confidence", 1.0)} for p in predictions]
+        metrics |= {f"rescored/{k}": v for k, v in score(records, again, ids)[0].items()}
     ious = mask_ious(config, segmenter, params, records)
     for group, members in groups(records, np.arange(c.model.num_classes)).items():
         values = [v for i in members for v in ious.get(int(i), [])]
@@ -76,30 +91,50 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "detections": len(predictions),
         "detections_without_mask": maskless,
     }
-    pictures.draw(config, workdir / "figures", model, params, records, support, predictions, segmenter)
+    folder = folder_of(c, workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures.draw(config, folder / "figures", model, params, records, support, predictions, segmenter)
     seconds = read_seconds(workdir) | {"evaluation": round(time.monotonic() - start, 1)}
     document = {
         "config": json.loads(c.to_json_best_effort()),
-        "preset": c.preset, "stage": c.stage, "dataset": c.data.source, "split": e.split,
+        "preset": c.preset, "stage": c.stage, "dataset": e.source or c.data.source, "split": e.split,
         "shots": c.fewshot.shots, "seed": c.fewshot.seed, "noise_seed": e.noise_seed,
+        "shots_per_class": {names[i]: len(shots[i]) for i in sorted(shots)},
         "step": {name: c.train[name].steps for name in ("detector", "mask", "novel")},
         "versions": {p: version(p) for p in PACKAGES}, "device": device_name(),
         "date": datetime.date.today().isoformat(),
         "novel_classes": [x.name for x in records.categories if x.novel],
         "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds,
     }  # fmt: skip
-    write_json(workdir / "predictions.json", predictions)
-    write_json(workdir / "metrics.json", document)
+    write_json(folder / "predictions.json", predictions)
+    write_json(folder / "metrics.json", document)
     return document
 
 
-def make_support(config: ConfigDict) -> tuple[dict, Support]:
-    """The drawn shots (class id -> annotation ids) and the Support bank cut from them."""
+def folder_of(config: ConfigDict, workdir: str | Path) -> Path:
+    """Where results go: the workdir, or the folder of another data set in it."""
+    return Path(workdir) / config.eval.source if config.eval.source else Path(workdir)
+
+
+def _data(config: ConfigDict) -> ConfigDict:
+    """config.data of what is scored."""
+    if not config.eval.source:
+        return config.data
+    data = config.data.copy_and_resolve_references()
+    data.update(source=config.eval.source, root=config.eval.root)
+    return data
+
+
+def make_support(config: ConfigDict, pool: Records | None = None) -> tuple[dict, Support]:
+    """The shots (class id -> annotation ids) and the Support bank cut from them; ``pool`` if it is open already."""
     c = config
-    pool = pipeline.open_split(c.data, "pool")
+    pool = pool or pipeline.open_split(c.data, "pool")
     shots = stages.draw_shots(c, pool)
     records = fewshot.shot_records(pool, shots, "background")
-    crops = pipeline.open_crops(c.data, records, "pool")
+    data = c.data.copy_and_resolve_references()
+    # TFA's draw takes objects of any size, and a small shot is better than none
+    data.update(min_box_side=0, min_mask_area=0)
+    crops = pipeline.open_crops(data, records, "pool")
     bank = fewshot.support(
         crops, shots, num_classes=c.model.num_classes, slots=c.model.mask.slots, size=c.model.mask.size,
         context=c.data.context,
@@ -117,11 +152,12 @@ def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, recor
     stream = segment.detected_objects(
         segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
     )
-    for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
+    for objects, hw, soft, pasted in segment.draw_masks(segmenter, params, stream):
+        sure = segment.confidence(soft, e.mask_threshold)
         for i, (h, w) in enumerate(hw):
             results.append(
                 _result(int(objects.image_id[i]), ids[objects.class_id[i]], objects.score[i], objects.box[i])
-                | {"segmentation": encode_mask(pasted[i, :h, :w])}
+                | {"segmentation": encode_mask(pasted[i, :h, :w]), "confidence": round(float(sure[i]), 5)}
             )
     results += [_result(image_id, ids[c], score, box) for image_id, c, score, box in maskless]
     return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless)
@@ -182,6 +218,18 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
             metrics |= {prefix + k: v for k, x in parts.items() if (v := _mean(x)) is not None}
             curves[f"{kind}/{group or 'all'}"] = [_mean(x) for x in p[..., 0]]
     return metrics, per_class, curves
+
+
+def of_true_classes(records: Records, predictions: list[dict]) -> list[dict]:
+    """The predictions whose class the truth of their image holds, as iMTFA's ``like_fgn`` scores VOC (A28).
+
+    There the scores of the other classes are set to 0 before detections are chosen, here those detections are
+    taken out afterwards: the same but for images with more detections than ``max_detections``.
+    """
+    true = {
+        (a.image_id, records.categories[a.class_id].id) for i in records.infos for a in i.annotations if not a.crowd
+    }
+    return [p for p in predictions if (p["image_id"], p["category_id"]) in true]
 
 
 def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[int]):

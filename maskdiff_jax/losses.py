@@ -66,6 +66,24 @@ def roi_losses(
     return jnp.where(used, entropy, 0.0).sum() / count, jnp.where(fg, box, 0.0).sum() / count
 
 
+def roi_mask_loss(logits: Array, classes: Array, used: Array, target: Array) -> Array:
+    """Mask R-CNN's mask loss [detectron2 roi_heads/mask_head.py]: mean binary cross-entropy.
+
+    Args:
+      logits: [R, S, S, C] one mask per class, or [R, S, S, 1] for all classes.
+      classes: [R] int, whose mask is trained; anything where not used.
+      used: [R] bool, boxes of objects.
+      target: [R, S, S] in 0..1.
+
+    Returns:
+      The mean over the pixels of all used boxes; 0 where none is used.
+    """
+    column = jnp.clip(classes, 0, logits.shape[-1] - 1)[:, None, None, None]
+    own = jnp.take_along_axis(logits, column, -1)[..., 0]
+    entropy = pixel_mean(jax.nn.softplus(own) - own * target)
+    return jnp.where(used, entropy, 0.0).sum() / jnp.maximum(used.sum(), 1)
+
+
 def pixel_mean(values: Array) -> Array:
     """[N, ...] -> [N]: the mean over everything but the objects."""
     return values.reshape(values.shape[0], -1).mean(1)

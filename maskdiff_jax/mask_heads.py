@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import losses
-from maskdiff_jax.nets.unet import UNet, attention_levels
+from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors
 from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Array, MaskBatch, PyTree
 
@@ -111,12 +112,13 @@ def diffusion_head(
     # a class-agnostic head has nothing to guide by
     weight = float(f["guidance"]) if class_input else 1.0
 
-    def apply(params, y, t, cond, classes, key=None):
+    def apply(params, y, t, cond, classes, key=None, vectors=None):
         """y_t, its time and the condition -> (the net's output [N, M, M, 1], v or None)."""
         if b != 1.0:  # weaker signals have less variance: bring the input back to about 1 [Chen 2023]
             abar = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[t].reshape(-1, 1, 1, 1)
             y = y / jnp.sqrt(b * b * abar + 1.0 - abar)
-        out = net.apply({"params": params}, jnp.concatenate([y, cond], -1), t, classes, key=key)
+        x = jnp.concatenate([y, cond], -1)
+        out = net.apply({"params": params}, x, t, classes, key=key, vectors=vectors)
         return out[..., :1], out[..., 1:] if learn_sigma else None
 
     def init(key):
@@ -151,13 +153,21 @@ def diffusion_head(
         metrics |= {"loss": value.mean(), "accuracy": accuracy.mean(), "iou": iou.mean()}
         return metrics["loss"], metrics
 
+    step_of = np.zeros(len(schedule.betas), np.int32)
+    step_of[plan.t] = np.arange(len(plan.t))
+
     def draw(params, keys, region, shots, classes):
         cond = cond_of(region, shots)
         both = jnp.concatenate([cond, cond])
+        table = block_vectors(params, jnp.asarray(plan.t), jnp.concatenate([classes, classes]))
 
         def predict(y, t, keep):
-            own = jnp.concatenate([classes, classes])[: len(y)]
-            out, v = apply(params, y, t, both[: len(y)], jnp.where(keep, own, -1))
+            n, i = len(y), jnp.asarray(step_of)[t[0]]
+            vectors = {
+                name: (time[i][None], None if row is None else jnp.where(keep[:, None], row[:n], 0.0))
+                for name, (time, row) in table.items()
+            }
+            out, v = apply(params, y, t, both[:n], None, vectors=vectors)
             return df.to_x0(schedule, kind, y, t, out, b), v
 
         noise = df.object_noise(keys, (size, size, 1))

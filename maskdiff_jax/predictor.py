@@ -21,7 +21,7 @@ from maskdiff_jax.model import build
 from maskdiff_jax.ops import masks as mask_ops
 from maskdiff_jax.types import Batch, Instances
 
-MASK_BATCH = 16  # objects drawn together; one image seldom has more
+MASK_BATCHES = (1, 4, 16)  # objects drawn together; one image seldom has more
 
 
 class Prediction(NamedTuple):
@@ -32,7 +32,8 @@ class Prediction(NamedTuple):
     class_ids: np.ndarray  # [n] int32, positions in Predictor.categories
     labels: list[str]  # n class names
     masks: np.ndarray  # [n, h, w] bool
-    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks before the threshold
+    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks; 4 soft (1 - soft) is their variance, 0..1
+    confidence: np.ndarray  # [n] float32, 0..1: how sure the mask is of itself, see segment.confidence
 
 
 class Predictor:
@@ -52,7 +53,7 @@ class Predictor:
         # masks are pasted below, at each image's own size: a canvas here would compile the net for each
         self._segmenter = segment.make_segmenter(
             build(c.model), exported.support, size=c.model.mask.size, context=c.data.context,
-            top_n=self._top_n, mask_batch=min(MASK_BATCH, self._top_n), canvas=(1, 1),
+            top_n=self._top_n, mask_batches=MASK_BATCHES, canvas=(1, 1),
             threshold=c.eval.mask_threshold, samples=samples, noise_seed=noise_seed,
         )  # fmt: skip
 
@@ -73,10 +74,11 @@ class Predictor:
             self._segmenter, self._params, [batch], self.active,
             min_score=self._min_score, top_n=self._top_n, maskless=[],
         )  # fmt: skip
-        objects, soft = [], []
+        objects, soft, sure = [], [], []
         for drawn, hw, masks, _ in segment.draw_masks(self._segmenter, self._params, stream):
             objects.append(drawn)
             soft.append(self._paste(masks, drawn.box, hw))
+            sure.append(segment.confidence(masks, self._config.eval.mask_threshold))
         h, w = image.shape[:2]
         ids = np.concatenate([o.class_id for o in objects]) if objects else np.zeros(0, np.int32)
         pasted = np.concatenate(soft)[:, :h, :w] if soft else np.zeros((0, h, w), np.float32)
@@ -87,6 +89,7 @@ class Predictor:
             labels=[self.categories[i].name for i in ids],
             masks=pasted >= self._config.eval.mask_threshold,
             soft=pasted,
+            confidence=np.concatenate(sure) if sure else np.zeros(0, np.float32),
         )
 
     def _paste(self, masks: np.ndarray, boxes: np.ndarray, hw: np.ndarray) -> np.ndarray:

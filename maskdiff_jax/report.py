@@ -118,10 +118,12 @@ def _without_seeds(config: Any, path: tuple[str, ...] = ()) -> Any:
 
 
 def label(document: dict) -> str:
-    """What a run is, in a few words."""
+    """What a run is, in a few words, and what it was scored on if that is another data set than its own."""
+    own, scored = ((document.get("config") or {}).get("data") or {}).get("source"), document.get("dataset")
+    end = f", on {scored}" if own and own != scored else ""
     if document.get("stage") == "fewshot":
-        return f"stage 2: {document.get('shots', '?')} shots"
-    return "stage 1: base classes" if document.get("stage") == "base" else str(document.get("stage", "run"))
+        return f"stage 2: {document.get('shots', '?')} shots{end}"
+    return ("stage 1: base classes" if document.get("stage") == "base" else str(document.get("stage", "run"))) + end
 
 
 def metric_name(kind: str, name: str, part: str) -> str:

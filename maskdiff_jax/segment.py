@@ -34,11 +34,11 @@ class Segmenter(NamedTuple):
     crop: Any  # batch, boxes [B, n, 4] original px -> regions [B, n, M, M, 3] uint8
     draw: Any  # params, key, Objects, original hw [n, 2] -> soft masks [n, M, M] in [0, 1], pasted [n, H, W] bool
     noise: Array  # key of the sampler's noise
-    mask_batch: int
+    mask_batches: tuple[int, ...]  # objects drawn together, ascending
 
 
 def make_segmenter(
-    model: Model, support: Support, *, size: int, context: float, top_n: int, mask_batch: int,
+    model: Model, support: Support, *, size: int, context: float, top_n: int, mask_batches: tuple[int, ...],
     canvas: tuple[int, int], threshold: float, samples: int, noise_seed: int,
 ) -> Segmenter:  # fmt: skip
     """Compiled functions of the path; shapes are fixed by the first call of each.
@@ -49,7 +49,9 @@ def make_segmenter(
       size: M, side of a region in pixels.
       context: share of the box's side added around it before cutting.
       top_n: detections per image whose regions are cut.
-      mask_batch: objects drawn together.
+      mask_batches: objects drawn together: the largest number as long as there are so many, then the smallest
+        that holds the rest. One number suits many images (throughput), several suit single ones (latency); each is
+        compiled when first needed.
       canvas: height, width in original pixels that holds every image.
       threshold: of the pasted soft mask.
       samples: masks drawn per object and averaged.
@@ -93,7 +95,8 @@ def make_segmenter(
         pasted = jax.vmap(lambda m, b: mask_ops.paste(m, b, canvas))(soft, boxes)
         return soft, pasted >= threshold
 
-    return Segmenter(jax.jit(detect), jax.jit(crop), jax.jit(draw), jax.random.key(noise_seed), mask_batch)
+    sizes = tuple(sorted(mask_batches))
+    return Segmenter(jax.jit(detect), jax.jit(crop), jax.jit(draw), jax.random.key(noise_seed), sizes)
 
 
 def draw_masks(
@@ -107,7 +110,7 @@ def draw_masks(
     Yields:
       Objects, original height and width, soft masks [n, M, M], masks [n, H, W] bool on the canvas.
     """
-    n = segmenter.mask_batch
+    n = segmenter.mask_batches[-1]
     waiting: list[tuple[Objects, np.ndarray]] = []
     count = 0
     for item in stream:
@@ -122,12 +125,28 @@ def draw_masks(
         yield _draw(segmenter, params, *_join(waiting))
 
 
+def confidence(soft: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """How sure masks are of themselves: the mean of their soft values where these reach the threshold.
+
+    Args:
+      soft: [n, M, M] in 0..1; the mean of several samples says more than one sample. Pixel variances, on a scale
+        of 0..1, are 4 soft (1 - soft).
+
+    Returns:
+      [n] float32 in threshold..1; 0 where a mask is empty.
+    """
+    inside = soft >= threshold
+    count = inside.sum((1, 2))
+    return ((soft * inside).sum((1, 2)) / np.maximum(count, 1)).astype(np.float32)
+
+
 def _join(parts: list) -> tuple[Objects, np.ndarray]:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def _draw(segmenter: Segmenter, params: PyTree, objects: Objects, hw: np.ndarray):
-    n, full = len(hw), segmenter.mask_batch
+    n = len(hw)
+    full = next(size for size in segmenter.mask_batches if size >= n)
     padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], full - n, 0)]), (objects, hw))
     soft, pasted = jax.device_get(segmenter.draw(params, segmenter.noise, *padded))
     return objects, hw, soft[:n], pasted[:n]

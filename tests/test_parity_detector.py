@@ -1,12 +1,10 @@
 """The detector against detectron2 and TFA: recipe weights, stored inputs, stored outputs.
 
-The sets in tests/goldens always run. The others are read from ../shared/goldens, where a checkout has it.
-Limits are those of the goldens' README; "relative" is the largest difference over the largest value.
+Limits are those of the goldens' README.
 """
 
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +15,9 @@ from maskdiff_jax import detector, losses, weights
 from maskdiff_jax.nets import rcnn
 from maskdiff_jax.ops import assign, boxes, nms, roi_align, select
 from tests.goldens_recipe import recipe
+from tests.parity import find, load, within
 
-HERE = Path(__file__).resolve().parent
 SETS = {"a": "_a", "b": "_b_oddsize", "c": "_c_stride3x3"}
-
-
-def find(name):
-    for folder in (HERE / "goldens", HERE.parent.parent / "shared" / "goldens"):
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"{name} is not in this checkout")
-
-
-@functools.cache
-def load(name):
-    with np.load(find(name)) as z:
-        return dict(z)
-
-
-def relative(got, want):
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    scale = np.abs(want).max()
-    return np.abs(got - want).max() / (scale if scale else 1.0)
 
 
 # ---------------------------------------------------------------------- matching, targets, losses, NMS
@@ -49,11 +27,11 @@ def test_parity_box_coder_and_iou():
     z = load("targets_rpn.npz")
     src, target = z["b2b/src"], z["b2b/target"]
     for w, values in {"w1": (1.0, 1.0, 1.0, 1.0), "w10": (10.0, 10.0, 5.0, 5.0)}.items():
-        assert relative(boxes.encode(src, target, values), z[f"b2b/get_deltas_{w}"]) <= 2e-6
+        within(boxes.encode(src, target, values), z[f"b2b/get_deltas_{w}"], 2e-6)
         deltas = z[f"b2b/deltas_in_{w}"].reshape(24, 2, 4)
         got = boxes.decode(deltas, src[:, None], values).reshape(24, 8)
-        assert relative(got, z[f"b2b/apply_deltas_{w}"]) <= 2e-6
-    assert relative(boxes.iou(target, src), z["iou/pairwise"]) <= 2e-6
+        within(got, z[f"b2b/apply_deltas_{w}"], 2e-6)
+    within(boxes.iou(target, src), z["iou/pairwise"], 2e-6)
 
 
 @pytest.mark.parametrize("rows", ["", "_first3rows"])
@@ -84,7 +62,7 @@ def test_parity_rpn_targets():
         sure = z["rpn/label_is_rounding_sensitive"][i] == 0
         np.testing.assert_array_equal(np.asarray(label)[sure], z["rpn/labels"][i][sure])
         np.testing.assert_array_equal(index, z["rpn/matched_gt_index"][i])
-        assert relative(iou.max(0), z["rpn/max_iou"][i]) <= 2e-6
+        within(iou.max(0), z["rpn/max_iou"][i], 2e-6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1 / 9])
@@ -106,10 +84,10 @@ def test_parity_rpn_losses(which, beta):
 
     grads, (cls, box) = jax.grad(loss, (0, 1), has_aux=True)(z["rpn/pred_logits"], z["rpn/pred_deltas"])
     key = f"rpn/{which}_beta{beta:.3f}"
-    assert relative(cls, z[key + "/loss_cls"]) <= 2e-6
-    assert relative(box, z[key + "/loss_loc"]) <= 2e-6
-    assert relative(grads[0], z[f"rpn/{which}_beta0.000/grad_logits"]) <= 1e-5
-    assert relative(grads[1], z[key + "/grad_deltas"]) <= 1e-5
+    within(cls, z[key + "/loss_cls"], 2e-6)
+    within(box, z[key + "/loss_loc"], 2e-6)
+    within(grads[0], z[f"rpn/{which}_beta0.000/grad_logits"], 1e-5)
+    within(grads[1], z[key + "/grad_deltas"], 1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
@@ -119,7 +97,7 @@ def test_parity_roi_targets_and_losses(k, kind, beta):
     z = load("targets_roi.npz")
     proposals, gt = z["roi/proposals"], z["roi/gt_boxes"]
     iou = boxes.iou(gt, proposals)
-    assert relative(iou, z["roi/iou"]) <= 2e-6
+    within(iou, z["roi/iou"], 2e-6)
     index, label = assign.match(
         iou, np.ones(len(gt), bool), thresholds=(0.5,), labels=(0, 1), low_quality=False
     )
@@ -137,10 +115,10 @@ def test_parity_roi_targets_and_losses(k, kind, beta):
     args = z[f"roi/K{k}/logits"], z[f"roi/K{k}/{kind}/deltas"]
     grads, (cls, box) = jax.grad(loss, (0, 1), has_aux=True)(*args)
     key = f"roi/K{k}/{kind}/beta{beta}"
-    assert relative(cls, z[key + "/loss_cls"]) <= 2e-6
-    assert relative(box, z[key + "/loss_box"]) <= 2e-6
-    assert relative(grads[0], z[f"roi/K{k}/grad_logits"]) <= 1e-5
-    assert relative(grads[1], z[key + "/grad_deltas"]) <= 1e-5
+    within(cls, z[key + "/loss_cls"], 2e-6)
+    within(box, z[key + "/loss_box"], 2e-6)
+    within(grads[0], z[f"roi/K{k}/grad_logits"], 1e-5)
+    within(grads[1], z[key + "/grad_deltas"], 1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
@@ -184,8 +162,8 @@ def test_parity_cosine(k):
     for kind in ("specific", "agnostic"):
         net, params = predictor_weights(k, kind)
         scores, deltas = net.apply({"params": params}, x)
-        assert relative(scores, z[f"K{k}/scores"]) <= 3e-6
-        assert relative(deltas.reshape(32, -1), z[f"K{k}_{kind}/deltas"]) <= 3e-6
+        within(scores, z[f"K{k}/scores"], 3e-6)
+        within(deltas.reshape(32, -1), z[f"K{k}_{kind}/deltas"], 3e-6)
 
     def loss(x, kernel):
         logits = rcnn.cosine_logits(x, kernel, float(z["scale"]))
@@ -195,22 +173,22 @@ def test_parity_cosine(k):
 
     kernel = params["cls_score"]["kernel"]
     value, (gx, gw) = jax.value_and_grad(loss, (0, 1))(x, kernel)
-    assert relative(value, z[f"K{k}/loss_cls"][0]) <= 2e-6
+    within(value, z[f"K{k}/loss_cls"][0], 2e-6)
     for row, want in zip(gx, z[f"K{k}/grad_features"], strict=True):  # a row of zeros: 1e6 times larger
-        assert relative(row, want) <= 1e-5
+        within(row, want, 1e-5)
     length = np.linalg.norm(kernel, axis=0) + 1e-5
     step = 4 if k == 80 else 1
     # the original's gradient is for the normalised weight; ours is that times the length
-    assert relative((gw / length).T[:, ::step], z[f"K{k}/grad_cls_weight"]) <= 1e-5
+    within((gw / length).T[:, ::step], z[f"K{k}/grad_cls_weight"], 1e-5)
     unit = (kernel / length).T[:, :: 16 if k == 80 else 1]
-    assert relative(unit, z[f"K{k}/weight_after_first_call"]) <= 3e-6
+    within(unit, z[f"K{k}/weight_after_first_call"], 3e-6)
 
 
 def test_parity_linear_predictor():
     z = load("tfa_cosine.npz")
     net, params = predictor_weights(80, linear=True)
     scores, _ = net.apply({"params": params}, z["K80/features"])
-    assert relative(scores, z["K80/fc_predictor_scores"]) <= 3e-6
+    within(scores, z["K80/fc_predictor_scores"], 3e-6)
 
 
 # ---------------------------------------------------------------------- RoI pooler
@@ -227,11 +205,11 @@ def test_parity_roi_pooler():
         pool = functools.partial(roi_align.multilevel_roi_align, boxes=box, sampling=0, canonical=(224.0, 4))
         for size in (7, 14):
             got = jnp.moveaxis(jax.jit(functools.partial(pool, size=size))(maps), -1, 1)
-            assert relative(got, z[f"pooled{size}"][part]) <= 2e-5
+            within(got, z[f"pooled{size}"][part], 2e-5)
         weight = jnp.moveaxis(z["grad7_weight"][part], 1, -1)
         grad = jax.jit(jax.grad(lambda m, w=weight, p=pool: (p(m, size=7) * w).sum()))(maps)
         for l, g in grad.items():
-            assert relative(jnp.moveaxis(g, -1, 0), z[f"grad7_p{l}"][i]) <= 2e-5
+            within(jnp.moveaxis(g, -1, 0), z[f"grad7_p{l}"][i], 2e-5)
 
 
 # ---------------------------------------------------------------------- the whole detector
@@ -320,9 +298,9 @@ def test_parity_backbone_and_fpn(which):
     names |= {f"p{l}": f for l, f in out["maps"].levels.items()}
     for name, (f,) in names.items():
         got = f[..., z[f"{name}_channels"]].transpose(2, 0, 1)
-        assert relative(got, z[name]) <= 1e-5, name
+        within(got, z[name], 1e-5)
         stat = np.stack([f.mean((0, 1)), f.std((0, 1))])
-        assert relative(stat, z[f"{name}_stat_per_channel"]) <= 1e-5, name
+        within(stat, z[f"{name}_stat_per_channel"], 1e-5)
 
 
 def pair(got, want):
@@ -339,16 +317,16 @@ def test_parity_rpn(which):
     anchors, proposals = run(which)["anchors"], run(which)["proposals"]
     for l in range(2, 7):
         want = z[f"p{l}/anchors"]
-        assert relative(anchors.boxes[l][: len(want)], want) <= 1e-6
-        assert relative(anchors.logits[l][0], z[f"p{l}/logits"]) <= 2e-5
-        assert relative(anchors.deltas[l][0], z[f"p{l}/deltas"]) <= 2e-5
+        within(anchors.boxes[l][: len(want)], want, 1e-6)
+        within(anchors.logits[l][0], z[f"p{l}/logits"], 2e-5)
+        within(anchors.deltas[l][0], z[f"p{l}/deltas"], 2e-5)
     valid = proposals.valid[0]
     box, score = proposals.boxes[0][valid], proposals.scores[0][valid]
     want_box, want_score = z["proposals/boxes"], z["proposals/logits"]
     # two levels may propose the same box, such as the whole image: their logits tell them apart
     index = pair(np.c_[box, score], np.c_[want_box, want_score])
-    assert np.abs(box[index] - want_box).max() <= 0.01
-    assert relative(score[index], want_score) <= 2e-5
+    within(box[index], want_box, 0.01, unit="px")
+    within(score[index], want_score, 2e-5)
 
 
 @pytest.mark.parametrize("which", CASES)
@@ -359,19 +337,19 @@ def test_parity_box_head(which):
     n = len(box)
     level = roi_align.assign_level(box, canonical=(224.0, 4), lowest=2, highest=5)
     np.testing.assert_array_equal(level, z["hand/level"])
-    assert relative(np.moveaxis(out["hand"], -1, 1), z["hand/pooled"]) <= 2e-5
+    within(np.moveaxis(out["hand"], -1, 1), z["hand/pooled"], 2e-5)
     fc2, (logits, deltas) = out["fc2"][0], [v[0].reshape(len(v[0]), -1) for v in out["predicted"]]
-    assert relative(fc2[:n], z["hand/fc2"]) <= 1e-5
-    assert relative(logits[:n], z["hand/scores"]) <= 1e-5
-    assert relative(deltas[:n], z["hand/deltas"]) <= 1e-5
+    within(fc2[:n], z["hand/fc2"], 1e-5)
+    within(logits[:n], z["hand/scores"], 1e-5)
+    within(deltas[:n], z["hand/deltas"], 1e-5)
     proposals, stored = out["proposals"], load(f"det_rpn{SETS[which]}.npz")
     valid = proposals.valid[0]
     got = np.c_[proposals.boxes[0], proposals.scores[0]][valid]
     index = pair(got, np.c_[stored["proposals/boxes"], stored["proposals/logits"]])
     pick = lambda v: v[n:][valid][index]
-    assert relative(pick(fc2)[:32], z["proposal_fc2_first32"]) <= 5e-5
-    assert relative(pick(logits), z["proposal_scores"]) <= 5e-5
-    assert relative(pick(deltas), z["proposal_deltas"]) <= 5e-5
+    within(pick(fc2)[:32], z["proposal_fc2_first32"], 5e-5)
+    within(pick(logits), z["proposal_scores"], 5e-5)
+    within(pick(deltas), z["proposal_deltas"], 5e-5)
 
 
 @pytest.mark.parametrize("threshold", ["0.05", "0.6"])
@@ -395,8 +373,8 @@ def test_parity_detections(which, threshold):
     want = {k: z[f"det_thr{threshold}/{k}"] for k in ("boxes", "scores", "classes")}
     index = pair(np.c_[box, 1000.0 * klass], np.c_[want["boxes"], 1000.0 * want["classes"]])
     np.testing.assert_array_equal(klass[index], want["classes"])
-    assert np.abs(box[index] - want["boxes"]).max() <= 0.01
-    assert np.abs(score[index] - want["scores"]).max() <= 5e-5
+    within(box[index], want["boxes"], 0.01, unit="px")
+    within(score[index], want["scores"], 5e-5, unit="score")
 
 
 def test_canvas_does_not_change_a_real_detector():

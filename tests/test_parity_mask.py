@@ -1,11 +1,7 @@
-"""The mask head against numbers computed with the original PyTorch code (guided-diffusion, detectron2).
-
-The sets in tests/goldens always run. The others are read from ../shared/goldens, where a checkout has it.
-"""
+"""The mask head against numbers computed with the original PyTorch code (guided-diffusion, detectron2)."""
 
 import json
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +11,15 @@ import pytest
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import losses
 from maskdiff_jax.nets.norm import GroupNorm
-from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, UpConv, timestep_embedding, upsample
+from maskdiff_jax.nets.resample import UpConv, upsample
+from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, timestep_embedding
 from maskdiff_jax.ops import masks
 from maskdiff_jax.ops.spacing import sections, spaced
 from maskdiff_jax.weights import GUIDED_DIFFUSION, convert
 from tests.goldens_recipe import recipe
+from tests.parity import find, load, within
 
-HERE = Path(__file__).resolve().parent
 SCHEDULES = {"linear1000": "linear", "cosine1000": "cosine"}
-
-
-def golden(name: str) -> Path:
-    for folder in (HERE / "goldens", HERE.parent.parent / "shared" / "goldens"):
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"{name} is not in this checkout")
-
-
-def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(golden(name)) as z:
-        return {k: z[k] for k in z.files}
-
-
-def assert_close(ours, theirs, limit: float):
-    """Largest difference relative to the largest value."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    assert difference <= limit, f"relative difference {difference:.1e} > {limit:.0e}"
 
 
 def nhwc(x):
@@ -72,7 +49,7 @@ def test_parity_resblock(name):
     x, emb = nhwc(z["in0"]), z["in1"]
     template = {"middle0_res": jax.eval_shape(block.init, jax.random.key(0), x, emb)["params"]}
     params = convert(state, GUIDED_DIFFUSION, template)["middle0_res"]
-    assert_close(nchw(block.apply({"params": params}, x, emb)), z["out"], 2e-6)
+    within(nchw(block.apply({"params": params}, x, emb)), z["out"], 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +62,18 @@ def test_parity_attention(name):
     x = nhwc(z["in0"])
     template = {"middle1_attention": jax.eval_shape(block.init, jax.random.key(0), x)["params"]}
     params = convert(state, GUIDED_DIFFUSION, template)["middle1_attention"]
-    assert_close(nchw(block.apply({"params": params}, x)), z["out"], 2e-6)
+    within(nchw(block.apply({"params": params}, x)), z["out"], 2e-6)
 
 
 def test_parity_small_pieces():
     z = load("unet_ops.npz")
     params = {"scale": z["groupnorm_small_variance/weight"], "bias": z["groupnorm_small_variance/bias"]}
     out = GroupNorm(32).apply({"params": params}, nhwc(z["groupnorm_small_variance/in0"]))
-    assert_close(nchw(out), z["groupnorm_small_variance/out"], 2e-6)
+    within(nchw(out), z["groupnorm_small_variance/out"], 2e-6)
 
     for width in ("32", "128", "33", "fractional_64"):
         times, theirs = (z[f"timestep_embedding_{width}/{k}"] for k in ("timesteps", "out"))
-        assert_close(timestep_embedding(times, theirs.shape[1]), theirs, 1e-4)
+        within(timestep_embedding(times, theirs.shape[1]), theirs, 1e-4)
 
     conv = partial(
         jax.lax.conv_general_dilated, padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -107,16 +84,16 @@ def test_parity_small_pieces():
         UpConv(kernel.shape[-1]).apply({"params": params}, nhwc(z["upsample/in0"])),
         conv(upsample(nhwc(z["upsample/in0"])), kernel, (1, 1)) + params["bias"],
     ):
-        assert_close(nchw(out), z["upsample/out"], 2e-6)
+        within(nchw(out), z["upsample/out"], 2e-6)
     kernel = z["downsample/op.weight"].transpose(2, 3, 1, 0)
     out = conv(nhwc(z["downsample/in0"]), kernel, (2, 2)) + z["downsample/op.bias"]
-    assert_close(nchw(out), z["downsample/out"], 2e-6)
+    within(nchw(out), z["downsample/out"], 2e-6)
 
 
 # ---------------------------------------------------------------------------------- UNet, whole
 def whole(name: str):
     """A stored net: ours with its weights, the arrays, the json beside them."""
-    z, info = load(f"{name}.npz"), json.loads(golden(f"{name}.json").read_text())
+    z, info = load(f"{name}.npz"), json.loads(find(f"{name}.json").read_text())
     c = info["config"]
     net = UNet(
         out_channels=c["out_channels"], width=c["model_channels"], multipliers=tuple(c["channel_mult"]),
@@ -156,10 +133,10 @@ def check_outputs(name: str, limit: float):
     )
     for run, t in enumerate(steps):
         out, captured = apply(t)
-        assert_close(nchw(out), z["output"][run], limit)
+        within(nchw(out), z["output"][run], limit)
         if run == 0:
             inter = captured["intermediates"]
-            assert_close(inter["time2"]["__call__"][0], z["tap/time_embed"], 2e-5)
+            within(inter["time2"]["__call__"][0], z["tap/time_embed"], 2e-5)
             for tap, value in taps_of(inter).items():
                 value = nchw(value)[0]
                 if name.startswith("unet_128"):
@@ -167,9 +144,9 @@ def check_outputs(name: str, limit: float):
                     stat = z[tap.replace("tap", "tapstat")]
                     np.testing.assert_allclose([value.mean(), value.std()], stat, rtol=1e-4, atol=1e-4)
                     value = value[[0, c // 3, c - 1], ::stride, ::stride]
-                    assert_close(value, z[tap], limit)
+                    within(value, z[tap], limit)
                 else:
-                    assert_close(value[None], z[tap], limit)
+                    within(value[None], z[tap], limit)
 
 
 @pytest.mark.parametrize("name", ["unet_small_ssn1", "unet_small_ls_ssn0"])
@@ -200,8 +177,8 @@ def test_parity_unet_gradients():
         )(params, x)
 
     loss, (grads, grad_x) = backward(params, nhwc(z["x"]))
-    assert_close(loss, z["grad/loss"], 1e-5)
-    assert_close(nchw(grad_x), z["grad/x"], 1e-5)  # below, the table says whose gradient each of ours is
+    within(loss, z["grad/loss"], 1e-5)
+    within(nchw(grad_x), z["grad/x"], 1e-5)  # below, the table says whose gradient each of ours is
     names = [t["name"] for t in info["tensors"]]
     tagged = {
         n: np.full([t["shape"] for t in info["tensors"] if t["name"] == n][0], i) for i, n in enumerate(names)
@@ -215,8 +192,8 @@ def test_parity_unet_gradients():
     }
     theirs = {n: v["norm"] for n, v in info["grad_of_mse_loss"].items()}
     assert ours.keys() == theirs.keys()
-    assert_close([ours[n] for n in names], [theirs[n] for n in names], 1e-5)
-    assert_close(np.sqrt(sum(v**2 for v in ours.values())), z["grad/total_norm"], 1e-5)
+    within([ours[n] for n in names], [theirs[n] for n in names], 1e-5)
+    within(np.sqrt(sum(v**2 for v in ours.values())), z["grad/total_norm"], 1e-5)
 
 
 # ---------------------------------------------------------------------------------- diffusion
@@ -243,7 +220,7 @@ def test_parity_diffusion_tables(name):
 
 
 def test_parity_timesteps():
-    for case, kept in json.loads(golden("diffusion_timesteps.json").read_text()).items():
+    for case, kept in json.loads(find("diffusion_timesteps.json").read_text()).items():
         timesteps, how = case.split("|")
         if how.startswith("ddim"):
             ours = spaced(int(timesteps), int(how[4:]), "leading")
@@ -265,13 +242,13 @@ def test_parity_diffusion_single(name):
     x0, noise, t = every["x_start"], every["noise"], z["t"]
     s = df.make_schedule(SCHEDULES[name], 1000)
     y = z["q_sample"]
-    assert_close(df.add_noise(s, x0, t, noise), y, 1e-6)
+    within(df.add_noise(s, x0, t, noise), y, 1e-6)
     mean, log_var = df.posterior(s, x0, y, t)
-    assert_close(mean, z["q_posterior_mean"], 1e-5)
-    assert_close(log_var.ravel(), z["q_posterior_log_variance"].ravel(), 1e-6)
+    within(mean, z["q_posterior_mean"], 1e-5)
+    within(log_var.ravel(), z["q_posterior_log_variance"].ravel(), 1e-6)
     last = t < 999  # there the estimate is a small difference of huge numbers
-    assert_close(df.to_x0(s, "eps", y, t, noise)[last], z["predict_xstart_from_eps"][last], 1e-5)
-    assert_close(df.to_eps(s, y, t, x0)[t > 200], np.asarray(noise)[t > 200], 1e-5)
+    within(df.to_x0(s, "eps", y, t, noise)[last], z["predict_xstart_from_eps"][last], 1e-5)
+    within(df.to_eps(s, y, t, x0)[t > 200], np.asarray(noise)[t > 200], 1e-5)
 
     eps, v = model(y, t)
     log_vars = {
@@ -284,19 +261,19 @@ def test_parity_diffusion_single(name):
             w = {k.split("/")[1]: a for k, a in z.items() if k.startswith(f"p_{kind}_clip{clip}/")}
             estimate = df.to_x0(s, "eps", y, t, eps)
             estimate = jnp.clip(estimate, -1, 1) if clip else estimate
-            assert_close(estimate, w["pred_xstart"], 1e-4)
-            assert_close(df.posterior(s, estimate, y, t)[0], w["mean"], 1e-5)
-            assert_close(log_variance, np.asarray(w["log_variance"]).reshape(np.shape(log_variance)), 1e-5)
+            within(estimate, w["pred_xstart"], 1e-4)
+            within(df.posterior(s, estimate, y, t)[0], w["mean"], 1e-5)
+            within(log_variance, np.asarray(w["log_variance"]).reshape(np.shape(log_variance)), 1e-5)
 
     mse = losses.squared_error(eps, noise)
-    assert_close(mse, z["training_mse/mse"], 1e-5)
+    within(mse, z["training_mse/mse"], 1e-5)
     estimate = df.to_x0(s, "eps", y, t, eps)
     vb = losses.variational_bound(
         x0, *df.posterior(s, x0, y, t), df.posterior(s, estimate, y, t)[0], log_vars["learned_range"], t
     )
     for kind in ("learned_range_mse", "learned_range_rescaled_mse"):  # T / 1000 is 1 here
-        assert_close(vb, z[f"training_{kind}/vb"], 2e-4)
-        assert_close(mse + vb, z[f"training_{kind}/loss"], 2e-4)
+        within(vb, z[f"training_{kind}/vb"], 2e-4)
+        within(mse + vb, z[f"training_{kind}/loss"], 2e-4)
 
 
 CHAINS = {
@@ -329,12 +306,12 @@ def test_parity_chains(name, respacing):
         for clip in (0, 1):
             limit = 3e-5 if sampler == "ddpm" else 5e-4 if clip else 5e-5
             out, (y, x0) = draw(1.0 if clip else np.inf)
-            assert_close(out, z[f"{chain}_clip{clip}/sample"], limit)
+            within(out, z[f"{chain}_clip{clip}/sample"], limit)
             if f"{chain}_clip{clip}/samples_all" in z:
                 after = np.concatenate([y[1:], out[None]])
-                assert_close(after, z[f"{chain}_clip{clip}/samples_all"], limit)
+                within(after, z[f"{chain}_clip{clip}/samples_all"], limit)
                 stored = z[f"{chain}_clip{clip}/pred_xstart_all"]
-                assert_close(x0[:: steps // len(stored)], stored, 5 * limit)
+                within(x0[:: steps // len(stored)], stored, 5 * limit)
 
 
 # ---------------------------------------------------------------------------------- paste

@@ -67,6 +67,8 @@ def test_any_image_size(model, hw):
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes >= 0).all() and (found.boxes <= np.array([hw[1], hw[0]] * 2) + 1e-3).all()
     assert found.soft.min(initial=0) >= 0 and found.soft.max(initial=0) <= 1
+    assert found.confidence.shape == (n,) and ((found.confidence == 0) | (found.confidence >= 0.5)).all()
+    assert found.confidence.max(initial=0) <= 1
     for box, soft in zip(found.boxes, found.soft, strict=True):
         ys, xs = np.nonzero(soft)
         if len(ys):  # nothing is painted more than a pixel outside the box

@@ -13,15 +13,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskdiff_jax.nets.norm import GroupNorm
-from maskdiff_jax.types import Array
-
-# PyTorch's default start: variance 1 / (3 fan_in), a third of flax's
-_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _bias(fan_in: int):
-    limit = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+from maskdiff_jax.nets.resample import (
+    KERNEL,
+    UpConv,
+    bias_of,
+    depth_to_space,
+    mean_pool,
+    space_to_depth,
+    upsample,
+)  # fmt: skip
+from maskdiff_jax.types import Array, PyTree
 
 
 def _conv(x: Array, features: int, side: int, name: str, *, dtype=None, stride=1, zero=False, precision=None):
@@ -29,16 +30,16 @@ def _conv(x: Array, features: int, side: int, name: str, *, dtype=None, stride=1
     pad = (side // 2, side // 2)  # spelt out: "SAME" pads a stride of 2 on the other side than PyTorch
     return nn.Conv(
         features, (side, side), (stride, stride), (pad, pad), dtype=dtype, name=name, precision=precision,
-        kernel_init=nn.initializers.zeros if zero else _KERNEL,
-        bias_init=nn.initializers.zeros if zero else _bias(fan_in),
+        kernel_init=nn.initializers.zeros if zero else KERNEL,
+        bias_init=nn.initializers.zeros if zero else bias_of(fan_in),
     )(x)  # fmt: skip
 
 
 def _dense(x: Array, features: int, name: str, *, dtype=jnp.float32, zero=False, precision=None):
     return nn.Dense(
         features, dtype=dtype, name=name, precision=precision,
-        kernel_init=nn.initializers.zeros if zero else _KERNEL,
-        bias_init=nn.initializers.zeros if zero else _bias(x.shape[-1]),
+        kernel_init=nn.initializers.zeros if zero else KERNEL,
+        bias_init=nn.initializers.zeros if zero else bias_of(x.shape[-1]),
     )(x)  # fmt: skip
 
 
@@ -54,63 +55,6 @@ def timestep_embedding(t: Array, features: int) -> Array:
     phase = t.astype(jnp.float32)[:, None] * frequency
     out = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
     return jnp.pad(out, ((0, 0), (0, features % 2)))
-
-
-def upsample(x: Array) -> Array:
-    """[N, H, W, F] -> [N, 2H, 2W, F], each pixel repeated."""
-    n, h, w, f = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, f)).reshape(n, 2 * h, 2 * w, f)
-
-
-class UpConv(nn.Module):
-    """A 3x3 convolution of the `upsample`d input, without building it.
-
-    Of an output pixel's 3x3 taps several fall on the same input pixel. Adding their weights first leaves four
-    2x2 convolutions, one per row and column parity: 4/9 of the products.
-    """
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[N, H, W, F] -> [N, 2H, 2W, features]."""
-        n, h, w, f = x.shape
-        kernel = self.param("kernel", _KERNEL, (3, 3, f, self.features))
-        bias = self.param("bias", _bias(9 * f), (self.features,))
-        # an even row sees rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one rows (0, 1)
-        rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
-
-        def part(i, j):
-            k = rows[i]
-            k = jnp.stack([k[:, 0], k[:, 1] + k[:, 2]] if j == 0 else [k[:, 0] + k[:, 1], k[:, 2]], 1)
-            pad = ((1 - i, i), (1 - j, j))
-            layout = ("NHWC", "HWIO", "NHWC")
-            return jax.lax.conv_general_dilated(
-                x, k.astype(self.dtype), (1, 1), pad, dimension_numbers=layout
-            )
-
-        out = jnp.stack([jnp.stack([part(i, 0), part(i, 1)], 3) for i in (0, 1)], 2)
-        return out.reshape(n, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)
-
-
-def _mean_pool(x: Array) -> Array:
-    n, h, w, f = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, f).mean((2, 4))
-
-
-def space_to_depth(x: Array, patch: int) -> Array:
-    """[N, H, W, F] -> [N, H/p, W/p, p p F]."""
-    n, h, w, f = x.shape
-    x = x.reshape(n, h // patch, patch, w // patch, patch, f)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, -1)
-
-
-def depth_to_space(x: Array, patch: int) -> Array:
-    """The inverse of `space_to_depth`."""
-    n, h, w, f = x.shape
-    x = x.reshape(n, h, w, patch, patch, f // patch**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * patch, w * patch, -1)
 
 
 class ResBlock(nn.Module):
@@ -134,21 +78,32 @@ class ResBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, classes: Array | None = None, key: Array | None = None) -> Array:
-        """x [N, H, W, F], emb [N, E], classes [N, C] one-hot rows (zero: no class) -> [N, H, W, features]."""
+    def __call__(
+        self, x: Array, emb: Array | None, classes: Array | None = None, key: Array | None = None,
+        vectors: tuple[Array, Array] | None = None,
+    ) -> Array:  # fmt: skip
+        """x [N, H, W, F], emb [N, E], classes [N, C] one-hot rows (zero: no class) -> [N, H, W, features].
+
+        `vectors`, if given, stand for emb and classes: this block's rows of `block_vectors`.
+        """
         h = GroupNorm(self.groups or norm_groups(x.shape[-1]), nn.silu, name="norm1")(x)
         if self.resample:
-            move = {"up": upsample, "down": _mean_pool}[self.resample]
+            move = {"up": upsample, "down": mean_pool}[self.resample]
             h, x = move(h), move(x)
         h = _conv(h, self.features, 3, "conv1", dtype=self.dtype)
 
-        time = _dense(nn.silu(emb), self.features * (2 if self.scale_shift else 1), "time")
+        if vectors is None:
+            time = _dense(nn.silu(emb), self.features * (2 if self.scale_shift else 1), "time")
+        else:
+            time = vectors[0]
         scale = shift = None
         if self.scale_shift:
             scale, shift = jnp.split(time, 2, -1)
         else:
             h = h + time[:, None, None].astype(h.dtype)
-        if self.num_classes:
+        if self.num_classes and vectors is not None:
+            shift = vectors[1] if shift is None else shift + vectors[1]
+        elif self.num_classes:
             # a vector per class, spread over the map. It stands behind the norm, which would take the mean
             # of every group out of it again; the paper only says that it is added in each block.
             table = self.param("class_table", nn.initializers.zeros, (self.num_classes, self.features))
@@ -253,8 +208,9 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, classes: Array | None = None, *, key: Array | None = None
-    ) -> Array:
+        self, x: Array, t: Array | None, classes: Array | None = None, *, key: Array | None = None,
+        vectors: dict[str, tuple[Array, Array]] | None = None,
+    ) -> Array:  # fmt: skip
         """One pass.
 
         Args:
@@ -262,6 +218,7 @@ class UNet(nn.Module):
           t: [N] times, as guided-diffusion counts them: 0..T-1.
           classes: [N] in 0..C-1, anything else (-1, C): no class, the same as None.
           key: for dropout; None: none.
+          vectors: stand for t and classes: rows of `block_vectors`, [N or 1, ...] each.
 
         Returns:
           [N, H, W, out_channels] float32.
@@ -275,15 +232,18 @@ class UNet(nn.Module):
         onehot = None
         if self.num_classes and classes is not None:
             onehot = jax.nn.one_hot(classes, self.num_classes, dtype=jnp.float32)
-        emb = timestep_embedding(t, self.width)
-        emb = nn.silu(_dense(emb, 4 * self.width, "time1", precision="highest"))
-        emb = _dense(emb, 4 * self.width, "time2", precision="highest")
+        emb = None
+        if vectors is None:
+            emb = timestep_embedding(t, self.width)
+            emb = nn.silu(_dense(emb, 4 * self.width, "time1", precision="highest"))
+            emb = _dense(emb, 4 * self.width, "time2", precision="highest")
 
         drawn = iter(jax.random.split(key, 99) if key is not None and self.dropout else ())
 
         def res(h, features, name, resample=""):
             own = (self.groups, self.scale_shift, self.num_classes, resample, self.dropout, self.dtype)
-            return ResBlock(features, *own, name=name)(h, emb, onehot, next(drawn, None))
+            mine = None if vectors is None else vectors[name]
+            return ResBlock(features, *own, name=name)(h, emb, onehot, next(drawn, None), mine)
 
         def attend(h, name):
             heads = self.heads if self.head_channels == -1 else h.shape[-1] // self.head_channels
@@ -330,3 +290,34 @@ class UNet(nn.Module):
         out = self.out_channels * self.stem_patch**2
         h = _conv(h, out, 3, "out", dtype=jnp.float32, zero=True, precision="highest")
         return depth_to_space(h, self.stem_patch) if self.stem_patch > 1 else h
+
+
+def block_vectors(params: PyTree, t: Array, classes: Array) -> dict[str, tuple[Array, Array | None]]:
+    """What time and class bring into each residual block, apart from the pixels.
+
+    Drawing takes the same few times for all objects and the same class at all times: with these tables a step
+    of drawing is free of some sixty tiny layers.
+
+    Args:
+      params: of a `UNet`.
+      t: [S] times. classes: [N], outside 0..C-1: no class.
+
+    Returns:
+      block -> (time [S, ...], class [N, features], or None for a net without classes).
+    """
+
+    def dense(x, layer, precision=None):
+        return jnp.matmul(x, layer["kernel"], precision=precision) + layer["bias"]
+
+    emb = timestep_embedding(t, params["time1"]["kernel"].shape[0])
+    emb = dense(nn.silu(dense(emb, params["time1"], "highest")), params["time2"], "highest")
+    rows = {}
+    for name, block in params.items():
+        if "norm2" not in block:
+            continue
+        row = None
+        if "class_table" in block:
+            known = (classes >= 0) & (classes < len(block["class_table"]))
+            row = jnp.where(known[:, None], block["class_table"][jnp.where(known, classes, 0)], 0.0)
+        rows[name] = (dense(nn.silu(emb), block["time"]), row)
+    return rows

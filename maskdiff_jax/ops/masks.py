@@ -5,6 +5,7 @@ One image or one object at a time; boxes are xyxy in pixels (the first pixel cov
 
 import jax.numpy as jnp
 
+from maskdiff_jax.ops.roi_align import roi_align
 from maskdiff_jax.types import Array
 
 
@@ -37,6 +38,21 @@ def crop_resize(image: Array, box: Array, size: int, hw: Array | None = None) ->
     rows = _resample_weights(box[1], box[3], size, height, valid_h)
     cols = _resample_weights(box[0], box[2], size, width, valid_w)
     return jnp.einsum("yh,hwf,xw->yxf", rows, image.astype(jnp.float32), cols, precision="highest")
+
+
+def roi_target(mask: Array, box: Array, size: int) -> Array:
+    """What Mask R-CNN's head should answer for a box [detectron2 `BitMasks.crop_and_resize`].
+
+    Args:
+      mask: [H, W] of 0 and 1, the object in its image.
+      box: [4] xyxy.
+      size: S, cells per side.
+
+    Returns:
+      [S, S] float32, the share of each cell that is object; detectron2 trains on `>= 0.5` of it.
+    """
+    cells = roi_align(mask.astype(jnp.float32)[..., None], box[None], stride=1, size=size, sampling=0)
+    return cells[0, ..., 0]
 
 
 def _paste_weights(start: Array, end: Array, size: int, length: int) -> Array:

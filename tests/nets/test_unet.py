@@ -127,6 +127,12 @@ def test_options_and_class_input(options):
     np.testing.assert_allclose(out[-1], jit(net.apply)({"params": params}, x, t), rtol=1e-4, atol=1e-5)
     assert np.abs(out[0] - out[1]).max() > 1e-3 and np.abs(out[0] - out[-1]).max() > 1e-3
 
+    classes = jnp.array([2, 3])  # the second has none
+    vectors = unet.block_vectors(params, t, classes)
+    assert set(vectors) == {name for name, block in params.items() if "class_table" in block}
+    tabled = jit(lambda v: net.apply({"params": params}, x, None, vectors=v))(vectors)
+    np.testing.assert_allclose(tabled, apply(classes), rtol=1e-5, atol=1e-5)
+
 
 @pytest.mark.parametrize("preset", ["shapes", "shapes_hard", "custom", "coco"])
 @pytest.mark.parametrize("groups", [None, 32])
