@@ -28,7 +28,7 @@ NOVEL = (
 KEPT = ("shots", "seed", "metrics", "seconds", "device", "versions", "date")
 
 NET = {
-    "model.dtype": "float32", "model.detector.blocks": (3, 4, 6, 3), "model.detector.width": 32,
+    "model.dtype": "float32", "model.detector.blocks": (3, 4, 6, 3), "model.detector.width": 16,
     "model.detector.fpn_channels": 64, "model.detector.fc_channels": 256, "model.detector.rpn_samples": 128,
     "model.detector.rpn_pre_nms_train": 300, "model.detector.rpn_pre_nms_test": 300,
     "model.detector.proposals_train": 200, "model.detector.proposals_test": 200, "model.detector.roi_samples": 64,
@@ -59,12 +59,10 @@ STEPS = {
         "train.mask.ema": 0.98,
     },
 }  # fmt: skip
-OVERFIT = {
-    "model.detector.fpn_min_level": 2, "model.detector.anchor_sizes": (20, 40, 80, 160, 320),
-    "data.short_sides": (320,), "data.test_short_side": 320, "data.long_side": 480,
-    "data.buckets": ((320, 480), (480, 320)), "data.region_long_side": 320, "data.flip": 0.0,
-    "train.detector.steps": 600, "train.detector.batch": 4, "train.detector.optimizer": "adamw",
-    "train.detector.lr": 1e-3, "train.detector.schedule": "cosine", "train.detector.warmup": 50,
+OVERFIT = SMALL | {
+    "data.short_sides": (256,), "data.test_short_side": 256, "data.long_side": 384, "data.flip": 0.0,
+    "train.detector.steps": 700, "train.detector.batch": 4, "train.detector.optimizer": "adamw",
+    "train.detector.lr": 1.5e-3, "train.detector.schedule": "cosine", "train.detector.warmup": 50,
     "train.detector.ema": 0.98, "train.mask.steps": 0, "data.novel_classes": (),
 }  # fmt: skip
 PHOTOS = 8

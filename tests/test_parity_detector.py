@@ -377,8 +377,12 @@ def test_parity_detections(which, threshold):
     within(score[index], want["scores"], 5e-5, unit="score")
 
 
+@pytest.mark.slow
 def test_canvas_does_not_change_a_real_detector():
-    """An image in its own padding and in a far larger canvas: the same detections, by the whole ResNet-50."""
+    """An image in its own padding and in a far larger canvas: the same detections, by the whole ResNet-50.
+
+    The same with a tiny net, which always runs, is in test_detector.py.
+    """
     made, _, _, params, image, _ = model("c")
     image, hw = image[:, :120, :150], np.array([[120, 150]])
     active = jnp.ones(80, bool)
