@@ -8,6 +8,7 @@ installation not; the compilation cache is empty at the start.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -25,9 +26,12 @@ def main() -> None:
     """Runs, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="times the preset's training steps")
-    scale = parser.parse_args().scale
+    parser.add_argument("--keep", type=Path, help="folder, empty or new, that the run is left in")
+    args = parser.parse_args()
+    scale = args.scale
     name = "quickstart" if scale == 1 else f"quickstart_{scale:g}x"
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.nullcontext(args.keep.resolve()) if args.keep else tempfile.TemporaryDirectory() as folder:
+        os.makedirs(folder, exist_ok=True)
         env = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
         start = time.monotonic()
         # from an empty folder, so that the scenes are drawn again too
