@@ -87,8 +87,8 @@ def jobs(same: dict, args: argparse.Namespace) -> dict:
 
 
 def compile_times(args: argparse.Namespace) -> dict:
-    """Seconds until the first guided mask is there, with an empty compilation cache and with a full one."""
-    same = dict(what="draw", batch=1, dtype="float32", steps=10, guidance=5.0, shots=args.shots)
+    """Seconds of compiling the guided draw, with an empty compilation cache and with a full one."""
+    same = dict(what="draw", batch=1, dtype="float32", steps=1, guidance=5.0, shots=args.shots)
     with tempfile.TemporaryDirectory() as cache:
         runs = {name: common.worker("sampling.py", cache=cache, **same) for name in ("cold", "cached")}
     return {name: round(r["compile_s"], 2) for name, r in runs.items() if "error" not in r}
