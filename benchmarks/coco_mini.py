@@ -46,16 +46,16 @@ SMALL = {
 }
 STEPS = {
     "base": {
-        "train.detector.steps": 1500, "train.detector.batch": 4, "train.detector.optimizer": "adamw",
+        "train.detector.steps": 700, "train.detector.batch": 4, "train.detector.optimizer": "adamw",
         "train.detector.lr": 1e-3, "train.detector.schedule": "cosine", "train.detector.warmup": 100,
-        "train.detector.ema": 0.99, "train.mask.steps": 1200, "train.mask.batch": 16, "train.mask.lr": 2e-3,
+        "train.detector.ema": 0.99, "train.mask.steps": 800, "train.mask.batch": 16, "train.mask.lr": 2e-3,
         "train.mask.schedule": "cosine", "train.mask.warmup": 50, "train.mask.ema": 0.99,
     },
     "fewshot": {
-        "train.novel.steps": 100, "train.novel.batch": 4, "train.novel.optimizer": "adamw", "train.novel.lr": 3e-3,
-        "train.novel.schedule": "cosine", "train.detector.steps": 150, "train.detector.batch": 4,
+        "train.novel.steps": 60, "train.novel.batch": 4, "train.novel.optimizer": "adamw", "train.novel.lr": 3e-3,
+        "train.novel.schedule": "cosine", "train.detector.steps": 100, "train.detector.batch": 4,
         "train.detector.lr": 1e-3, "train.detector.schedule": "cosine", "train.detector.ema": 0.9,
-        "train.mask.steps": 150, "train.mask.batch": 16, "train.mask.lr": 2e-4, "train.mask.schedule": "cosine",
+        "train.mask.steps": 100, "train.mask.batch": 16, "train.mask.lr": 2e-4, "train.mask.schedule": "cosine",
         "train.mask.ema": 0.98,
     },
 }  # fmt: skip
