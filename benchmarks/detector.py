@@ -58,7 +58,8 @@ def main() -> None:
         speed = f"{r['images_per_s']:10.2f}{r.get('gb') or 0:7.2f}" if "error" not in r else f"  {r['error'][:60]}"
         print(f"{r['what']:7}{r['engine']:26}{r['dtype']:10}{r['batch']:6d}{speed}")
     print("\nseconds of the parts of inference:", json.dumps(parts))
-    result = {"image_hw": HW, "rows": rows, "parts": {"batch": batches[-1]} | parts} | common.machine()
+    done = [r for r in rows if "error" not in r]  # an engine that does not run here has no number
+    result = {"image_hw": HW, "rows": done, "parts": {"batch": batches[-1]} | parts} | common.machine()
     common.write("detector_cpu" if on_cpu else "detector_gpu", result)
 
 
