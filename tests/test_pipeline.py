@@ -154,8 +154,12 @@ def test_what_a_user_gets_wrong_is_one_sentence(trained, script, config, changes
     assert words in out.stderr and len(out.stderr.strip().splitlines()) == 1, out.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_training_goes_on(trained, tmp_path):
-    """A run that is stopped after its first checkpoint ends with the same weights as one that is not."""
+    """A run that is stopped after its first checkpoint ends with the same weights as one that is not.
+
+    The loop alone, which always runs, is in test_loop.py.
+    """
     shutil.copytree(trained / "data", tmp_path / "data")
     command = [sys.executable, "-c", STOPPED, str(ROOT), *flags(tmp_path, "base.py")]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
