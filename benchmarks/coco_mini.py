@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import common
+from benchmarks import timing
 
-ROOT = common.ROOT
+ROOT = timing.ROOT
 NOVEL = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat", "dog", "horse",
     "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
@@ -84,7 +84,7 @@ def main() -> None:
         folder = (args.workdir or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         name, result = overfit(root, folder) if args.overfit else whole(root, folder)
-    common.write(name, result)
+    timing.write(name, result)
 
 
 def whole(root: Path, folder: Path) -> tuple[str, dict]:

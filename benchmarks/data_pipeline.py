@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import common
+from benchmarks import timing
 from configs import base
 from maskdiff_jax.data import buckets, coco, pipeline, shapes
 
@@ -54,10 +54,10 @@ def main() -> None:
         prepared = {"seconds": round(time.monotonic() - start, 1), "workers": data.workers, "mb": _mb(folders)}
         rows += _measure(config, "prepared", args.seconds)
     name = "data_pipeline" if args.root else "data_pipeline_shapes"
-    machine = common.machine()
+    machine = timing.machine()
     machine["versions"] |= {p: version(p) for p in ("grain", "tensorflow-datasets", "array-record", "pillow")}
     command = f"python benchmarks/data_pipeline.py{' --root=FOLDER' if args.root else ''} --seconds={args.seconds:g}"
-    common.write(
+    timing.write(
         name,
         {
             "command": command, "preset": config.preset, "images": len(sizes), "load_before": load,

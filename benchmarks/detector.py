@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import common
+from benchmarks import timing
 
 HW = (800, 1344)
 OBJECTS = 8  # per image
@@ -50,7 +50,7 @@ def main() -> None:
             for what in ("train", "detect"):
                 rows += compare(what, batch, dtype, args)
     parts = {
-        dtype: common.worker("detector.py", what="parts", batch=batches[-1], dtype=dtype, roi_sampling=0)
+        dtype: timing.worker("detector.py", what="parts", batch=batches[-1], dtype=dtype, roi_sampling=0)
         for dtype in dtypes
     }
     print(f"\n{'what':7}{'engine':26}{'dtype':10}{'batch':>6}{'images/s':>10}{'GB':>7}")
@@ -59,25 +59,25 @@ def main() -> None:
         print(f"{r['what']:7}{r['engine']:26}{r['dtype']:10}{r['batch']:6d}{speed}")
     print("\nseconds of the parts of inference:", json.dumps(parts))
     done = [r for r in rows if "error" not in r]  # an engine that does not run here has no number
-    result = {"image_hw": HW, "rows": done, "parts": {"batch": batches[-1]} | parts} | common.machine()
-    common.write("detector_cpu" if on_cpu else "detector_gpu", result)
+    result = {"image_hw": HW, "rows": done, "parts": {"batch": batches[-1]} | parts} | timing.machine()
+    timing.write("detector_cpu" if on_cpu else "detector_gpu", result)
 
 
 def compare(what: str, batch: int, dtype: str, args: argparse.Namespace) -> list[dict]:
     """Rows of one table line: ours with each kind of RoIAlign, and torchvision eager and compiled."""
     same = {"what": what, "batch": batch, "dtype": dtype}
     jobs = {
-        f"ours, roi_sampling={s}": partial(common.worker, "detector.py", roi_sampling=s, **same)
+        f"ours, roi_sampling={s}": partial(timing.worker, "detector.py", roi_sampling=s, **same)
         for s in args.sampling.split(",")
     }
     if args.torch:
         for mode in ("eager", "compile"):
             jobs[f"torchvision, {mode}"] = partial(
-                common.worker, "torch_detector.py", python=args.torch, mode=mode, **same
+                timing.worker, "torch_detector.py", python=args.torch, mode=mode, **same
             )
     print(f"{what}, batch {batch}, {dtype}", flush=True)
     rows = []
-    for engine, r in common.rounds(jobs, args.rounds).items():
+    for engine, r in timing.rounds(jobs, args.rounds).items():
         speed = {} if "error" in r else {"images_per_s": round(batch / r["seconds"], 3)}
         rows.append(same | {"engine": engine} | speed | r)
     return rows
@@ -117,7 +117,7 @@ def measure(what: str, batch: int, dtype: str, sampling: int) -> dict:
     if what == "detect":
         compiled = jax.jit(made.detect).lower(params["detector"], data.image, data.image_hw, active).compile()
         call = lambda: jax.block_until_ready(compiled(params["detector"], data.image, data.image_hw, active))
-        return {"seconds": statistics.median(common.seconds_of(call)), "gb": common.compiled_gb(compiled)}
+        return {"seconds": statistics.median(timing.seconds_of(call)), "gb": timing.compiled_gb(compiled)}
 
     patterns = [*((p, optim.FROZEN) for p in config.train.frozen), ("detector/.*", "detector")]
     labels = optim.label_parameters(params, patterns)
@@ -141,7 +141,7 @@ def measure(what: str, batch: int, dtype: str, sampling: int) -> dict:
         box[0], metrics = compiled(box[0], data, key)
         jax.block_until_ready(metrics)
 
-    return {"seconds": statistics.median(common.seconds_of(call)), "gb": common.compiled_gb(compiled)}
+    return {"seconds": statistics.median(timing.seconds_of(call)), "gb": timing.compiled_gb(compiled)}
 
 
 def parts(detector, fields: dict, params: dict, data) -> dict:
@@ -170,7 +170,7 @@ def parts(detector, fields: dict, params: dict, data) -> dict:
         "RoIs": (params, maps, found),
     }  # fmt: skip
     return {
-        name: round(statistics.median(common.seconds_of(lambda f=f, a=inputs[name]: jax.block_until_ready(f(*a)))), 5)
+        name: round(statistics.median(timing.seconds_of(lambda f=f, a=inputs[name]: jax.block_until_ready(f(*a)))), 5)
         for name, f in steps.items()
     }
 

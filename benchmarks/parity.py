@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pytest
 
-from benchmarks import common
+from benchmarks import timing
 
 FILES = ("test_parity_detector", "test_parity_mask", "test_parity_mask_rcnn")
 INTRO = """# Parity with the original code
@@ -41,7 +41,7 @@ class Watch:
 def main() -> int:
     """Runs the tests; their exit code."""
     watch = Watch()
-    code = pytest.main(["-q", "-m", "", *(str(common.ROOT / f"tests/{f}.py") for f in FILES)], plugins=[watch])
+    code = pytest.main(["-q", "-m", "", *(str(timing.ROOT / f"tests/{f}.py") for f in FILES)], plugins=[watch])
     from tests.parity import COMPARED
 
     if code:
@@ -58,9 +58,9 @@ def main() -> int:
             row |= {"difference": worst.difference, "limit": worst.limit, "unit": worst.unit}
             row["goldens"] = by_test[test][-1].goldens
         rows.append(row)
-    machine = common.machine()
-    (common.ROOT / "docs/parity.md").write_text(page(rows, machine))
-    common.write("parity", {"rows": rows} | machine)
+    machine = timing.machine()
+    (timing.ROOT / "docs/parity.md").write_text(page(rows, machine))
+    timing.write("parity", {"rows": rows} | machine)
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import common
+from benchmarks import timing
 
 SAMPLINGS = (0, 1, 2, 4)
 
@@ -21,7 +21,7 @@ SAMPLINGS = (0, 1, 2, 4)
 def main() -> None:
     """Evaluates the boxes of each run with each number of samples."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdirs", nargs="*", type=Path, default=[common.ROOT / "runs/quickstart/base"])
+    parser.add_argument("workdirs", nargs="*", type=Path, default=[timing.ROOT / "runs/quickstart/base"])
     parser.add_argument("--images", type=int, default=0, help="of the test split; 0 = all")
     args = parser.parse_args()
     from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def main() -> None:
             rows.append({"dataset": config.data.source, "roi_sampling": sampling} | box_ap(config, workdir))
             print(rows[-1], flush=True)
     if rows:
-        common.write("roi_sampling", {"rows": rows} | common.machine())
+        timing.write("roi_sampling", {"rows": rows} | timing.machine())
 
 
 def box_ap(config, workdir: Path) -> dict:

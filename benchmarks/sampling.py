@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import common
+from benchmarks import timing
 
 GFLOP = {1: 132.215, 5: 132.668, 10: 133.235}  # of one pass at 128 px by shots [diffusion_head.md, section 1.6]
 SIZE = 128
@@ -59,7 +59,7 @@ def main() -> None:
         same["shots"] = args.shots
         print(", ".join(f"{k} {v}" for k, v in same.items()), flush=True)
         passes = 3 if what == "train" else steps * (1 if guidance == 1.0 else 2)
-        for engine, r in common.rounds(jobs(same, args), args.rounds).items():
+        for engine, r in timing.rounds(jobs(same, args), args.rounds).items():
             row = same | {"engine": engine} | r
             if "error" not in r:
                 row["objects_per_s"] = round(batch / r["seconds"], 3)
@@ -75,14 +75,14 @@ def main() -> None:
         else:
             print(f"{head}{1e3 * r['seconds']:10.1f}{r['objects_per_s']:11.2f}{r['tflops']:9.2f}")
     result = {"size": SIZE, "rows": rows, "compile_s": compile_times(args), "peak_tflops": args.peak_tflops}
-    common.write(f"sampling_{plan}", result | common.machine())
+    timing.write(f"sampling_{plan}", result | timing.machine())
 
 
 def jobs(same: dict, args: argparse.Namespace) -> dict:
     """Ours and the twins, each a call that starts a worker."""
-    made = {"ours": partial(common.worker, "sampling.py", **same)}
+    made = {"ours": partial(timing.worker, "sampling.py", **same)}
     for mode in args.modes.split(",") if args.torch else ():
-        made[f"torch, {mode}"] = partial(common.worker, "torch_unet.py", python=args.torch, mode=mode, **same)
+        made[f"torch, {mode}"] = partial(timing.worker, "torch_unet.py", python=args.torch, mode=mode, **same)
     return made
 
 
@@ -90,7 +90,7 @@ def compile_times(args: argparse.Namespace) -> dict:
     """Seconds of compiling the guided draw, with an empty compilation cache and with a full one."""
     same = dict(what="draw", batch=1, dtype="float32", steps=1, guidance=5.0, shots=args.shots)
     with tempfile.TemporaryDirectory() as cache:
-        runs = {name: common.worker("sampling.py", cache=cache, **same) for name in ("cold", "cached")}
+        runs = {name: timing.worker("sampling.py", cache=cache, **same) for name in ("cold", "cached")}
     return {name: round(r["compile_s"], 2) for name, r in runs.items() if "error" not in r}
 
 
@@ -155,8 +155,8 @@ def measure(args: argparse.Namespace) -> dict:
             box[0], metrics = compiled(box[0], batch, key)
             jax.block_until_ready(metrics)
 
-    seconds = statistics.median(common.seconds_of(call, least=3.0))
-    return {"seconds": seconds, "compile_s": compile_s, "gb": common.compiled_gb(compiled)}
+    seconds = statistics.median(timing.seconds_of(call, least=3.0))
+    return {"seconds": seconds, "compile_s": compile_s, "gb": timing.compiled_gb(compiled)}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageFilter
 
-from benchmarks import coco_mini, common
+from benchmarks import coco_mini, timing
 from configs import base
 from launch import cli
 from maskdiff_jax import evaluate, loop, optim, segment, sharding, stages
@@ -117,7 +117,7 @@ def main() -> None:
                 print(json.dumps({k: v for k, v in rows[-1].items() if k not in ("curve", "calibration")}), flush=True)
             # after each training, so that an interrupted study keeps what it has
             result = {"steps": args.steps, "rows": rows, "curves": curves, "objects": objects(data)}
-            common.write(name, result | common.machine())
+            timing.write(name, result | timing.machine())
 
 
 def open_data(root: Path | None) -> Data:
