@@ -1,9 +1,13 @@
 """Group normalisation with its affine and activation folded into one pass over the features.
 
-C channels in G groups; N objects of a batch; the spatial axes are the ones between N and C.
+C channels in G groups; N objects of a batch; the spatial axes are the ones between N and C. On a CPU a norm costs
+more than the small convolution beside it, so the features are read twice going forward (per-channel sums, then
+scaling) and twice going back, where the gradient is written out; groups are combined on arrays of shape [N, C].
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +15,70 @@ from flax import linen as nn
 
 from maskdiff_jax.types import Array
 
+Activation = Callable[[Array], Array] | None
+
+
+def _over_group(per_channel: Array, groups: int) -> Array:
+    """[N, C] -> [N, C]: each channel gets the sum of its group."""
+    n, c = per_channel.shape
+    total = per_channel.reshape(n, groups, -1).sum(-1, keepdims=True)
+    return jnp.broadcast_to(total, (n, groups, c // groups)).reshape(n, c)
+
+
+def _wide(per_channel: Array, like: Array) -> Array:
+    return jnp.expand_dims(per_channel, tuple(range(1, like.ndim - 1)))
+
+
+def _forward(x: Array, a: Array, b: Array, mask: Array | None, groups: int, eps: float, act: Activation) -> Any:
+    space, f = tuple(range(1, x.ndim - 1)), x.astype(jnp.float32)
+    seen, cells = f, jnp.float32(x[0, ..., 0].size)
+    if mask is not None:
+        seen, cells = f * mask, jnp.maximum(mask.sum(space), 1.0)
+    count = cells * (x.shape[-1] // groups)
+    mean = _over_group(seen.sum(space), groups) / count
+    variance = _over_group((seen * f).sum(space), groups) / count - mean * mean
+    # rounding may push a constant group's variance below zero
+    inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
+    y = f * _wide(inv * a, x) + _wide(b - mean * inv * a, x)
+    return (y if act is None else act(y)).astype(x.dtype), (x, a, b, mask, mean, variance, inv, count)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def norm_act(x: Array, a: Array, b: Array, mask: Array | None, groups: int, eps: float, act: Activation) -> Array:
+    """act(a norm(x) + b) with statistics of each object's groups; the gradient takes two passes over `x`.
+
+    Args:
+      x: [N, ..., C]. a, b: [N, C] float32.
+      mask: [N, ..., 1] float32 or None; statistics are taken where it is 1. It gets no gradient.
+      groups: G. eps: added to the variance. act: elementwise, or None.
+
+    Returns:
+      [N, ..., C] in the dtype of `x`.
+    """
+    return _forward(x, a, b, mask, groups, eps, act)[0]
+
+
+def _backward(groups: int, eps: float, act: Activation, saved: Any, dy: Array) -> tuple:
+    x, a, b, mask, mean, variance, inv, count = saved
+    space, f, d = tuple(range(1, x.ndim - 1)), x.astype(jnp.float32), dy.astype(jnp.float32)
+    gain = inv * a
+    if act is not None:
+        d = jax.vjp(act, f * _wide(gain, x) + _wide(b - mean * gain, x))[1](d)[0]
+    d_b = d.sum(space)
+    d_gain = (d * f).sum(space) - d_b * mean
+    # through the statistics: x moves its group's mean and variance
+    d_variance = jnp.where(variance > 0, -0.5 * _over_group(d_gain * a, groups) * inv**3, 0.0)
+    d_mean = -_over_group(d_b * gain, groups) - 2.0 * mean * d_variance
+    through = f * _wide(2.0 * d_variance / count, x) + _wide(d_mean / count, x)
+    dx = d * _wide(gain, x) + (through if mask is None else through * mask)
+    return dx.astype(x.dtype), d_gain * inv, d_b, None if mask is None else jnp.zeros_like(mask)
+
+
+norm_act.defvjp(_forward, _backward)
+
 
 class GroupNorm(nn.Module):
     """Group normalisation [Wu and He 2018], optionally modulated and followed by an activation.
-
-    On a CPU the norm costs more than a small convolution beside it, so the features are read once for
-    per-channel sums and once to be scaled; the groups are combined on arrays of shape [N, C].
 
     Attributes:
       groups: G, must divide C.
@@ -25,7 +87,7 @@ class GroupNorm(nn.Module):
     """
 
     groups: int
-    act: Callable[[Array], Array] | None = None
+    act: Activation = None
     eps: float = 1e-5
 
     @nn.compact
@@ -50,27 +112,9 @@ class GroupNorm(nn.Module):
             raise ValueError(f"GroupNorm cannot split {c} channels into {self.groups} groups: change width")
         gamma = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
-
-        space = tuple(range(1, x.ndim - 1))
-        f = x.astype(jnp.float32)
-        if mask is None:
-            seen, cells = f, x[0, ..., 0].size
-        else:
-            mask = mask.astype(jnp.float32)
-            seen, cells = f * mask, jnp.maximum(mask.sum(space), 1.0)[..., None]
-        sums = jnp.stack([seen.sum(space), (seen * f).sum(space)]).reshape(2, n, self.groups, -1)
-        mean, square = sums.sum(-1, keepdims=True) / (cells * (c // self.groups))
-        # rounding may push a constant group's variance below zero
-        inv = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.eps)
-        inv, mean = (
-            jnp.broadcast_to(v, (n, self.groups, c // self.groups)).reshape(n, c) for v in (inv, mean)
-        )
-        a = inv * gamma
-        b = beta - mean * a
+        a, b = jnp.broadcast_to(gamma, (n, c)), jnp.broadcast_to(beta, (n, c))
         if scale is not None:
             a, b = a * (1.0 + scale), b * (1.0 + scale)
         if shift is not None:
             b = b + shift
-        wide = (n,) + (1,) * len(space) + (c,)
-        y = f * a.reshape(wide) + b.reshape(wide)
-        return (y if self.act is None else self.act(y)).astype(x.dtype)
+        return norm_act(x, a, b, None if mask is None else mask.astype(jnp.float32), self.groups, self.eps, self.act)

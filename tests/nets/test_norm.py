@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskdiff_jax.nets.norm import GroupNorm
+from maskdiff_jax.nets.norm import GroupNorm, norm_act
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (2, 4, 6, 8)).astype(np.float32)
 
@@ -25,6 +25,33 @@ def test_equals_twin_with_modulation():
     wide = want * (1 + scale[:, None, None]) + shift[:, None, None]
     np.testing.assert_allclose(apply(None, scale, shift), wide, atol=2e-4)
     np.testing.assert_allclose(apply(jax.nn.relu, scale, shift), np.maximum(wide, 0), atol=2e-4)
+
+
+def autodiff_norm(x, a, b, mask, groups, eps, act):
+    """What norm_act computes, in float64 and for jax to differentiate."""
+    n, h, w, c = x.shape
+    g = x.reshape(n, h, w, groups, c // groups)
+    seen = jnp.ones((n, h, w, 1, 1)) if mask is None else mask[..., None]
+    count = seen.sum((1, 2, 3, 4), keepdims=True) * (c // groups)
+    mean = (g * seen).sum((1, 2, 4), keepdims=True) / count
+    variance = ((g - mean) ** 2 * seen).sum((1, 2, 4), keepdims=True) / count
+    y = ((g - mean) / jnp.sqrt(variance + eps)).reshape(x.shape) * a[:, None, None] + b[:, None, None]
+    return y if act is None else act(y)
+
+
+@pytest.mark.parametrize("act", [None, jax.nn.silu])
+@pytest.mark.parametrize("masked", [False, True])
+def test_written_gradient_is_the_derivative(act, masked):
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 2, 8))
+    weight = rng.normal(size=X.shape)
+    mask = (rng.random((2, 4, 6, 1)) < 0.7).astype(float) if masked else None
+    with jax.enable_x64(True):
+        loss = lambda f: lambda *p: (f(*p, mask, 4, 1e-5, act) * weight).sum()
+        want = jax.grad(loss(autodiff_norm), (0, 1, 2))(X.astype(float), a, b)
+    got = jax.grad(loss(norm_act), (0, 1, 2))(*(v.astype(np.float32) for v in (X, a, b)))
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, atol=3e-5 * np.abs(w).max())
 
 
 def test_mask_limits_the_statistics():
