@@ -63,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": ""})
     c = ConfigDict()
     c.preset = preset
-    c.stage = "base"  # "base" or "fewshot"
+    c.stage = "base"  # "base", "fewshot" or "distill"
     c.seed = 0  # initial weights, order of the data, noise in training
     c.init_from = ""  # workdir whose weights to start from; stage 2: "" = the matching stage-1 run
     c.weights = "msra"  # one of WEIGHTS: what the fields of the detector fit; the argument `weights=` sets them
@@ -178,6 +178,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.variance = "fixed_small"  # of ddpm: fixed_small, fixed_large, learned
     f.eta = 0.0  # of ddim: 0 deterministic .. 1 = ddpm
     f.clip = True  # x0 is clipped to -b..b at each step
+    f.guided = (0.0, 1.0)  # share of the steps, from the noisiest on, that are guided; the others cost half
     f.guidance = 5.0  # w: eps_u + w (eps_c - eps_u) [P]; 1 = no guidance, half the cost
 
     # ------------------------------------------------------------------ training
@@ -202,6 +203,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     s.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
     s.novel_init = "finetune"  # rows of new classes: "finetune" [TFA], "random", "imprint"
     s.classes = "all"  # "all" (balanced, COCO-All) or "novel" (COCO-Novel: a head for novel classes alone)
+
+    # ------------------------------------------------------------------ distillation (configs/distill.py)
+    c.distill = g = ConfigDict()
+    g.guidance = 5.0  # w of the teacher, which the student draws without
+    g.steps = 8  # S of the teacher, and of the student who only learns the guidance
+    g.rounds = (4, 2)  # then the student draws in half of the steps, and again; () = guidance only
 
     # ------------------------------------------------------------------ evaluation
     c.eval = e = ConfigDict()

@@ -35,15 +35,17 @@ def reject_arguments(argv: list[str]) -> None:
 def default_workdir(config: ConfigDict) -> Path:
     """Where a run of this config lives when nobody says otherwise."""
     name = f"{config.stage}-{config.preset}"
-    if config.stage == "fewshot":
+    if config.stage != "base":
         name += f"-{config.fewshot.shots}shot-seed{config.fewshot.seed}"
     return Path("runs") / name
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """Fills what depends on other fields: where stage 2 starts from, the number of classes of custom data."""
-    if config.stage == "fewshot" and not config.init_from:
-        config.init_from = f"runs/base-{config.preset}"
+    """Fills what depends on other fields: where later stages start from, the number of classes of custom data."""
+    if config.stage != "base" and not config.init_from:
+        before = config.copy_and_resolve_references().unlock()
+        before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
+        config.init_from = str(default_workdir(before))
     if config.model.num_classes == 0:
         from maskdiff_jax.data import pipeline
 

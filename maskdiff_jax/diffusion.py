@@ -1,27 +1,23 @@
-"""Gaussian diffusion: schedules, noising, and one scan that draws with any sampler.
+"""Gaussian diffusion: schedules, noising, what a net predicts. Drawing is in sampler.py.
 
 Glossary. T steps of noise; the index t = 0..T-1 counts them from zero, so t = 0 is one step of noise and
 t = T-1 is (almost) pure noise. y_0, here `x0`, is the clean array, y_t the noisy one, eps its noise:
-y_t = sqrt(abar_t) y_0 + sqrt(1 - abar_t) eps with abar = `alphas_cumprod`. S <= T steps are used to draw.
-Arrays are [N, ...]: N objects, then whatever axes the data have. Tables are float64 on the host and become
-float32 where they are used. Nothing here knows masks or nets: a denoiser is a function of (y_t, t).
+y_t = sqrt(abar_t) y_0 + sqrt(1 - abar_t) eps with abar = `alphas_cumprod`. Arrays are [N, ...]: N objects, then
+whatever axes the data have. Tables are float64 on the host and become float32 where they are used. Nothing here
+knows masks or nets.
 
-Sources: DDPM [Ho et al. 2020], improved DDPM [Nichol and Dhariwal 2021, guided-diffusion], DDIM [Song et
-al. 2021], DPM-Solver++ [Lu et al. 2022]; the MaskDiff paper's Eq. 1 and Algorithms 1 and 2.
+Sources: DDPM [Ho et al. 2020], improved DDPM [Nichol and Dhariwal 2021, guided-diffusion]; the MaskDiff paper's Eq. 1
+and Algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskdiff_jax.ops.spacing import spaced
 from maskdiff_jax.types import Array
-
-# (y_t [N, ...], t [N]) -> (estimate of y_0 [N, ...], v [N, ...] or None), v as in `learned_log_variance`
-Denoiser = Callable[[Array, Array], tuple[Array, Array | None]]
 
 
 # ---------------------------------------------------------------------------------- schedules
@@ -87,7 +83,7 @@ def make_schedule(name: str, timesteps: int) -> Schedule:
     """
     if timesteps < 1:
         raise ValueError(f"diffusion.timesteps is {timesteps}, must be at least 1")
-    return from_betas(_choose(SCHEDULES, name, "diffusion.schedule")(timesteps))
+    return from_betas(choose(SCHEDULES, name, "diffusion.schedule")(timesteps))
 
 
 def respace(schedule: Schedule, kept: Sequence[int]) -> Schedule:
@@ -96,7 +92,8 @@ def respace(schedule: Schedule, kept: Sequence[int]) -> Schedule:
     return from_betas(1.0 - abar / np.append(1.0, abar[:-1]))
 
 
-def _choose(table: dict, name: str, field: str):
+def choose(table: dict, name: str, field: str) -> Any:
+    """table[name], or a ValueError that lists the names for the config field."""
     if name not in table:
         raise ValueError(f"{field} is '{name}', must be one of {', '.join(table)}")
     return table[name]
@@ -163,7 +160,7 @@ def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, s
     Raises:
       ValueError: unknown prediction.
     """
-    return _choose(PREDICTIONS, prediction, "diffusion.prediction")(schedule, y, t, out, scale)
+    return choose(PREDICTIONS, prediction, "diffusion.prediction")(schedule, y, t, out, scale)
 
 
 def to_eps(schedule: Schedule, y: Array, t: Array, x0: Array) -> Array:
@@ -188,163 +185,3 @@ def learned_log_variance(schedule: Schedule, t: Array, v: Array) -> Array:
     """Log of the reverse variance: between the posterior's (v = -1) and beta_t (v = 1), per element."""
     low, high = _at(schedule.posterior_log_variance_clipped, t, v), _at(np.log(schedule.betas), t, v)
     return low + 0.5 * (v + 1.0) * (high - low)
-
-
-# ---------------------------------------------------------------------------------- which steps, with what
-class Rows(NamedTuple):
-    """y <- a y + b x0 + c (x0 of the step before) + s z: one number per step, [S] float64 each."""
-
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
-    s: np.ndarray
-
-
-def ddpm_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
-    """Ancestral sampling (the paper's Algorithm 2): the posterior's mean plus noise of `variance`."""
-    alpha, beta, zero = now / to, 1.0 - now / to, np.zeros_like(now)
-    sigma = {"fixed_small": np.sqrt(beta * (1.0 - to) / (1.0 - now)), "fixed_large": np.sqrt(beta)}
-    sigma["learned"] = zero + 1.0  # times the predicted deviation
-    s = _choose(sigma, variance, "diffusion.variance")
-    return Rows(np.sqrt(alpha) * (1 - to) / (1 - now), beta * np.sqrt(to) / (1 - now), zero, s)
-
-
-def ddim_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
-    """DDIM: eta = 0 is deterministic, eta = 1 is DDPM with the small variance."""
-    s = eta * np.sqrt((1 - to) / (1 - now)) * np.sqrt(1 - now / to)
-    a = np.sqrt(np.maximum(1 - to - s * s, 0.0)) / np.sqrt(1 - now)
-    return Rows(a, np.sqrt(to) - a * np.sqrt(now), np.zeros_like(now), s)
-
-
-def dpmpp_2m_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
-    """DPM-Solver++(2M), the deterministic second-order multistep solver; its first step is DDIM's."""
-    rows = ddim_rows(now, to, variance=variance, eta=0.0)
-    if len(now) > 2:  # the first and the last step have no second-order form
-        inner = slice(1, -1)
-        log_snr_now, log_snr_to = (np.log(abar[:-1]) - np.log1p(-abar[:-1]) for abar in (now, to))
-        h = 0.5 * (log_snr_to - log_snr_now)
-        ratio = h[:-1] / h[1:]
-        p = -np.sqrt(to[inner]) * np.expm1(-h[1:])
-        rows.b[inner], rows.c[inner] = p * (1 + 0.5 / ratio), -p * 0.5 / ratio
-    return rows
-
-
-# name -> rows for abar now [S] and abar after the step [S], most noise first; the last step goes to abar = 1
-SAMPLERS = {"ddpm": ddpm_rows, "ddim": ddim_rows, "dpmpp_2m": dpmpp_2m_rows}
-
-
-class Plan(NamedTuple):
-    """How to draw: S steps, most noise first."""
-
-    t: np.ndarray  # [S] int32, indices of the training process: what the denoiser is told
-    rows: Rows
-    log_variance: np.ndarray | None  # [S, 2] smallest and largest, where the denoiser chooses between
-
-
-def make_plan(
-    schedule: Schedule,
-    *,
-    sampler: str,
-    steps: int,
-    spacing: str,
-    variance: str = "fixed_small",
-    eta: float = 0.0,
-) -> Plan:
-    """The steps and coefficients of a sampler.
-
-    Args:
-      sampler: a name in SAMPLERS. spacing: a name in ops.spacing.SPACINGS. steps: S.
-      variance: of ddpm: "fixed_small", "fixed_large" or "learned" (the denoiser's v chooses).
-      eta: of ddim.
-
-    Raises:
-      ValueError: an unknown name, or steps that the schedule does not have.
-    """
-    kept = spaced(len(schedule.betas), steps, spacing)
-    t = np.asarray(kept, np.int32)[::-1]
-    now = schedule.alphas_cumprod[t]
-    to = np.append(now[1:], 1.0)
-    rows = _choose(SAMPLERS, sampler, "diffusion.sampler")(now, to, variance=variance, eta=eta)
-    for row, last in zip(rows, (0.0, 1.0, 0.0, 0.0), strict=True):
-        row[-1] = last  # whatever the sampler, the last step returns the estimate
-    log_variance = None
-    if sampler == "ddpm" and variance == "learned":
-        short = respace(schedule, kept)
-        log_variance = np.stack([short.posterior_log_variance_clipped, np.log(short.betas)], -1)[::-1]
-    return Plan(t, rows, log_variance)
-
-
-# ---------------------------------------------------------------------------------- drawing
-def object_noise(keys: Array, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-    """Noise that depends on nothing but the object's own key and the count i.
-
-    Args:
-      keys: [N] typed keys or [N, 2] raw ones, one per object.
-      shape: of one object.
-
-    Returns:
-      i -> [N, *shape] standard normal: i = 0 is where drawing starts, i >= 1 what step i adds.
-    """
-    return lambda i: jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), shape))(keys)
-
-
-def guided(predict: Callable[[Array, Array, Array], tuple[Array, Array | None]], weight: float) -> Denoiser:
-    """Classifier-free guidance: eps_u + w (eps_c - eps_u), here on the estimates of y_0.
-
-    Both branches see the same y_t and the weights add up to one, so this equals the combination of eps (and
-    of v). They run as one batch of 2N and are combined in float32; v is the conditional branch's.
-
-    Args:
-      predict: (y [N, ...], t [N], keep [N] bool) -> as a Denoiser; the condition is dropped where not `keep`.
-      weight: w, a plain number: 1 is the conditional branch alone and costs half.
-    """
-    if weight in (0.0, 1.0):
-        return lambda y, t: predict(y, t, jnp.full(y.shape[:1], weight == 1.0))
-
-    def denoise(y, t):
-        keep = jnp.arange(2 * len(y)) < len(y)
-        x0, v = predict(jnp.concatenate([y, y]), jnp.concatenate([t, t]), keep)
-        with_class, without = jnp.split(x0.astype(jnp.float32), 2)
-        return without + weight * (with_class - without), None if v is None else v[: len(y)]
-
-    return denoise
-
-
-def sample(
-    denoise: Denoiser, plan: Plan, noise: Callable[[Array], Array], *, clip: float | None = None
-) -> tuple[Array, tuple[Array, Array]]:
-    """Draws N objects: one scan over the plan's steps, all state in float32.
-
-    Args:
-      denoise: (y_t [N, ...], t [N] int32) -> (estimate of y_0, v or None); v is needed where the plan learns.
-      noise: as `object_noise`.
-      clip: estimates are cut to -clip..clip before the step is formed; None: they are not.
-
-    Returns:
-      y_0 [N, ...] and the way there, ([S, N, ...] y_t that step i saw, [S, N, ...] its estimate of y_0); what
-      the caller leaves unused is not computed under jit.
-    """
-    start = noise(jnp.int32(0)).astype(jnp.float32)
-    stochastic = bool(np.any(plan.rows.s))
-    xs = {"i": np.arange(1, len(plan.t) + 1, dtype=np.int32), "t": plan.t}
-    xs |= {k: np.asarray(v, np.float32) for k, v in plan.rows._asdict().items()}
-    if plan.log_variance is not None:
-        xs["log_variance"] = plan.log_variance.astype(np.float32)
-
-    def step(carry, x):
-        y, before = carry
-        x0, v = denoise(y, jnp.full(y.shape[:1], x["t"]))
-        x0 = x0.astype(jnp.float32)
-        if clip is not None:
-            x0 = jnp.clip(x0, -clip, clip)
-        new = x["a"] * y + x["b"] * x0 + x["c"] * before
-        if stochastic:
-            sigma = x["s"]
-            if plan.log_variance is not None:
-                low, high = x["log_variance"]
-                sigma = sigma * jnp.exp(0.5 * (low + 0.5 * (v.astype(jnp.float32) + 1.0) * (high - low)))
-            new = new + sigma * noise(x["i"])
-        return (new, x0), (y, x0)
-
-    (y, _), way = jax.lax.scan(step, (start, jnp.zeros_like(start)), jax.tree.map(jnp.asarray, xs))
-    return y, way

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskdiff_jax import diffusion as df
-from maskdiff_jax import losses
+from maskdiff_jax import losses, sampler
 from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors
 from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Array, MaskBatch, PyTree
@@ -29,12 +29,15 @@ class MaskHead(NamedTuple):
     -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
     `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: what each step
     saw, noise included, and its estimate, both scaled so that the mask is 0..1; x0[-1] is the prediction.
+    `distill(steps, halve, weight) -> loss`: the loss (params, teacher's params, key, batch) -> as `loss` that
+    teaches a net to draw in `steps` passes what a frozen one draws in more.
     """
 
     init: Callable[[Array], PyTree]
     loss: Callable[[PyTree, Array, MaskBatch], tuple[Array, dict[str, Array]]]
     predict: Callable[[PyTree, Array, Array, Array, Array], Array]
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
+    distill: Callable[[int, bool, float], Callable[[PyTree, PyTree, Array, MaskBatch], tuple[Array, dict]]]
 
 
 def condition(region: Array, shots: Array, *, slots: int, background: str) -> Array:
@@ -60,9 +63,7 @@ def condition(region: Array, shots: Array, *, slots: int, background: str) -> Ar
     return jnp.concatenate([masks.unit_rgb(region), cut], -1)
 
 
-def _make_net(
-    unet: dict, *, num_classes: int, dtype: str, size: int, class_input: bool, out_channels: int
-) -> UNet:
+def _make_net(unet: dict, *, num_classes: int, dtype: str, size: int, class_input: bool, out_channels: int) -> UNet:
     options = dict(unet)
     levels = len(options["multipliers"])
     options["attention"] = attention_levels(options["attention"], size, options["stem_patch"], levels)
@@ -90,14 +91,14 @@ def diffusion_head(
       unet: width, multipliers, blocks, attention (sides in px, see `nets.unet.attention_levels`), heads,
         head_channels, scale_shift, stem_patch, resblock_updown, dropout.
       diffusion: timesteps, schedule, prediction, signal_scale, learn_sigma, p_uncond, sampler, steps,
-        spacing, variance, eta, clip, guidance; see configs/base.py.
+        spacing, variance, eta, clip, guidance, guided; see configs/base.py.
 
     Raises:
       ValueError: options that do not fit together.
     """
     f = diffusion
     schedule = df.make_schedule(f["schedule"], f["timesteps"])
-    plan = df.make_plan(schedule, **{k: f[k] for k in ("sampler", "steps", "spacing", "variance", "eta")})
+    plan = sampler.make_plan(schedule, **{k: f[k] for k in ("sampler", "steps", "spacing", "variance", "eta")})
     if plan.log_variance is not None and not f["learn_sigma"]:
         raise ValueError("diffusion.variance 'learned' needs a net trained with diffusion.learn_sigma = True")
     kind, b, learn_sigma = f["prediction"], float(f["signal_scale"]), bool(f["learn_sigma"])
@@ -111,6 +112,11 @@ def diffusion_head(
     cond_of = partial(condition, slots=slots, background=shot_background)
     # a class-agnostic head has nothing to guide by
     weight = float(f["guidance"]) if class_input else 1.0
+    first, last = f["guided"]
+    if not 0 <= first < last <= 1:
+        raise ValueError(f"diffusion.guided is {first, last}: two shares of the steps, 0 <= from < to <= 1")
+    middles = (np.arange(len(plan.t)) + 0.5) / len(plan.t)
+    guided_steps = (middles >= first) & (middles < last)
 
     def apply(params, y, t, cond, classes, key=None, vectors=None):
         """y_t, its time and the condition -> (the net's output [N, M, M, 1], v or None)."""
@@ -153,6 +159,57 @@ def diffusion_head(
         metrics |= {"loss": value.mean(), "accuracy": accuracy.mean(), "iou": iou.mean()}
         return metrics["loss"], metrics
 
+    def distill(steps, halve, weight):
+        """See `MaskHead`.
+
+        Args:
+          steps: S of the student, who is asked at the times of this many steps only.
+          halve: two DDIM steps of the teacher become one [Salimans and Ho 2022]; False: as many steps as the teacher,
+            whose guidance goes into one pass [Meng et al. 2023].
+          weight: of the teacher's guidance.
+
+        Raises:
+          ValueError: the steps of the student are none of the teacher's.
+        """
+        stride = 2 if halve else 1
+        asked = (stride * steps, steps)
+        grid, own = (sampler.make_plan(schedule, sampler="ddim", steps=s, spacing=f["spacing"]) for s in asked)
+        if not np.array_equal(grid.t[::stride], own.t):
+            raise ValueError(f"diffusion.spacing='{f['spacing']}' has no {steps} of {2 * steps} steps: use 'trailing'")
+        def loss(params, teacher, key, batch):
+            n, cond = batch.classes.shape[0], cond_of(batch.region, batch.shots)
+            keys = jax.random.split(key, 3)
+            i = stride * jax.random.randint(keys[0], (n,), 0, steps)
+            t = jnp.asarray(grid.t)[i]
+
+            def predict(y, t, keep):
+                copies = len(y) // n  # both branches of guidance
+                classes = jnp.where(keep, jnp.tile(batch.classes, copies), -1)
+                out, v = apply(teacher, y, t, jnp.tile(cond, (copies, 1, 1, 1)), classes)
+                return df.to_x0(schedule, kind, y, t, out, b), v
+
+            def taught(y, t):
+                return jnp.clip(sampler.guided(predict, weight if class_input else 1.0)(y, t)[0], -b, b)
+
+            mask = batch.mask[..., None].astype(jnp.float32)
+            y = df.add_noise(schedule, b * (2.0 * mask - 1.0), t, jax.random.normal(keys[1], mask.shape))
+            target = sampler.two_as_one(taught, grid, y, i) if halve else taught(y, t)
+            target = jax.lax.stop_gradient(target)
+
+            out, _ = apply(params, y, t, cond, batch.classes, keys[2])
+            estimate = df.to_x0(schedule, kind, y, t, out, b)
+            if kind == "sigmoid":
+                value = losses.sigmoid_cross_entropy(out, 0.5 * (target / b + 1.0))
+            else:
+                abar = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[t]
+                snr = b * b * abar / (1.0 - abar)
+                value = jnp.maximum(snr, 1.0) * losses.squared_error(estimate / b, target / b)
+            accuracy, iou = losses.mask_agreement(estimate > 0, target > 0)
+            value = value.mean()
+            return value, {"loss": value, "accuracy": accuracy.mean(), "iou": iou.mean()}
+
+        return loss
+
     step_of = np.zeros(len(schedule.betas), np.int32)
     step_of[plan.t] = np.arange(len(plan.t))
 
@@ -170,8 +227,10 @@ def diffusion_head(
             out, v = apply(params, y, t, both[:n], None, vectors=vectors)
             return df.to_x0(schedule, kind, y, t, out, b), v
 
-        noise = df.object_noise(keys, (size, size, 1))
-        return df.sample(df.guided(predict, weight), plan, noise, clip=b if f["clip"] else None)
+        noise = sampler.object_noise(keys, (size, size, 1))
+        strong, plain = sampler.guided(predict, weight), sampler.guided(predict, 1.0)
+        each = [strong if guide else plain for guide in guided_steps]
+        return sampler.sample(each, plan, noise, clip=b if f["clip"] else None)
 
     def unit(x0):
         return 0.5 * (x0[..., 0] / b + 1.0)
@@ -183,7 +242,7 @@ def diffusion_head(
         y, x0 = draw(params, keys, region, shots, classes)[1]
         return unit(y), jnp.clip(unit(x0), 0.0, 1.0)
 
-    return MaskHead(init, loss, predict, trajectory)
+    return MaskHead(init, loss, predict, trajectory, distill)
 
 
 def plain_unet_head(
@@ -227,4 +286,7 @@ def plain_unet_head(
         x0 = predict(params, keys, region, shots, classes)[None]
         return jnp.full_like(x0, 0.5), x0
 
-    return MaskHead(init, loss, predict, trajectory)
+    def distill(steps, halve, weight):
+        raise ValueError("model.mask.head='plain_unet' draws in one pass already: there is nothing to distil")
+
+    return MaskHead(init, loss, predict, trajectory, distill)

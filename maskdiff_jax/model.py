@@ -28,6 +28,8 @@ class Model(NamedTuple):
     segment: Callable[[PyTree, Array, Array, Array, Array], Array]
     # the same arguments -> noisy masks y [S, N, M, M], estimates x0 [S, N, M, M] after each step
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
+    # steps, halve, weight (see MaskHead) -> a loss as mask_loss; its params also hold "teacher", a mask head
+    distill: Callable[[int, bool, float], Callable[[PyTree, Array, MaskBatch], tuple[Array, dict]]]
 
 
 def build(config: ConfigDict) -> Model:
@@ -48,6 +50,10 @@ def build(config: ConfigDict) -> Model:
         k1, k2 = jax.random.split(key)
         return {"detector": detector.init(k1), "mask_head": head.init(k2)}
 
+    def distill(steps: int, halve: bool, weight: float) -> Callable:
+        loss = head.distill(steps, halve, weight)
+        return lambda params, *args: loss(params["mask_head"], params["teacher"], *args)
+
     return Model(
         init=init,
         detector_loss=lambda params, *args: detector.loss(params["detector"], *args),
@@ -56,4 +62,5 @@ def build(config: ConfigDict) -> Model:
         box_features=lambda params, *args: detector.box_features(params["detector"], *args),
         segment=lambda params, *args: head.predict(params["mask_head"], *args),
         trajectory=lambda params, *args: head.trajectory(params["mask_head"], *args),
+        distill=distill,
     )

@@ -1,7 +1,8 @@
-"""What the two stages train, as lists of phases.
+"""What the stages train, as lists of phases.
 
 Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts from it: rows for the novel
-classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint").
+classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint"). Afterwards
+stage "distill", which is not the paper's, may teach the mask head to draw in fewer passes.
 """
 
 import json
@@ -18,7 +19,7 @@ from maskdiff_jax.data import fewshot, pipeline, sources, tfa
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.loop import Loader, PairLoader, Phase
 from maskdiff_jax.model import Model, build
-from maskdiff_jax.types import PyTree
+from maskdiff_jax.types import MaskBatch, PyTree
 
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
@@ -113,6 +114,66 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
         {"detector": r.detector, "mask": r.mask},
     )  # fmt: skip
     return train(joint, params)
+
+
+def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """A finished run's mask head learns to do without guidance, then with half of the steps, and again.
+
+    Regions are those of the base classes' training objects and, after stage 2, as many of the shots.
+
+    Raises:
+      ValueError: the run drew masks from another diffusion, `distill.rounds` are not halves, or the config would
+        draw in other steps than were taught.
+    """
+    c, d = config, config.distill
+    here = Path(c.init_from)
+    check_layout(c, here)
+    theirs = json.loads((here / "config.json").read_text())
+    ours = c.model.mask.diffusion
+    for field in ("timesteps", "schedule", "prediction", "signal_scale", "learn_sigma"):
+        if ours[field] != theirs["model"]["mask"]["diffusion"][field]:
+            raise ValueError(
+                f"{here} was trained with diffusion.{field}={theirs['model']['mask']['diffusion'][field]!r}, "
+                f"not {ours[field]!r}: give the same field"
+            )
+    halves = [d.steps // 2 ** (i + 1) for i in range(len(d.rounds))]
+    if list(d.rounds) != halves or d.steps % 2 ** len(halves):
+        raise ValueError(f"distill.rounds is {tuple(d.rounds)}: each must be half of the one before, from {d.steps} on")
+    last = (d.rounds or (d.steps,))[-1]
+    if (ours.steps, ours.guidance) != (last, 1.0):
+        raise ValueError(
+            f"model.mask.diffusion draws in {ours.steps} steps with guidance={ours.guidance}, but what "
+            f"distill.rounds={tuple(d.rounds)} teaches is {last} steps without guidance: set steps={last}, guidance=1.0"
+        )
+    model = build(c.model)
+    params = load_weights(here, model)
+    records = pipeline.open_split(c.data, "train")
+    crops = pipeline.open_crops(c.data, fewshot.restrict(records, class_ids(records, novel=False)), "train")
+    few = theirs["stage"] != "base"
+    if few:
+        pool = pipeline.open_split(c.data, "pool")
+        shots = draw_shots(c, pool)
+        fewshot.save_shots(workdir / "shots.json", shots)
+        shot_crops = pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool")
+    for steps, weight in ((d.steps, d.guidance), *((s, 1.0) for s in d.rounds)):
+        halve = steps != d.steps
+        loss = model.distill(steps, halve, weight)
+        loader = _mask_loader(c, crops)
+        if few:
+            loader = PairLoader(loader, _mask_loader(c, shot_crops))
+        phase = Phase(
+            f"steps{steps}" if halve else "guidance", c.train.mask.steps,
+            lambda params, key, batch, loss=loss: loss(params, key, _one_batch(batch)), loader,
+            [("(detector|teacher)/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": c.train.mask},
+        )  # fmt: skip
+        params = train(phase, params | {"teacher": params["mask_head"]})
+    return {k: v for k, v in params.items() if k != "teacher"}
+
+
+def _one_batch(batches: MaskBatch | tuple[MaskBatch, MaskBatch]) -> MaskBatch:
+    if isinstance(batches, MaskBatch):
+        return batches
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
 
 
 def _novel_rows(
@@ -223,3 +284,6 @@ def load_weights(workdir: Path, model: Model) -> PyTree:
     """
     like = jax.eval_shape(model.init, jax.random.key(0))
     return checkpoint.load_params(workdir / "checkpoints" / "final", like)
+
+
+STAGES = {"base": base_stage, "fewshot": fewshot_stage, "distill": distill_stage}

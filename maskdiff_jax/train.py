@@ -10,14 +10,14 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.loop import read_seconds, run_phase
-from maskdiff_jax.stages import base_stage, fewshot_stage
+from maskdiff_jax.stages import STAGES
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Trains the stage that ``config`` describes; what is done already is not done again.
 
     Leaves ``WORKDIR/config.json``, ``metrics.jsonl``, ``checkpoints/final`` (weights), ``seconds.json`` and, in
-    stage 2, ``shots.json``.
+    later stages, ``shots.json``.
 
     Returns:
       Seconds per phase.
@@ -33,8 +33,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     if final.is_dir():
         return read_seconds(workdir)
     mesh = sharding.make_mesh(config.train.devices)
-    stage = {"base": base_stage, "fewshot": fewshot_stage}[config.stage]
-    params = stage(config, workdir, partial(run_phase, config=config, workdir=workdir, mesh=mesh))
+    params = STAGES[config.stage](config, workdir, partial(run_phase, config=config, workdir=workdir, mesh=mesh))
     checkpoint.save_params(final, params)
     for folder in (workdir / "checkpoints").iterdir():  # their optimiser states are of no more use
         if folder != final:

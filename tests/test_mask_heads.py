@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from configs import base
-from maskdiff_jax import diffusion as df
-from maskdiff_jax import mask_heads
+from maskdiff_jax import mask_heads, sampler
 from maskdiff_jax.types import MaskBatch
 
 M = 8
@@ -159,6 +158,63 @@ def test_guidance():
     assert np.abs(without[1.0] - guided[1.0]).mean() > 1e-3
 
 
+def test_guidance_in_a_part_of_the_steps():
+    def head(**f):
+        return mask_heads.diffusion_head(**options(diffusion={"steps": 4, "clip": False} | f))
+
+    late = head(guidance=5.0, guided=(0.5, 1.0))
+    assert conv_batches(late) == {4, 8}
+    batch, params = objects(), some_params(late)
+    given = (params, KEYS, batch.region, batch.shots, batch.classes)
+    y, x0 = jit(late.trajectory)(*given)
+    plain_y, plain_x0 = jit(head(guidance=1.0).trajectory)(*given)
+    np.testing.assert_allclose(y[:3], plain_y[:3], atol=1e-4)
+    np.testing.assert_allclose(x0[:2], plain_x0[:2], atol=1e-4)
+    assert np.abs(x0[2] - plain_x0[2]).mean() > 0.01
+    with pytest.raises(ValueError, match="shares of the steps"):
+        head(guided=(0.5, 0.5))
+
+
+def fit(loss, params, steps, batch):
+    rule = optax.adam(5e-3)
+
+    @jit
+    def step(params, state, key):
+        grads = jax.grad(lambda p: loss(p, key, batch)[0])(params)
+        updates, state = rule.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    state = rule.init(params)
+    for key in jax.random.split(jax.random.key(3), steps):
+        params, state = step(params, state, key)
+    return params
+
+
+def test_distillation_loss_is_the_distance_to_the_teacher():
+    head = mask_heads.diffusion_head(**options(diffusion={"steps": 4, "prediction": "x0", "signal_scale": 1.0}))
+    # small weights, so that no estimate reaches the clip
+    batch, params = objects(), jax.tree.map(lambda p: 0.3 * p, some_params(head))
+    mute = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.zeros_like(p) if path[-1].key == "class_table" else p, params
+    )
+    value = {
+        name: float(jit(head.distill(*how))(student, teacher, KEYS[0], batch)[0])
+        for name, how, student, teacher in (
+            ("itself", (4, False, 1.0), params, params),
+            ("guided", (4, False, 3.0), params, params),
+            ("guided by nothing", (4, False, 3.0), mute, mute),
+            ("halved", (2, True, 1.0), params, params),
+            ("halved, last step", (1, True, 1.0), zero_params(head), zero_params(head)),
+        )
+    }
+    assert value["itself"] < 1e-9 and value["guided by nothing"] < 1e-9 and value["halved, last step"] == 0
+    assert min(value["guided"], value["halved"]) > 1e-7
+    with pytest.raises(ValueError, match="trailing"):
+        mask_heads.diffusion_head(**options(diffusion={"spacing": "even"})).distill(2, True, 1.0)
+    with pytest.raises(ValueError, match="nothing to distil"):
+        mask_heads.plain_unet_head(**options()).distill(2, True, 1.0)
+
+
 def test_a_mask_does_not_depend_on_its_neighbours():
     head, batch = mask_heads.diffusion_head(**options(diffusion={"sampler": "ddpm"})), objects()
     params = some_params(head)
@@ -181,7 +237,7 @@ def test_trajectory():
     y, x0 = jit(head.trajectory)(params, KEYS, batch.region, batch.shots, batch.classes)
     assert y.shape == x0.shape == (3, 4, M, M)
     np.testing.assert_allclose(x0[-1], draw(head, params, batch), atol=1e-5)
-    noise = df.object_noise(KEYS, (M, M, 1))(0)[..., 0]
+    noise = sampler.object_noise(KEYS, (M, M, 1))(0)[..., 0]
     np.testing.assert_allclose(y[0], (noise / 0.5 + 1) / 2, rtol=1e-5)
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from maskdiff_jax import diffusion as df
-from maskdiff_jax import losses
+from maskdiff_jax import losses, sampler
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.nets.resample import UpConv, upsample
 from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, timestep_embedding
 from maskdiff_jax.ops import masks
-from maskdiff_jax.ops.spacing import sections, spaced
 from maskdiff_jax.weights import GUIDED_DIFFUSION, convert
 from tests.goldens_recipe import recipe
 from tests.parity import find, load, within
@@ -206,11 +205,11 @@ def test_parity_diffusion_tables(name):
         np.testing.assert_allclose(ours, z[renamed.get(field, field)], rtol=1e-12, atol=1e-15, err_msg=field)
     # the noise of ancestral sampling, in the order of drawing; the last step adds none
     for variance in ("fixed_small", "fixed_large"):
-        rows = df.make_plan(s, sampler="ddpm", steps=1000, spacing="even", variance=variance).rows
+        rows = sampler.make_plan(s, sampler="ddpm", steps=1000, spacing="even", variance=variance).rows
         np.testing.assert_allclose(rows.s[:-1] ** 2, z[f"{variance}_variance"][:0:-1], rtol=1e-11)
     for r in ("1000", "250", "50", "ddim25"):
         steps, spacing = int(r.removeprefix("ddim")), "leading" if r.startswith("ddim") else "even"
-        kept = spaced(1000, steps, spacing)
+        kept = sampler.spaced(1000, steps, spacing)
         assert kept == z[f"respaced_{r}/timestep_map"].tolist()
         short = df.respace(s, kept)
         for field in ("betas", "alphas_cumprod", "posterior_log_variance_clipped"):
@@ -223,9 +222,9 @@ def test_parity_timesteps():
     for case, kept in json.loads(find("diffusion_timesteps.json").read_text()).items():
         timesteps, how = case.split("|")
         if how.startswith("ddim"):
-            ours = spaced(int(timesteps), int(how[4:]), "leading")
+            ours = sampler.spaced(int(timesteps), int(how[4:]), "leading")
         else:
-            ours = sections(int(timesteps), [int(n) for n in how.split(",")])
+            ours = sampler.sections(int(timesteps), [int(n) for n in how.split(",")])
         assert ours == kept, case
 
 
@@ -299,12 +298,12 @@ def test_parity_chains(name, respacing):
         eps, v = model(y, t)
         return df.to_x0(s, "eps", y, t, eps), v
 
-    for chain, (sampler, variance, eta) in CHAINS.items():
-        plan = df.make_plan(s, sampler=sampler, steps=steps, spacing=spacing, variance=variance, eta=eta)
+    for chain, (name, variance, eta) in CHAINS.items():
+        plan = sampler.make_plan(s, sampler=name, steps=steps, spacing=spacing, variance=variance, eta=eta)
         assert plan.t.tolist() == z["model_timesteps"].tolist()
-        draw = jit(lambda bound, p=plan: df.sample(denoise, p, lambda i: noise[i], clip=bound))
+        draw = jit(lambda bound, p=plan: sampler.sample(denoise, p, lambda i: noise[i], clip=bound))
         for clip in (0, 1):
-            limit = 3e-5 if sampler == "ddpm" else 5e-4 if clip else 5e-5
+            limit = 3e-5 if name == "ddpm" else 5e-4 if clip else 5e-5
             out, (y, x0) = draw(1.0 if clip else np.inf)
             within(out, z[f"{chain}_clip{clip}/sample"], limit)
             if f"{chain}_clip{clip}/samples_all" in z:

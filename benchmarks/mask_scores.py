@@ -1,0 +1,159 @@
+"""Scores of masks drawn in true boxes: mean IoU, boundary IoU, calibration, what moves them. For study_masks.py."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageFilter
+
+from maskdiff_jax import segment
+from maskdiff_jax.data import coco, pipeline
+from maskdiff_jax.model import build
+from maskdiff_jax.types import Support
+
+THRESHOLDS = np.arange(0.5, 1.0, 0.05)
+CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
+# how the centre draws; a setting names what it changes
+DEFAULT = {
+    "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "samples": 1,
+    "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
+}  # fmt: skip
+
+
+class Data(NamedTuple):
+    """What every training and every scoring reads."""
+
+    config: ConfigDict
+    crops: Any  # base objects of the training split
+    test: coco.Records
+    support: Support
+    truth: dict[int, list]  # image id -> annotations
+
+
+def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    """A copy with fields replaced; names as "a.b.c"."""
+    copy = ConfigDict(config.to_dict())
+    copy.update_from_flattened_dict(changes)
+    return copy
+
+
+def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Draws a mask for every true object (class and shots given) and compares it with the truth.
+
+    Args:
+      data: the test split and the Support bank are read.
+      params: of the model.
+      setting: fields of `DEFAULT` to change.
+
+    Returns:
+      the scores, the IoU of each object.
+    """
+    o = DEFAULT | setting
+    changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler")}
+    c = changed(data.config, changes)
+    model, support = build(c.model), shown(data.support, o["shots"], o["order"], c.model.mask.slots)
+    canvas = segment.canvas_of([(i.height, i.width) for i in data.test.infos])
+    segmenter = segment.make_segmenter(
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(c.eval.mask_batch,),
+        canvas=canvas, threshold=0.5, samples=o["samples"], noise_seed=o["noise"],
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    boxes = {}
+    for image_id, annotations in data.truth.items():
+        if annotations:
+            tight = np.array([a.box for a in annotations], np.float64)
+            moved = loosened(tight, o["jitter"], rng)
+            boxes[image_id] = moved.astype(np.float32), np.array([a.class_id for a in annotations])
+    batches = pipeline.eval_batches(data.test, c.data, batch=c.eval.batch)
+    stream = segment.true_objects(segmenter, batches, boxes)
+    ious, edges, novel, spread, cuts = [], [], [], [], []
+    bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
+    for found, hw, soft, pasted in segment.draw_masks(segmenter, params, stream):
+        for i, (h, w) in enumerate(hw):
+            a = data.truth[int(found.image_id[i])][found.rank[i]]
+            true, drawn = coco.decode_mask(a.rle).astype(bool), pasted[i, :h, :w]
+            ious.append(iou(true, drawn))
+            edges.append(iou(edge(true), edge(drawn)))
+            novel.append(data.test.categories[a.class_id].novel)
+            spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
+            region = in_region(true, soft[i].shape, found.box[i])
+            count_pixels(bins, soft[i], region)
+            cuts.append([iou(region, soft[i] >= cut) for cut in CUTS])
+    values, edges, novel = np.array(ious), np.array(edges), np.array(novel)
+    by_cut = np.mean(cuts, 0)
+    return {
+        "miou": round(float(values.mean()), 4),
+        "miou_base": round(float(values[~novel].mean()), 4),
+        "miou_novel": round(float(values[novel].mean()), 4) if novel.any() else None,
+        "boundary_iou": round(float(edges.mean()), 4),
+        "curve": [round(float((values > t).mean()), 4) for t in THRESHOLDS],
+        # on the region's own grid: mean IoU by the threshold of the soft mask
+        "by_threshold": {f"{cut:.2f}": round(float(v), 4) for cut, v in zip(CUTS, by_cut, strict=True)},
+        # does an unsure mask tell that it is wrong? rank correlation of the mean of 4 p (1 - p) with 1 - IoU
+        "uncertainty_vs_error": rank_correlation(np.array(spread), 1 - values),
+        "calibration": [[round(v, 4) for v in (p / n, t / n, n / bins[:, 0].sum())] for n, p, t in bins if n],
+    }, values
+
+
+def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """A mask of an image [H, W], cut and resized to the region of a box; bool."""
+    area = (*np.maximum(box[:2], 0), *np.minimum(box[2:], true.shape[::-1]))
+    region = Image.fromarray(true.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR, box=area)
+    return np.asarray(region) >= 128
+
+
+def count_pixels(bins: np.ndarray, soft: np.ndarray, region: np.ndarray) -> None:
+    """Adds a soft mask's pixels [M, M] to the bins of their value, beside the truth in the same region."""
+    which = np.minimum((soft * len(bins)).astype(int), len(bins) - 1)
+    for column, values in enumerate((np.ones_like(soft), soft, region)):
+        bins[:, column] += np.bincount(which.ravel(), np.asarray(values, float).ravel(), len(bins))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; ties in the order they come."""
+    ranks = [np.argsort(np.argsort(v)) for v in (a, b)]
+    return round(float(np.corrcoef(*ranks)[0, 1]), 3)
+
+
+def shown(support: Support, what: str, order: int, slots: int) -> Support:
+    """The Support bank with real shots, the first alone ("one"), another class's, or none.
+
+    Args:
+      what: "real", "one", "other class" or "none".
+      order: seed of the shots' order in each class; 0 = as drawn.
+      slots: shots beyond are left out.
+    """
+    shots, count = support.shots.copy(), support.count.copy()
+    have = np.flatnonzero(count)
+    if order:
+        rng = np.random.default_rng(order)
+        for c in have:
+            shots[c, : count[c]] = shots[c, rng.permutation(count[c])]
+    if what == "other class":
+        shots[have] = shots[np.roll(have, 1)]
+    keep = {"one": 1, "none": 0}.get(what, slots)
+    shots[:, keep:] = 0
+    return Support(shots[:, :slots], np.minimum(count, keep))
+
+
+def loosened(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Each side moved by up to `amount` of the box's side; not clipped to the image."""
+    size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return np.maximum(boxes + amount * rng.uniform(-1, 1, boxes.shape) * size, 0.0)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two bool masks; two empty ones agree."""
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def edge(mask: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """The pixels of a mask that lie within `share` of the image's diagonal from its outline."""
+    reach = max(1, round(share * float(np.hypot(*mask.shape))))
+    # beyond the image is background
+    padded = Image.fromarray(np.pad(mask, reach).astype(np.uint8) * 255)
+    for _ in range(reach):
+        padded = padded.filter(ImageFilter.MinFilter(3))
+    inner = np.asarray(padded)[reach:-reach, reach:-reach] > 0
+    return mask & ~inner
