@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import distill
+from maskdiff_jax import stages
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
     "data.shapes_train": 24, "data.shapes_pool": 96, "data.shapes_test": 6,
@@ -51,6 +54,26 @@ def trained(tmp_path_factory):
 
 
 STAGE2 = "runs/fewshot-shapes-2shot-seed1"
+
+
+def test_a_run_is_distilled(trained):
+    small = {"distill.steps": 4, "distill.rounds": "(2,)"}
+    launch("train", *flags(trained, "distill.py:shots=2,seed=1", **small), cwd=trained)
+    run = trained / "runs/distill-shapes-2shot-seed1"
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(x["phase"] for x in lines)) == ["guidance", "steps2"]
+    assert (run / "shots.json").read_text() == (trained / STAGE2 / "shots.json").read_text()
+    config = distill.get_config("shapes,shots=2,seed=1").unlock()
+    config.init_from = str(trained / STAGE2)
+    config.distill.update(rounds=(3,))
+    with pytest.raises(ValueError, match="half of the one before"):
+        stages.distill_stage(config, run, lambda phase, params: params)
+    config.distill.update(rounds=(4,))
+    with pytest.raises(ValueError, match="set steps=4"):
+        stages.distill_stage(config, run, lambda phase, params: params)
+    config.model.mask.diffusion.prediction = "v"
+    with pytest.raises(ValueError, match="prediction='sigmoid'"):
+        stages.distill_stage(config, run, lambda phase, params: params)
 
 
 def test_training_leaves_what_others_rely_on(trained):

@@ -1,0 +1,67 @@
+"""What distillation costs in quality: masks in true boxes by the teacher and by its students, pass by pass.
+
+    python launch/quickstart.py && python benchmarks/distill.py              # -> benchmarks/results/distill.json
+    python benchmarks/distill.py --run=runs/quickstart_3x/fewshot --guidance=2
+
+Takes a finished run of stage 2 on shapes as the teacher, trains configs/distill.py from it (into runs/distill) and
+scores every student. A pass is one evaluation of the network per mask; guidance takes two per step.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import study_masks, timing
+from benchmarks.mask_scores import score
+from configs import distill
+from launch import cli
+from maskdiff_jax import loop, sharding, stages
+from maskdiff_jax.model import build
+
+
+def main() -> None:
+    """Distils, scores, prints a row as soon as it is known, writes the json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/quickstart/fewshot"), help="the teacher")
+    parser.add_argument("--guidance", type=float, default=2.0, help="of the teacher")
+    parser.add_argument("--steps", type=int, help="of each round of training; default: the config's")
+    args = parser.parse_args()
+    cli.set_up_jax()
+    config = distill.get_config("shapes").unlock()
+    config.init_from = str(args.run)
+    config.distill.guidance = args.guidance
+    if args.steps:
+        config.train.mask.steps = args.steps
+    data = study_masks.open_data(None)
+    rows = []
+
+    def scored(who: str, params, steps: int, guidance: float) -> None:
+        found, _ = score(data, params, {"steps": steps, "guidance": guidance})
+        passes = steps * (1 if guidance == 1 else 2)
+        row = {"who": who, "steps": steps, "guidance": guidance, "passes": passes}
+        rows.append(row | {k: found[k] for k in ("miou", "miou_base", "miou_novel", "boundary_iou")})
+        print(rows[-1], flush=True)
+
+    teacher = stages.load_weights(args.run, build(config.model))
+    for steps in (8, 4, 2, 1):
+        for guidance in (args.guidance, 1.0):
+            scored("teacher", teacher, steps, guidance)
+    train = partial(loop.run_phase, config=config, workdir=Path("runs/distill"), mesh=sharding.make_mesh(1))
+
+    def train_and_score(phase, params):
+        params = train(phase, params)
+        for steps in (8, 4, 2, 1):
+            scored(f"student, {phase.name}", params, steps, 1.0)
+        return params
+
+    stages.distill_stage(config, Path("runs/distill"), train_and_score)
+    phase = config.train.mask
+    about = {"training_steps": phase.steps, "batch": phase.batch, "rounds": config.distill.rounds}
+    timing.write("distill", about | {"objects": study_masks.objects(data), "rows": rows} | timing.machine())
+
+
+if __name__ == "__main__":
+    main()
