@@ -15,8 +15,8 @@ THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
 # how the centre draws; a setting names what it changes
 DEFAULT = {
-    "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "samples": 1,
-    "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
+    "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
+    "samples": 1, "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
       the scores, the IoU of each object.
     """
     o = DEFAULT | setting
-    changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler")}
+    changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
     c = changed(data.config, changes)
     model, support = build(c.model), shown(data.support, o["shots"], o["order"], c.model.mask.slots)
     canvas = segment.canvas_of([(i.height, i.width) for i in data.test.infos])

@@ -69,7 +69,10 @@ SAMPLINGS = [
     ONE,
     MID,
     *({"shots": s} for s in ("one", "other class", "none")),
+    *({"steps": s, "guidance": 1.0} for s in (2, 3, 20)),
     *(MID | {"samples": n} for n in (3, 5, 9)),
+    *({"steps": 2, "guidance": 1.0, "samples": n} for n in (3, 5)),
+    *(MID | {"averaged": n} for n in (3, 5)),
     *(MID | {"order": n} for n in (1, 2, 3)),
     *(MID | {"noise": n} for n in (1, 2, 3)),
     *(MID | {"jitter": j} for j in (0.05, 0.1)),
@@ -139,7 +142,7 @@ def objects(data: Data) -> dict[str, int]:
 
 def study(data: Data, name: str, seed: int, steps: int, settings: list[dict[str, Any]], folder: Path) -> None:
     """Trains once and scores every setting, unless `folder` has them already."""
-    mine = folder / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-seed{seed}"
+    mine = folder / slug(name, seed)
     about = mine / "training.json"
     model = build(data.config.model)
     if about.is_file():
@@ -162,6 +165,11 @@ def study(data: Data, name: str, seed: int, steps: int, settings: list[dict[str,
         rows.append(asked | scores | {"ious": ious.round(4).tolist(), "score_s": round(time.monotonic() - start, 1)})
         done.write_text(json.dumps(rows))
         print(name, seed, json.dumps(setting), {k: scores[k] for k in ("miou", "miou_base", "miou_novel")}, flush=True)
+
+
+def slug(name: str, seed: int) -> str:
+    """The folder of a training."""
+    return f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-seed{seed}"
 
 
 def train(data: Data, seed: int, steps: int) -> tuple[Any, list[float]]:

@@ -134,8 +134,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     t.roi_iou = 0.5
     t.roi_canonical = (224.0, 4)  # px, level: a box of this side is pooled from this level
     t.roi_size = 7  # cells per side
-    # points per cell and axis; 0 = adaptive, as detectron2. Fixed numbers cost at most 0.2 box AP on shapes and halve
-    # inference at 800 px on a CPU (benchmarks/roi_sampling.py, detector.py)
+    # points per cell and axis; 0 = adaptive [D2]; fixed ones cost 0.2 AP and halve inference on a CPU (benchmarks/)
     t.roi_sampling = 0
     t.fc_channels = 1024
     t.classifier = "cosine"  # "cosine" [P, TFA] or "linear"
@@ -173,13 +172,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.learn_sigma = False  # a second output channel gives the reverse variance
     f.p_uncond = 0.1  # share of training samples without their class
     f.sampler = "ddim"  # a name in diffusion.SAMPLERS: ddpm, ddim, dpmpp_2m
-    f.steps = 10  # S
+    f.steps = 5  # S, measured: docs/mask_head.md
     f.spacing = "trailing"  # "trailing", "even" [GD "10"], "leading" [GD "ddim10"]
     f.variance = "fixed_small"  # of ddpm: fixed_small, fixed_large, learned
     f.eta = 0.0  # of ddim: 0 deterministic .. 1 = ddpm
     f.clip = True  # x0 is clipped to -b..b at each step
+    f.averaged = 1  # the mask is the mean of the estimates of the last so many steps, 1..S
     f.guided = (0.0, 1.0)  # share of the steps, from the noisiest on, that are guided; the others cost half
-    f.guidance = 5.0  # w: eps_u + w (eps_c - eps_u) [P]; 1 = no guidance, half the cost
+    f.guidance = 1.0  # w: eps_u + w (eps_c - eps_u), 5 [P]; 1 = none: half the cost and, measured, better masks
 
     # ------------------------------------------------------------------ training
     c.train = r = ConfigDict()
@@ -206,7 +206,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # ------------------------------------------------------------------ distillation (configs/distill.py)
     c.distill = g = ConfigDict()
-    g.guidance = 5.0  # w of the teacher, which the student draws without
+    g.guidance = 1.0  # w of the teacher, which the student learns to draw without; 1 = none, this round falls out
     g.steps = 8  # S of the teacher, and of the student who only learns the guidance
     g.rounds = (4, 2)  # then the student draws in half of the steps, and again; () = guidance only
 
@@ -277,10 +277,9 @@ def _split(c: ConfigDict, name: str) -> None:
 
 def _custom(c: ConfigDict) -> None:
     """A COCO-format data set of your own; the classes come from its json."""
-    c.data.update(source="custom", root="datasets/custom", novel_classes=())
+    c.data.update(source="custom", root="datasets/custom", novel_classes=(), more_images=(), counts="")
     c.data.train_json, c.data.train_images = "train.json", "train"
     c.data.test_json, c.data.test_images = "test.json", "test"
-    c.data.more_images, c.data.counts = (), ""
     c.data.shot_unlabelled = "ignore"
     c.fewshot.short_classes = "take_all"
     c.model.num_classes = 0  # 0: as many as the json lists
@@ -317,12 +316,10 @@ def _shapes(c: ConfigDict) -> None:
     """128 px scenes of 12 classes of shape: the whole method in minutes on two CPU cores."""
     d, m, t, k, e = c.data, c.model, c.model.detector, c.model.mask, c.eval
     c.weights = "scratch"
-    d.update(source="shapes", root="datasets/shapes", workers=0, cache_mb=1500)
-    d.more_images, d.counts = (), ""
+    d.update(source="shapes", root="datasets/shapes", more_images=(), counts="", workers=0, cache_mb=1500)
     d.novel_classes = ("star", "ring", "arrow", "crescent")
     d.short_sides, d.test_short_side, d.long_side, d.region_long_side = (128,), 128, 128, 128
-    d.buckets, d.max_boxes = ((128, 128),), 8
-    d.shot_unlabelled = "ignore"
+    d.update(buckets=((128, 128),), max_boxes=8, shot_unlabelled="ignore")
 
     m.num_classes, m.dtype = 12, "float32"
     t.pixel_mean, t.pixel_std, t.channel_order = (127.5,) * 3, (64.0,) * 3, "rgb"
@@ -336,13 +333,11 @@ def _shapes(c: ConfigDict) -> None:
 
     k.size, k.slots = 32, 5
     k.unet.update(width=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), heads=4, stem_patch=2)
-    k.diffusion.update(steps=5, guidance=2.0)
 
     r = c.train
-    r.frozen = ()
+    r.frozen, r.save_every = (), 0
     r.detector.update(steps=1800, batch=8, optimizer="adamw", lr=1.5e-3, schedule="cosine", warmup=50, ema=0.99)
     r.mask.update(steps=1200, batch=16, lr=2e-3, schedule="cosine", warmup=50, ema=0.99)
-    r.save_every = 0
     e.update(batch=16, mask_batch=16, mask_min_score=0.1, mask_top_n=10)
 
 

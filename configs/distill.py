@@ -4,10 +4,11 @@
     python launch/train.py --config configs/distill.py:coco,shots=10 --config.init_from=WORKDIR
     python launch/evaluate.py --config configs/distill.py                    # draws in 2 passes per mask
 
-First one pass learns what the teacher's two passes with guidance give, at the teacher's steps; then each round
-halves the steps. Masks are drawn in as many steps as the last round has: `model.mask.diffusion.steps` must be
-changed with `distill.rounds`. Starts from the matching stage-2 run, or any with ``--config.init_from=WORKDIR``. Only
-what differs from ``configs/fewshot.py`` stands here.
+First one pass learns what the teacher's two passes with guidance give, at the teacher's steps (paper=true, or
+--config.distill.guidance=W; without guidance there is nothing to learn); then each round halves the steps. Masks
+are drawn in as many steps as the last round has: change `model.mask.diffusion.steps` with `distill.rounds`. Starts
+from the matching stage-2 run, or any with ``--config.init_from=WORKDIR``. Only what differs from
+``configs/fewshot.py`` stands here.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.stage = "distill"
     f, r = c.model.mask.diffusion, c.train
     c.distill.guidance = f.guidance
-    f.update(sampler="ddim", steps=c.distill.rounds[-1], guidance=1.0, eta=0.0, variance="fixed_small")
+    f.update(sampler="ddim", steps=c.distill.rounds[-1], guidance=1.0, eta=0.0, averaged=1, guided=(0.0, 1.0))
+    f.variance = "fixed_small"
     c.data.shot_drop = 0.0
     for phase in (r.detector, r.novel):
         phase.steps = 0

@@ -28,7 +28,8 @@ class MaskHead(NamedTuple):
     `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
     -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
     `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: what each step
-    saw, noise included, and its estimate, both scaled so that the mask is 0..1; x0[-1] is the prediction.
+    saw, noise included, and its estimate, both scaled so that the mask is 0..1; the prediction is x0[-1], or the
+    mean of the last estimates if a head averages them.
     `distill(steps, halve, weight) -> loss`: the loss (params, teacher's params, key, batch) -> as `loss` that
     teaches a net to draw in `steps` passes what a frozen one draws in more.
     """
@@ -91,7 +92,7 @@ def diffusion_head(
       unet: width, multipliers, blocks, attention (sides in px, see `nets.unet.attention_levels`), heads,
         head_channels, scale_shift, stem_patch, resblock_updown, dropout.
       diffusion: timesteps, schedule, prediction, signal_scale, learn_sigma, p_uncond, sampler, steps,
-        spacing, variance, eta, clip, guidance, guided; see configs/base.py.
+        spacing, variance, eta, clip, averaged, guidance, guided; see configs/base.py.
 
     Raises:
       ValueError: options that do not fit together.
@@ -116,6 +117,8 @@ def diffusion_head(
     if not 0 <= first < last <= 1:
         raise ValueError(f"diffusion.guided is {first, last}: two shares of the steps, 0 <= from < to <= 1")
     middles = (np.arange(len(plan.t)) + 0.5) / len(plan.t)
+    if not 1 <= f["averaged"] <= len(plan.t):
+        raise ValueError(f"diffusion.averaged is {f['averaged']}, must be 1..{len(plan.t)} (diffusion.steps)")
     guided_steps = (middles >= first) & (middles < last)
 
     def apply(params, y, t, cond, classes, key=None, vectors=None):
@@ -236,7 +239,10 @@ def diffusion_head(
         return 0.5 * (x0[..., 0] / b + 1.0)
 
     def predict(params, keys, region, shots, classes):
-        return jnp.clip(unit(draw(params, keys, region, shots, classes)[0]), 0.0, 1.0)
+        y, (_, x0) = draw(params, keys, region, shots, classes)
+        if f["averaged"] == 1:
+            return jnp.clip(unit(y), 0.0, 1.0)  # the estimates of 1000 steps are never held together
+        return jnp.clip(unit(x0[-f["averaged"] :]), 0.0, 1.0).mean(0)
 
     def trajectory(params, keys, region, shots, classes):
         y, x0 = draw(params, keys, region, shots, classes)[1]

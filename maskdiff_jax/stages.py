@@ -137,8 +137,11 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
                 f"not {ours[field]!r}: give the same field"
             )
     halves = [d.steps // 2 ** (i + 1) for i in range(len(d.rounds))]
-    if list(d.rounds) != halves or d.steps % 2 ** len(halves):
-        raise ValueError(f"distill.rounds is {tuple(d.rounds)}: each must be half of the one before, from {d.steps} on")
+    if list(d.rounds) != halves or d.steps % 2 ** len(halves) or (not halves and d.guidance == 1.0):
+        raise ValueError(
+            f"distill.rounds is {tuple(d.rounds)}: each must be half of the one before, from "
+            f"distill.steps={d.steps} on; without guidance there must be one"
+        )
     last = (d.rounds or (d.steps,))[-1]
     if (ours.steps, ours.guidance) != (last, 1.0):
         raise ValueError(
@@ -155,7 +158,8 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
         shots = draw_shots(c, pool)
         fewshot.save_shots(workdir / "shots.json", shots)
         shot_crops = pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool")
-    for steps, weight in ((d.steps, d.guidance), *((s, 1.0) for s in d.rounds)):
+    first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
+    for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
         halve = steps != d.steps
         loss = model.distill(steps, halve, weight)
         loader = _mask_loader(c, crops)

@@ -158,7 +158,7 @@ def test_guidance():
     assert np.abs(without[1.0] - guided[1.0]).mean() > 1e-3
 
 
-def test_guidance_in_a_part_of_the_steps():
+def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
     def head(**f):
         return mask_heads.diffusion_head(**options(diffusion={"steps": 4, "clip": False} | f))
 
@@ -171,8 +171,11 @@ def test_guidance_in_a_part_of_the_steps():
     np.testing.assert_allclose(y[:3], plain_y[:3], atol=1e-4)
     np.testing.assert_allclose(x0[:2], plain_x0[:2], atol=1e-4)
     assert np.abs(x0[2] - plain_x0[2]).mean() > 0.01
-    with pytest.raises(ValueError, match="shares of the steps"):
-        head(guided=(0.5, 0.5))
+    mean = jit(head(guidance=1.0, averaged=3).predict)(*given)
+    np.testing.assert_allclose(mean, plain_x0[-3:].mean(0), atol=1e-4)
+    for wrong, match in (({"guided": (0.5, 0.5)}, "shares of the steps"), ({"averaged": 5}, "1..4")):
+        with pytest.raises(ValueError, match=match):
+            head(**wrong)
 
 
 def fit(loss, params, steps, batch):

@@ -57,7 +57,7 @@ STAGE2 = "runs/fewshot-shapes-2shot-seed1"
 
 
 def test_a_run_is_distilled(trained):
-    small = {"distill.steps": 4, "distill.rounds": "(2,)"}
+    small = {"distill.guidance": 2.0, "distill.steps": 4, "distill.rounds": "(2,)"}
     launch("train", *flags(trained, "distill.py:shots=2,seed=1", **small), cwd=trained)
     run = trained / "runs/distill-shapes-2shot-seed1"
     lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from maskdiff_jax.nets.norm import GroupNorm
+from maskdiff_jax.nets.norm import GroupNorm, silu
 from maskdiff_jax.nets.resample import (
     KERNEL,
     UpConv,
@@ -86,7 +86,7 @@ class ResBlock(nn.Module):
 
         `vectors`, if given, stand for emb and classes: this block's rows of `block_vectors`.
         """
-        h = GroupNorm(self.groups or norm_groups(x.shape[-1]), nn.silu, name="norm1")(x)
+        h = GroupNorm(self.groups or norm_groups(x.shape[-1]), silu, name="norm1")(x)
         if self.resample:
             move = {"up": upsample, "down": mean_pool}[self.resample]
             h, x = move(h), move(x)
@@ -110,7 +110,7 @@ class ResBlock(nn.Module):
             if classes is not None:
                 row = jnp.matmul(classes, table, precision="highest")
                 shift = row if shift is None else shift + row
-        h = GroupNorm(self.groups or norm_groups(self.features), nn.silu, name="norm2")(h, scale, shift)
+        h = GroupNorm(self.groups or norm_groups(self.features), silu, name="norm2")(h, scale, shift)
         if self.dropout and key is not None:
             kept = jax.random.bernoulli(key, 1 - self.dropout, h.shape)
             h = jnp.where(kept, h / (1 - self.dropout), 0).astype(h.dtype)
@@ -286,7 +286,7 @@ class UNet(nn.Module):
                 i += 1
 
         h = h.astype(jnp.float32)
-        h = GroupNorm(self.groups or norm_groups(h.shape[-1]), nn.silu, name="out_norm")(h)
+        h = GroupNorm(self.groups or norm_groups(h.shape[-1]), silu, name="out_norm")(h)
         out = self.out_channels * self.stem_patch**2
         h = _conv(h, out, 3, "out", dtype=jnp.float32, zero=True, precision="highest")
         return depth_to_space(h, self.stem_patch) if self.stem_patch > 1 else h

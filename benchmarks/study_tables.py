@@ -1,0 +1,150 @@
+"""The study's json as the tables of docs/mask_head.md, and its picture.
+
+    python benchmarks/study_tables.py                    # fills the tables from results/study_masks_cpu.json
+    python benchmarks/study_tables.py --form=gpu
+    python benchmarks/study_tables.py --picture          # also draws docs/mask_head.png, from runs/study_masks
+
+In the document a table stands between the comments `<!-- study: NAME -->` and `<!-- end -->`; all else is prose.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import timing
+from benchmarks.mask_scores import DEFAULT
+from benchmarks.study_masks import MID, MORE_TRAININGS, ONE, TRAININGS
+
+DOCUMENT = timing.ROOT / "docs" / "mask_head.md"
+Line = tuple[str, str, dict]  # what the table calls it, training, setting
+
+COLUMNS = ("mIoU", "base", "novel", "boundary IoU")
+FIELDS = ("miou", "miou_base", "miou_novel", "boundary_iou")
+TABLES: dict[str, list[Line]] = {
+    "prediction": [
+        (f"{name}, {how}", name, setting)
+        for name in TRAININGS
+        for how, setting in (("10 steps, w = 2", {}), ("10 steps, w = 1", {"guidance": 1.0}),
+                             ("5 steps, w = 1", MID), ("1 step, w = 1", ONE))
+    ],
+    "steps": [
+        *((f"{s} DDIM, w = 2", "centre", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
+        *((f"{s} DPM-Solver++(2M), w = 2", "centre", {"steps": s, "sampler": "dpmpp_2m"}) for s in (5, 10)),
+        ("1000 DDPM, w = 2", "centre", {"steps": 1000, "sampler": "ddpm"}),
+        *((f"{s} DDIM, w = 1", "centre", {"steps": s, "guidance": 1.0}) for s in (1, 2, 3, 5, 10, 20)),
+    ],
+    "guidance": [
+        *((f"w = {w:.0f}", "centre", {"guidance": w}) for w in (1.0, 2.0, 3.0, 5.0)),
+        ("w = 5 in the first half of the steps", "centre", {"guidance": 5.0, "guided": (0.0, 0.5)}),
+        ("w = 5 in the second half", "centre", {"guidance": 5.0, "guided": (0.5, 1.0)}),
+    ],
+    "shots": [
+        *((f"diffusion: {s}", "centre", {"shots": s}) for s in ("real", "one", "other class", "none")),
+        *((f"plain UNet: {s}", "plain UNet", ONE | {"shots": s}) for s in ("real", "other class", "none")),
+    ],
+    "samples": [
+        *((f"{n} of 5 steps", "centre", MID | {"samples": n}) for n in (1, 3, 5, 9)),
+        *((f"{n} of 2 steps", "centre", MID | {"steps": 2, "samples": n}) for n in (1, 3, 5)),
+        *((f"1 of 5 steps, last {n} estimates averaged", "centre", MID | {"averaged": n}) for n in (3, 5)),
+    ],
+    "boxes": [
+        *((f"diffusion: sides moved by up to {j:.0%}", "centre", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
+        *((f"plain UNet: by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
+        *((f"{t}: by up to {j:.0%}", t, MID | {"jitter": j})
+          for t in ("no jitter", "context 0.1") for j in (0.0, 0.05, 0.1)),
+    ],
+    "heads": [
+        ("centre: 1 to 5 shots in training, with class", "centre", MID),
+        ("centre, one shot given", "centre", MID | {"shots": "one"}),
+        ("without class input", "no class", MID), ("always 5 shots in training", "K=5 alone", MID),
+        ("always 5 shots in training, one given", "K=5 alone", MID | {"shots": "one"}), ("1 slot", "K=1 alone", MID),
+    ],
+}  # fmt: skip
+
+
+def main() -> None:
+    """Rewrites the tables in place."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--form", default="cpu", help="cpu, gpu, coco_mini_gpu")
+    parser.add_argument("--picture", action="store_true")
+    args = parser.parse_args()
+    study = json.loads((timing.RESULTS / f"study_masks_{args.form}.json").read_text())
+    blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
+    blocks |= {"trainings": trainings(study), "unsure": unsure(study)}
+
+    def fill(match: re.Match) -> str:
+        return f"<!-- study: {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->"
+
+    text = DOCUMENT.read_text()
+    DOCUMENT.write_text(re.sub(r"<!-- study: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL))
+    print(DOCUMENT.relative_to(timing.ROOT))
+    if args.picture:
+        from benchmarks import study_picture
+
+        print(study_picture.draw(args.form).relative_to(timing.ROOT))
+
+
+def rows_of(study: dict, training: str, setting: dict) -> list[dict]:
+    """The rows of a training with this setting, one per seed."""
+    asked = json.loads(json.dumps(DEFAULT | setting))
+    return [r for r in study["rows"] if r["training"] == training and all(r[k] == v for k, v in asked.items())]
+
+
+def table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """Markdown."""
+    rule = "|---|" + "---:|" * (len(head) - 1)
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(x) + " |" for x in lines)])
+
+
+def percent(values: list[float]) -> str:
+    """Mean in percent; with the standard deviation where there are several seeds."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def scores(study: dict, lines: list[Line]) -> str:
+    """The lines that the study has."""
+    good = {t["training"]: all(u["converged"] for u in study["trainings"] if u["training"] == t["training"])
+            for t in study["trainings"]}  # fmt: skip
+    out = []
+    for name, training, setting in lines:
+        found = rows_of(study, training, setting)
+        if found:
+            mark = "" if good[training] else " (not converged)"
+            out.append((name + mark, *(percent([r[f] for r in found]) for f in FIELDS)))
+    return table(("", *COLUMNS), out)
+
+
+def trainings(study: dict) -> str:
+    """The curves: mean IoU after each quarter, 5 steps without guidance."""
+    out = []
+    for t in study["trainings"]:
+        curve = [f"{100 * v:.1f}" for v in t["curve"]]
+        what = ", ".join(f"{k.split('.')[-1]} = {v}" for k, v in (TRAININGS | MORE_TRAININGS)[t["training"]].items())
+        out.append((t["training"] + (f" ({what})" if what else ""), *curve, "yes" if t["converged"] else "no"))
+    return table(("training", "1/4", "2/4", "3/4", "end", "converged"), out)
+
+
+def unsure(study: dict) -> str:
+    """Calibration of soft masks: what they say beside what is true; how it helps to tell wrong masks."""
+    out = []
+    for name, training, setting in (
+        ("1 step", "centre", ONE), ("1 sample of 5 steps", "centre", MID),
+        ("9 samples of 5 steps, mean", "centre", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
+    ):  # fmt: skip
+        for r in rows_of(study, training, setting)[:1]:
+            error = sum(share * abs(said - true) for said, true, share in r["calibration"])
+            best = max(r["by_threshold"], key=r["by_threshold"].get)
+            gain = 100 * (r["by_threshold"][best] - r["by_threshold"]["0.50"])
+            out.append((name, f"{100 * error:.1f}", f"{r['uncertainty_vs_error']:.2f}", best, f"{gain:+.1f}"))
+    head = ("", "calibration error", "rank correlation of variance and 1 - IoU", "best threshold", "its gain")
+    return table(head, out)
+
+
+if __name__ == "__main__":
+    main()
