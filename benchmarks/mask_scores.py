@@ -1,5 +1,6 @@
 """Scores of masks drawn in true boxes: mean IoU, boundary IoU, calibration, what moves them. For study_masks.py."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,16 +38,16 @@ def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     return copy
 
 
-def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Draws a mask for every true object (class and shots given) and compares it with the truth.
+def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[tuple]:
+    """Draws a mask for every true object, class and shots given.
 
     Args:
       data: the test split and the Support bank are read.
       params: of the model.
       setting: fields of `DEFAULT` to change.
 
-    Returns:
-      the scores, the IoU of each object.
+    Yields:
+      as `segment.draw_masks`.
     """
     o = DEFAULT | setting
     changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
@@ -65,15 +66,23 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
             moved = loosened(tight, o["jitter"], rng)
             boxes[image_id] = moved.astype(np.float32), np.array([a.class_id for a in annotations])
     batches = pipeline.eval_batches(data.test, c.data, batch=c.eval.batch)
-    stream = segment.true_objects(segmenter, batches, boxes)
+    yield from segment.draw_masks(segmenter, params, segment.true_objects(segmenter, batches, boxes))
+
+
+def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Compares what `drawn` yields with the truth.
+
+    Returns:
+      the scores, the IoU of each object.
+    """
     ious, edges, novel, spread, cuts = [], [], [], [], []
     bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
-    for found, hw, soft, pasted in segment.draw_masks(segmenter, params, stream):
+    for found, hw, soft, pasted in drawn(data, params, setting):
         for i, (h, w) in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
-            true, drawn = coco.decode_mask(a.rle).astype(bool), pasted[i, :h, :w]
-            ious.append(iou(true, drawn))
-            edges.append(iou(edge(true), edge(drawn)))
+            true, mine = coco.decode_mask(a.rle).astype(bool), pasted[i, :h, :w]
+            ious.append(iou(true, mine))
+            edges.append(iou(edge(true), edge(mine)))
             novel.append(data.test.categories[a.class_id].novel)
             spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
             region = in_region(true, soft[i].shape, found.box[i])
