@@ -53,7 +53,7 @@ def main() -> None:
 def masks(data, params, setting) -> list[np.ndarray]:
     """The masks of all true objects, in the order of images and objects."""
     found = {}
-    for objects, hw, _, pasted in drawn(data, params, setting):
+    for objects, hw, _, pasted, _ in drawn(data, params, setting):
         for i, (h, w) in enumerate(hw):
             found[int(objects.image_id[i]), int(objects.rank[i])] = pasted[i, :h, :w]
     return [found[key] for key in sorted(found)]

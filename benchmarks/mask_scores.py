@@ -38,16 +38,13 @@ def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     return copy
 
 
-def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[tuple]:
+def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.Drawn]:
     """Draws a mask for every true object, class and shots given.
 
     Args:
       data: the test split and the Support bank are read.
       params: of the model.
       setting: fields of `DEFAULT` to change.
-
-    Yields:
-      as `segment.draw_masks`.
     """
     o = DEFAULT | setting
     changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
@@ -77,7 +74,7 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
     """
     ious, edges, novel, spread, cuts = [], [], [], [], []
     bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
-    for found, hw, soft, pasted in drawn(data, params, setting):
+    for found, hw, soft, pasted, _ in drawn(data, params, setting):
         for i, (h, w) in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
             true, mine = coco.decode_mask(a.rle).astype(bool), pasted[i, :h, :w]

@@ -81,8 +81,8 @@ def _soft(segmenter, params, data, truth, order):
             if key in order:
                 kept.append((order.index(key), jax.tree.map(lambda v, row=row: v[row : row + 1], (found, hw))))
     stream = [pair for _, pair in sorted(kept, key=lambda item: item[0])]
-    found, _, soft, _ = next(segment.draw_masks(segmenter, params, stream))
-    return found, soft
+    drawn = next(segment.draw_masks(segmenter, params, stream))
+    return drawn.objects, drawn.soft
 
 
 def _true(data, found, i) -> np.ndarray:

@@ -152,7 +152,7 @@ def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, recor
     stream = segment.detected_objects(
         segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
     )
-    for objects, hw, soft, pasted in segment.draw_masks(segmenter, params, stream):
+    for objects, hw, soft, pasted, _ in segment.draw_masks(segmenter, params, stream):
         sure = segment.confidence(soft, e.mask_threshold)
         for i, (h, w) in enumerate(hw):
             results.append(
@@ -271,7 +271,7 @@ def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, rec
     batches = _batches(config, records, "masks in true boxes")
     values: dict[int, list] = {}
     stream = segment.true_objects(segmenter, batches, boxes)
-    for objects, hw, _, pasted in segment.draw_masks(segmenter, params, stream):
+    for objects, hw, _, pasted, _ in segment.draw_masks(segmenter, params, stream):
         for i, (h, w) in enumerate(hw):
             annotation = truth[int(objects.image_id[i])][objects.rank[i]]
             iou = rle.iou([encode_mask(pasted[i, :h, :w])], [annotation.rle], [0])

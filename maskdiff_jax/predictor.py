@@ -34,6 +34,7 @@ class Prediction(NamedTuple):
     masks: np.ndarray  # [n, h, w] bool
     soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks; 4 soft (1 - soft) is their variance, 0..1
     confidence: np.ndarray  # [n] float32, 0..1: how sure the mask is of itself, see segment.confidence
+    samples: np.ndarray | None  # [n, N, h, w] float32, 0..1: each drawn mask, where `load` was asked to keep them
 
 
 class Predictor:
@@ -42,13 +43,13 @@ class Predictor:
     categories: tuple[Category, ...]  # by class id
     active: np.ndarray  # [C] bool: the classes that can be detected
 
-    def __init__(self, exported: checkpoint.Export, noise_seed: int, samples: int, min_score: float):
+    def __init__(self, exported: checkpoint.Export, noise_seed: int, samples: int, min_score: float, keep: bool):
         """Use ``load``."""
         self._config = c = as_config(exported.config)
         self.categories = tuple(Category(**x) for x in exported.categories)
         self.active = active_classes(c, self.categories)
         self._params = jax.device_put(exported.params)
-        self._min_score = min_score
+        self._min_score, self._samples, self._keep = min_score, samples, keep
         self._top_n = min(c.eval.mask_top_n, c.model.detector.max_detections)
         # masks are pasted below, at each image's own size: a canvas here would compile the net for each
         self._segmenter = segment.make_segmenter(
@@ -74,14 +75,17 @@ class Predictor:
             self._segmenter, self._params, [batch], self.active,
             min_score=self._min_score, top_n=self._top_n, maskless=[],
         )  # fmt: skip
-        objects, soft, sure = [], [], []
-        for drawn, hw, masks, _ in segment.draw_masks(self._segmenter, self._params, stream):
-            objects.append(drawn)
-            soft.append(self._paste(masks, drawn.box, hw))
-            sure.append(segment.confidence(masks, self._config.eval.mask_threshold))
+        objects, soft, sure, each = [], [], [], []
+        for drawn in segment.draw_masks(self._segmenter, self._params, stream):
+            objects.append(drawn.objects)
+            soft.append(self._paste(drawn.soft[:, None], drawn)[:, 0])
+            sure.append(segment.confidence(drawn.soft, self._config.eval.mask_threshold))
+            if self._keep:
+                each.append(self._paste(drawn.each, drawn))
         h, w = image.shape[:2]
         ids = np.concatenate([o.class_id for o in objects]) if objects else np.zeros(0, np.int32)
         pasted = np.concatenate(soft)[:, :h, :w] if soft else np.zeros((0, h, w), np.float32)
+        nothing = np.zeros((0, self._samples, h, w), np.float32)
         return Prediction(
             boxes=np.concatenate([o.box for o in objects]) if objects else np.zeros((0, 4), np.float32),
             scores=np.concatenate([o.score for o in objects]) if objects else np.zeros(0, np.float32),
@@ -90,13 +94,15 @@ class Predictor:
             masks=pasted >= self._config.eval.mask_threshold,
             soft=pasted,
             confidence=np.concatenate(sure) if sure else np.zeros(0, np.float32),
+            samples=(np.concatenate(each)[..., :h, :w] if each else nothing) if self._keep else None,
         )
 
-    def _paste(self, masks: np.ndarray, boxes: np.ndarray, hw: np.ndarray) -> np.ndarray:
-        """Soft masks [n, M, M] -> [n, H, W] on the smallest canvas that holds the image."""
-        canvas = segment.canvas_of([tuple(hw[0])])
-        context = self._config.data.context
-        return np.stack([_paste(m, b, hw[0], canvas, context) for m, b in zip(masks, boxes, strict=True)])
+    def _paste(self, masks: np.ndarray, drawn: segment.Drawn) -> np.ndarray:
+        """Soft masks [n, N, M, M] -> [n, N, H, W] on the smallest canvas that holds the image."""
+        hw, context = drawn.hw[0], self._config.data.context
+        canvas = segment.canvas_of([tuple(hw)])
+        pairs = zip(masks, drawn.objects.box, strict=True)
+        return np.stack([np.stack([_paste(m, box, hw, canvas, context) for m in of_one]) for of_one, box in pairs])
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -110,6 +116,7 @@ def load(
     noise_seed: int | None = None,
     samples: int | None = None,
     min_score: float | None = None,
+    keep_samples: bool = False,
 ) -> Predictor:
     """Opens what launch/export.py wrote.
 
@@ -118,6 +125,7 @@ def load(
       noise_seed: of the sampler; None: as the model was evaluated, likewise below.
       samples: masks drawn per object and averaged, from 1 on.
       min_score: detections below are left out, 0..1.
+      keep_samples: predictions hold each of the `samples` masks too.
 
     Raises:
       FileNotFoundError: not an export.
@@ -132,7 +140,7 @@ def load(
         raise ValueError(f"samples={samples}: at least one mask must be drawn per object")
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score={min_score} must be in 0..1")
-    return Predictor(exported, noise_seed, samples, min_score)
+    return Predictor(exported, noise_seed, samples, min_score, keep_samples)
 
 
 def as_config(tree: dict) -> ConfigDict:

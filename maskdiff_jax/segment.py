@@ -32,9 +32,19 @@ class Segmenter(NamedTuple):
 
     detect: Any  # params, batch, active -> boxes [B, D, 4] original px, scores, classes, regions [B, top_n, M, M, 3]
     crop: Any  # batch, boxes [B, n, 4] original px -> regions [B, n, M, M, 3] uint8
-    draw: Any  # params, key, Objects, original hw [n, 2] -> soft masks [n, M, M] in [0, 1], pasted [n, H, W] bool
+    draw: Any  # params, key, Objects, original hw [n, 2] -> soft, pasted, each as in `Drawn`
     noise: Array  # key of the sampler's noise
     mask_batches: tuple[int, ...]  # objects drawn together, ascending
+
+
+class Drawn(NamedTuple):
+    """Masks of n objects."""
+
+    objects: Objects
+    hw: np.ndarray  # [n, 2] original height and width
+    soft: np.ndarray  # [n, M, M] in 0..1: the mean of the samples
+    pasted: np.ndarray  # [n, H, W] bool, on the canvas
+    each: np.ndarray  # [n, samples, M, M] in 0..1
 
 
 def make_segmenter(
@@ -90,10 +100,12 @@ def make_segmenter(
             mine = jax.vmap(lambda k: jax.random.fold_in(k, s))(keys)
             return model.segment(params, mine, objects.region, of_class, objects.class_id)
 
-        soft = jnp.mean(jnp.stack([one_sample(s) for s in range(samples)]), 0)
+        # one after the other: a batch of all would be another program for each number of samples
+        each = jax.lax.map(one_sample, jnp.arange(samples)) if samples > 1 else one_sample(0)[None]
+        soft = each.mean(0)
         boxes = jax.vmap(widen)(objects.box, original_hw)
         pasted = jax.vmap(lambda m, b: mask_ops.paste(m, b, canvas))(soft, boxes)
-        return soft, pasted >= threshold
+        return soft, pasted >= threshold, jnp.moveaxis(each, 0, 1)
 
     sizes = tuple(sorted(mask_batches))
     return Segmenter(jax.jit(detect), jax.jit(crop), jax.jit(draw), jax.random.key(noise_seed), sizes)
@@ -101,14 +113,11 @@ def make_segmenter(
 
 def draw_masks(
     segmenter: Segmenter, params: PyTree, stream: Iterable[tuple[Objects, np.ndarray]]
-) -> Iterator[tuple[Objects, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[Drawn]:
     """Draws the masks of a stream of objects in full batches, whatever image they are from.
 
     Args:
       stream: pairs of Objects (any n) and the original height, width of their images [n, 2].
-
-    Yields:
-      Objects, original height and width, soft masks [n, M, M], masks [n, H, W] bool on the canvas.
     """
     n = segmenter.mask_batches[-1]
     waiting: list[tuple[Objects, np.ndarray]] = []
@@ -144,12 +153,12 @@ def _join(parts: list) -> tuple[Objects, np.ndarray]:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def _draw(segmenter: Segmenter, params: PyTree, objects: Objects, hw: np.ndarray):
+def _draw(segmenter: Segmenter, params: PyTree, objects: Objects, hw: np.ndarray) -> Drawn:
     n = len(hw)
     full = next(size for size in segmenter.mask_batches if size >= n)
     padded = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], full - n, 0)]), (objects, hw))
-    soft, pasted = jax.device_get(segmenter.draw(params, segmenter.noise, *padded))
-    return objects, hw, soft[:n], pasted[:n]
+    found = jax.device_get(segmenter.draw(params, segmenter.noise, *padded))
+    return Drawn(objects, hw, *(x[:n] for x in found))
 
 
 def detected_objects(

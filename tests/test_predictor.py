@@ -93,7 +93,7 @@ def test_agrees_with_the_path_of_evaluation(model):
     stream = segment.detected_objects(
         seg, model._params, [batch], model.active, min_score=0.0, top_n=4, maskless=[]
     )
-    (objects, hw, soft, _), *_ = segment.draw_masks(seg, model._params, stream)
+    (objects, hw, soft, *_), *_ = segment.draw_masks(seg, model._params, stream)
     from maskdiff_jax.ops import masks
 
     box = masks.context_box(objects.box[0], tiny_config().data.context, hw[0])
@@ -109,6 +109,16 @@ def test_active_classes_follow_the_stage():
     with config.unlocked():
         config.stage = "base"
     assert predictor.active_classes(config, names).tolist() == [i < 8 for i in range(12)]
+
+
+def test_samples_are_kept_when_asked_for(exported):
+    image = picture(60, 90)
+    kept = predictor.load(exported, samples=3, keep_samples=True, min_score=0.0)(image)
+    assert kept.samples is not None and kept.samples.shape == (len(kept.boxes), 3, 60, 90) and len(kept.boxes)
+    np.testing.assert_allclose(kept.samples.mean(1), kept.soft, atol=1e-5)
+    assert np.abs(kept.samples[:, 0] - kept.samples[:, 1]).max() > 1e-3
+    blank = predictor.load(exported, samples=3, keep_samples=True, min_score=1.0)(image)
+    assert blank.samples is not None and blank.samples.shape == (0, 3, 60, 90)
 
 
 def test_min_score_drops_detections(exported):

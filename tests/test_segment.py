@@ -22,7 +22,7 @@ def make(mask_batches, traced):
         return jax.nn.sigmoid(params * noise + 4 * (light - 0.5))
 
     nothing = lambda *_: None
-    model = Model(nothing, nothing, nothing, nothing, nothing, paint, nothing)
+    model = Model(nothing, nothing, nothing, nothing, nothing, paint, nothing, nothing)
     support = Support(np.full((3, 2, M, M, 4), 9, np.uint8), np.full(3, 2))
     return segment.make_segmenter(
         model, support, size=M, context=0.0, top_n=4, mask_batches=mask_batches, canvas=CANVAS, threshold=0.5,
@@ -48,7 +48,7 @@ def stream(counts):
 def drawn(segmenter, counts):
     """{(image, rank): soft mask}, and the masks in their images."""
     soft, pasted = {}, {}
-    for objects, _, s, p in segment.draw_masks(segmenter, jnp.float32(1.0), stream(counts)):
+    for objects, _, s, p, _ in segment.draw_masks(segmenter, jnp.float32(1.0), stream(counts)):
         for i, name in enumerate(zip(objects.image_id.tolist(), objects.rank.tolist(), strict=True)):
             assert name not in soft
             soft[name], pasted[name] = s[i], p[i]
