@@ -33,6 +33,8 @@ def main() -> None:
     config = distill.get_config("shapes").unlock()
     config.init_from = str(args.run)
     config.distill.guidance = args.guidance
+    config.distill.rounds = (4, 2, 1)
+    config.model.mask.diffusion.steps = 1
     if args.steps:
         config.train.mask.steps = args.steps
     data = study_masks.open_data(None)

@@ -172,7 +172,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.learn_sigma = False  # a second output channel gives the reverse variance
     f.p_uncond = 0.1  # share of training samples without their class
     f.sampler = "ddim"  # a name in diffusion.SAMPLERS: ddpm, ddim, dpmpp_2m
-    f.steps = 5  # S, measured: docs/mask_head.md
+    f.steps = 2  # S, measured: docs/mask_head.md
     f.spacing = "trailing"  # "trailing", "even" [GD "10"], "leading" [GD "ddim10"]
     f.variance = "fixed_small"  # of ddpm: fixed_small, fixed_large, learned
     f.eta = 0.0  # of ddim: 0 deterministic .. 1 = ddpm
