@@ -37,6 +37,7 @@ from maskdiff_jax.types import TrainState
 QUARTERS = 4
 CONVERGED = 0.01  # of mean IoU, 0..1
 MID = {"steps": 5, "guidance": 1.0}  # where several masks per object are cheap
+TWO = {"steps": 2, "guidance": 1.0}
 ONE = {"steps": 1, "guidance": 1.0}
 
 # question 1 (prediction, signal scale, schedule), 4 (no diffusion)
@@ -69,9 +70,10 @@ SAMPLINGS = [
     ONE,
     MID,
     *({"shots": s} for s in ("one", "other class", "none")),
-    *({"steps": s, "guidance": 1.0} for s in (2, 3, 20)),
+    TWO,
+    *({"steps": s, "guidance": 1.0} for s in (3, 20)),
     *(MID | {"samples": n} for n in (3, 5, 9)),
-    *({"steps": 2, "guidance": 1.0, "samples": n} for n in (3, 5)),
+    *(TWO | {"samples": n} for n in (3, 5)),
     *(MID | {"averaged": n} for n in (3, 5)),
     *(MID | {"order": n} for n in (1, 2, 3)),
     *(MID | {"noise": n} for n in (1, 2, 3)),
@@ -81,10 +83,10 @@ SLOW = [{"steps": 250}, {"steps": 1000}, {"steps": 1000, "sampler": "ddpm"}, {"s
 # how the other trainings are drawn from
 OTHERS = {
     "plain UNet": [ONE, *(ONE | {"shots": s} for s in ("other class", "none")), ONE | {"jitter": 0.1}],
-    "paper: eps b=1": [{}, {"guidance": 5.0}, {"guidance": 1.0}, {"steps": 50, "guidance": 1.0}, ONE],
-    "no class": [{"guidance": 1.0}, MID, ONE],
-    "K=5 alone": [{}, MID, MID | {"shots": "one"}],
-    "K=1 alone": [{}, MID],
+    "paper: eps b=1": [{}, {"guidance": 5.0}, {"guidance": 1.0}, {"steps": 50, "guidance": 1.0}, MID, TWO, ONE],
+    "no class": [{"guidance": 1.0}, MID, TWO, ONE],
+    "K=5 alone": [{}, MID, TWO, MID | {"shots": "one"}],
+    "K=1 alone": [{}, MID, TWO],
     "no jitter": [{}, MID, *(MID | {"jitter": j} for j in (0.05, 0.1))],
     "context 0.1": [{}, MID, *(MID | {"jitter": j} for j in (0.05, 0.1))],
 }
@@ -104,15 +106,16 @@ def main() -> None:
     names = args.trainings.split(",") if args.trainings else list(trainings if args.full else TRAININGS)
     form = f"{'coco_mini_' if args.root else ''}{'gpu' if args.full else 'cpu'}"
     folder = Path("runs/study_masks") / f"{form}-{args.steps}"
+    about = {"objects": objects(data)} | timing.machine()
     for seed in range(3 if args.full else 1):
         for name in names:
-            settings = OTHERS.get(name, [{}, {"guidance": 1.0}, MID, ONE])
+            settings = OTHERS.get(name, [{}, {"guidance": 1.0}, MID, TWO, ONE])
             if name == "centre":
                 settings = [{}, *SAMPLINGS, *(SLOW if args.full else [])]
             mine = data._replace(config=changed(data.config, trainings[name]))
             study(mine, name, seed, args.steps, settings, folder)
             # after each training, so that an interrupted study has its json too
-            timing.write(f"study_masks_{form}", gather(folder, list(trainings)) | {"objects": objects(data)})
+            timing.write(f"study_masks_{form}", about | gather(folder, list(trainings)))
 
 
 def open_data(root: Path | None) -> Data:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
 from benchmarks.mask_scores import DEFAULT
-from benchmarks.study_masks import MID, MORE_TRAININGS, ONE, TRAININGS
+from benchmarks.study_masks import MID, MORE_TRAININGS, ONE, TRAININGS, TWO
 
 DOCUMENT = timing.ROOT / "docs" / "mask_head.md"
 Line = tuple[str, str, dict]  # what the table calls it, training, setting
@@ -29,8 +29,9 @@ TABLES: dict[str, list[Line]] = {
     "prediction": [
         (f"{name}, {how}", name, setting)
         for name in TRAININGS
-        for how, setting in (("10 steps, w = 2", {}), ("10 steps, w = 1", {"guidance": 1.0}),
-                             ("5 steps, w = 1", MID), ("1 step, w = 1", ONE))
+        for how, setting in (("10 steps, w = 2", {}), ("50 steps, w = 1", {"steps": 50, "guidance": 1.0}),
+                             ("5 steps, w = 1", MID), ("2 steps, w = 1", TWO), ("1 step, w = 1", ONE))
+        if (name, how) != ("centre", "50 steps, w = 1")
     ],
     "steps": [
         *((f"{s} DDIM, w = 2", "centre", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
@@ -49,7 +50,7 @@ TABLES: dict[str, list[Line]] = {
     ],
     "samples": [
         *((f"{n} of 5 steps", "centre", MID | {"samples": n}) for n in (1, 3, 5, 9)),
-        *((f"{n} of 2 steps", "centre", MID | {"steps": 2, "samples": n}) for n in (1, 3, 5)),
+        *((f"{n} of 2 steps", "centre", TWO | {"samples": n}) for n in (1, 3, 5)),
         *((f"1 of 5 steps, last {n} estimates averaged", "centre", MID | {"averaged": n}) for n in (3, 5)),
     ],
     "boxes": [
@@ -75,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     study = json.loads((timing.RESULTS / f"study_masks_{args.form}.json").read_text())
     blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
-    blocks |= {"trainings": trainings(study), "unsure": unsure(study)}
+    blocks |= {"trainings": trainings(study), "unsure": unsure(study), "order": order(study)}
 
     def fill(match: re.Match) -> str:
         return f"<!-- study: {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->"
@@ -128,6 +129,13 @@ def trainings(study: dict) -> str:
         what = ", ".join(f"{k.split('.')[-1]} = {v}" for k, v in (TRAININGS | MORE_TRAININGS)[t["training"]].items())
         out.append((t["training"] + (f" ({what})" if what else ""), *curve, "yes" if t["converged"] else "no"))
     return table(("training", "1/4", "2/4", "3/4", "end", "converged"), out)
+
+
+def order(study: dict) -> str:
+    """How far the IoU of one object moves."""
+    spreads = [t["spread"] for t in study["trainings"] if t["spread"]["order"] is not None]
+    out = [(what, percent([s[what] for s in spreads])) for what in ("order", "noise") if spreads]
+    return table(("what changes", "spread of an object's IoU"), out)
 
 
 def unsure(study: dict) -> str:
