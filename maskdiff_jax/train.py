@@ -12,6 +12,12 @@ from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.loop import read_seconds, run_phase
 from maskdiff_jax.stages import STAGES
 
+# fields that training does not see
+FREE = {"train.devices"} | {
+    f"model.mask.diffusion.{field}"
+    for field in ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
+}
+
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Trains the stage that ``config`` describes; what is done already is not done again.
@@ -55,8 +61,8 @@ def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> Non
     if path.exists():
         ours, theirs = flat(json.loads(text)), flat(json.loads(path.read_text()))
         differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        # how a result is looked at may change without another training
-        differ = [k for k in differ if not k.startswith("eval.") and k != "train.devices"]
+        # how masks are drawn and results looked at may change without another training
+        differ = [k for k in differ if not k.startswith("eval.") and k not in FREE]
         if differ:
             raise ValueError(
                 f"{workdir} holds a run of another config (different: {', '.join(differ[:8])}): "
