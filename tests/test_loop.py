@@ -9,7 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from maskdiff_jax import checkpoint, loop, optim, sharding, train
+from maskdiff_jax import checkpoint, loop, optim, sharding
+from maskdiff_jax import train as training
 from maskdiff_jax.types import TrainState
 
 
@@ -130,12 +131,12 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_a_workdir_belongs_to_what_was_trained(tmp_path):
     config = base.get_config("shapes").unlock()
-    train.claim(config, tmp_path)
+    training.claim(config, tmp_path)
     config.model.mask.diffusion.update(steps=7, guidance=3.0)
     config.eval.samples = 3
-    train.claim(config, tmp_path, must_exist=True)
+    training.claim(config, tmp_path, must_exist=True)
     config.model.mask.diffusion.prediction = "v"
     with pytest.raises(ValueError, match=r"different: model\.mask\.diffusion\.prediction"):
-        train.claim(config, tmp_path)
+        training.claim(config, tmp_path)
     with pytest.raises(FileNotFoundError, match="train first"):
-        train.claim(config, tmp_path / "other", must_exist=True)
+        training.claim(config, tmp_path / "other", must_exist=True)
