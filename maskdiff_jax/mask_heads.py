@@ -179,6 +179,7 @@ def diffusion_head(
         grid, own = (sampler.make_plan(schedule, sampler="ddim", steps=s, spacing=f["spacing"]) for s in asked)
         if not np.array_equal(grid.t[::stride], own.t):
             raise ValueError(f"diffusion.spacing='{f['spacing']}' has no {steps} of {2 * steps} steps: use 'trailing'")
+
         def loss(params, teacher, key, batch):
             n, cond = batch.classes.shape[0], cond_of(batch.region, batch.shots)
             keys = jax.random.split(key, 3)
