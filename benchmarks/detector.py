@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--dtypes", help="of float32, bfloat16; default on a CPU: float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sampling", default="0,2", help="model.detector.roi_sampling: 0 adaptive, 2 fixed 2 x 2")
-    for name in ("what", "batch", "dtype", "roi_sampling"):  # one worker
+    for name in ("what", "batch", "dtype", "roi_sampling", "convolutions"):  # one worker
         parser.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.what:
-        print(json.dumps(measure(args.what, int(args.batch), args.dtype, int(args.roi_sampling))))
+        print(json.dumps(measure(args)))
         return
     import jax
 
@@ -53,10 +53,10 @@ def main() -> None:
         dtype: timing.worker("detector.py", what="parts", batch=batches[-1], dtype=dtype, roi_sampling=0)
         for dtype in dtypes
     }
-    print(f"\n{'what':7}{'engine':26}{'dtype':10}{'batch':>6}{'images/s':>10}{'GB':>7}")
+    print(f"\n{'what':7}{'engine':32}{'dtype':10}{'batch':>6}{'images/s':>10}{'GB':>7}")
     for r in rows:
         speed = f"{r['images_per_s']:10.2f}{r.get('gb') or 0:7.2f}" if "error" not in r else f"  {r['error'][:60]}"
-        print(f"{r['what']:7}{r['engine']:26}{r['dtype']:10}{r['batch']:6d}{speed}")
+        print(f"{r['what']:7}{r['engine']:32}{r['dtype']:10}{r['batch']:6d}{speed}")
     print("\nseconds of the parts of inference:", json.dumps(parts))
     done = [r for r in rows if "error" not in r]  # an engine that does not run here has no number
     result = {"image_hw": HW, "rows": done, "parts": {"batch": batches[-1]} | parts} | timing.machine()
@@ -65,11 +65,17 @@ def main() -> None:
 
 def compare(what: str, batch: int, dtype: str, args: argparse.Namespace) -> list[dict]:
     """Rows of one table line: ours with each kind of RoIAlign, and torchvision eager and compiled."""
+    import jax
+
     same = {"what": what, "batch": batch, "dtype": dtype}
     jobs = {
         f"ours, roi_sampling={s}": partial(timing.worker, "detector.py", roi_sampling=s, **same)
         for s in args.sampling.split(",")
     }
+    if jax.default_backend() == "cpu":  # what jaxlib 0.10 would choose
+        jobs["ours, roi_sampling=2, YNNPACK"] = partial(
+            timing.worker, "detector.py", roi_sampling=2, convolutions="default", **same
+        )
     if args.torch:
         for mode in ("eager", "compile"):
             jobs[f"torchvision, {mode}"] = partial(
@@ -83,7 +89,7 @@ def compare(what: str, batch: int, dtype: str, args: argparse.Namespace) -> list
     return rows
 
 
-def measure(what: str, batch: int, dtype: str, sampling: int) -> dict:
+def measure(args: argparse.Namespace) -> dict:
     """One worker: seconds per call and memory."""
     import jax
     import jax.numpy as jnp
@@ -94,10 +100,11 @@ def measure(what: str, batch: int, dtype: str, sampling: int) -> dict:
     from maskdiff_jax import detector, loop, optim, sharding
     from maskdiff_jax.types import Batch, Instances, TrainState
 
-    cli.set_up_jax()
-    jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
+    what, batch, dtype = args.what, int(args.batch), args.dtype
     config = base.get_config("coco").unlock()
-    config.model.detector.roi_sampling = sampling
+    config.model.detector.roi_sampling = int(args.roi_sampling)
+    cli.set_up_jax(None if args.convolutions else config)
+    jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
     fields = dict(num_classes=80, dtype=dtype, **config.model.detector.to_dict())
     made = detector.make_detector(**fields)
     rng = np.random.default_rng(0)

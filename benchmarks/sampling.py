@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shots", type=int, default=5, choices=tuple(GFLOP))
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, for MFU")
-    for name in ("what", "batch", "dtype", "steps", "guidance", "cache"):  # one worker
+    for name in ("what", "batch", "dtype", "steps", "guidance", "cache", "convolutions"):  # one worker
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.what:
@@ -52,7 +52,7 @@ def main() -> None:
         return
     import jax
 
-    plan = args.plan or ("cpu" if jax.default_backend() == "cpu" else "gpu")
+    args.plan = plan = args.plan or ("cpu" if jax.default_backend() == "cpu" else "gpu")
     rows = []
     for what, batch, dtype, steps, guidance in PLANS[plan]:
         same = {"what": what, "batch": batch, "dtype": dtype, "steps": steps, "guidance": guidance}
@@ -81,6 +81,8 @@ def main() -> None:
 def jobs(same: dict, args: argparse.Namespace) -> dict:
     """Ours and the twins, each a call that starts a worker."""
     made = {"ours": partial(timing.worker, "sampling.py", **same)}
+    if args.plan == "cpu":  # what jaxlib 0.10 would choose on a CPU
+        made["ours, YNNPACK"] = partial(timing.worker, "sampling.py", convolutions="default", **same)
     for mode in args.modes.split(",") if args.torch else ():
         made[f"torch, {mode}"] = partial(timing.worker, "torch_unet.py", python=args.torch, mode=mode, **same)
     return made
@@ -106,13 +108,12 @@ def measure(args: argparse.Namespace) -> dict:
     from maskdiff_jax.model import build
     from maskdiff_jax.types import MaskBatch, TrainState
 
+    config = base.get_config("coco").unlock()
+    cli.set_up_jax(None if args.convolutions else config)
     if args.cache:
         jax.config.update("jax_compilation_cache_dir", args.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    else:
-        cli.set_up_jax()
     jax.config.update("jax_default_matmul_precision", "highest" if args.dtype == "float32" else None)
-    config = base.get_config("coco").unlock()
     config.model.dtype = args.dtype
     config.model.mask.slots = args.shots
     config.model.mask.diffusion.update(steps=int(args.steps), guidance=float(args.guidance))

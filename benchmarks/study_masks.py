@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder of COCO photos instead of shapes")
     parser.add_argument("--steps", type=int, default=3000, help="of each training")
     parser.add_argument("--trainings", help="comma-separated names; default: all of this form of the study")
+    parser.add_argument("--seeds", help="of the trainings, comma-separated; default: 0, in full 0,1,2")
     args = parser.parse_args()
     cli.set_up_jax()
     data = open_data(args.root)
@@ -107,7 +108,8 @@ def main() -> None:
     form = f"{'coco_mini_' if args.root else ''}{'gpu' if args.full else 'cpu'}"
     folder = Path("runs/study_masks") / f"{form}-{args.steps}"
     about = {"objects": objects(data)} | timing.machine()
-    for seed in range(3 if args.full else 1):
+    seeds = [int(s) for s in (args.seeds or ("0,1,2" if args.full else "0")).split(",")]
+    for seed in seeds:
         for name in names:
             settings = OTHERS.get(name, [{}, {"guidance": 1.0}, MID, TWO, ONE])
             if name == "centre":

@@ -127,7 +127,8 @@ def trainings(study: dict) -> str:
     for t in study["trainings"]:
         curve = [f"{100 * v:.1f}" for v in t["curve"]]
         what = ", ".join(f"{k.split('.')[-1]} = {v}" for k, v in (TRAININGS | MORE_TRAININGS)[t["training"]].items())
-        out.append((t["training"] + (f" ({what})" if what else ""), *curve, "yes" if t["converged"] else "no"))
+        again = f", seed {t['seed']}" if t["seed"] else ""
+        out.append((t["training"] + again + (f" ({what})" if what else ""), *curve, "yes" if t["converged"] else "no"))
     return table(("training", "1/4", "2/4", "3/4", "end", "converged"), out)
 
 
