@@ -103,7 +103,7 @@ def measure(args: argparse.Namespace) -> dict:
     what, batch, dtype = args.what, int(args.batch), args.dtype
     config = base.get_config("coco").unlock()
     config.model.detector.roi_sampling = int(args.roi_sampling)
-    cli.set_up_jax(None if args.convolutions else config)
+    cli.set_up_jax(0 if args.convolutions else config.model.mask.size)
     jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
     fields = dict(num_classes=80, dtype=dtype, **config.model.detector.to_dict())
     made = detector.make_detector(**fields)

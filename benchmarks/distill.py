@@ -3,12 +3,13 @@
     python launch/quickstart.py && python benchmarks/distill.py              # -> benchmarks/results/distill.json
     python benchmarks/distill.py --run=runs/quickstart_3x/fewshot --guidance=2
 
-Takes a finished run of stage 2 on shapes as the teacher, trains configs/distill.py from it (into runs/distill) and
-scores every student. A pass is one evaluation of the network per mask; guidance takes two per step.
+Takes a finished run of stage 2 on shapes as the teacher, trains configs/distill.py from it and scores every
+student. A pass is one evaluation of the network per mask; guidance takes two per step.
 """
 
 import argparse
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0, help="of the teacher")
     parser.add_argument("--steps", type=int, help="of each round of training; default: the config's")
     args = parser.parse_args()
+    if not (args.run / "checkpoints/final").is_dir():
+        print(f"skipped: {args.run} holds no finished run; make quickstart leaves runs/quickstart")
+        return
     cli.set_up_jax()
     config = distill.get_config("shapes").unlock()
     config.init_from = str(args.run)
@@ -51,17 +55,18 @@ def main() -> None:
     for steps in (8, 4, 2, 1):
         for guidance in (args.guidance, 1.0):
             scored("teacher", teacher, steps, guidance)
-    train = partial(loop.run_phase, config=config, workdir=Path("runs/distill"), mesh=sharding.make_mesh(1))
 
-    def train_and_score(phase, params):
+    def train_and_score(phase, params, train):
         params = train(phase, params)
         for steps in (8, 4, 2, 1):
             scored(f"student, {phase.name}", params, steps, 1.0)
         return params
 
-    stages.distill_stage(config, Path("runs/distill"), train_and_score)
+    with tempfile.TemporaryDirectory() as workdir:
+        train = partial(loop.run_phase, config=config, workdir=Path(workdir), mesh=sharding.make_mesh(1))
+        stages.distill_stage(config, Path(workdir), partial(train_and_score, train=train))
     phase = config.train.mask
-    about = {"training_steps": phase.steps, "batch": phase.batch, "rounds": config.distill.rounds}
+    about = {"training_steps": phase.steps, "batch": 2 * phase.batch, "rounds": config.distill.rounds}
     timing.write("distill", about | {"objects": study_masks.objects(data), "rows": rows} | timing.machine())
 
 

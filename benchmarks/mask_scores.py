@@ -10,11 +10,12 @@ from PIL import Image, ImageFilter
 from maskdiff_jax import segment
 from maskdiff_jax.data import coco, pipeline
 from maskdiff_jax.model import build
+from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Support
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
-# how the centre draws; a setting names what it changes
+# what the settings of a study vary: each names what it changes
 DEFAULT = {
     "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
     "samples": 1, "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
@@ -82,7 +83,8 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
             edges.append(iou(edge(true), edge(mine)))
             novel.append(data.test.categories[a.class_id].novel)
             spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
-            region = in_region(true, soft[i].shape, found.box[i])
+            around = masks.context_box(found.box[i], data.config.data.context, (h, w))
+            region = in_region(true, soft[i].shape, np.asarray(around))
             count_pixels(bins, soft[i], region)
             cuts.append([iou(region, soft[i] >= cut) for cut in CUTS])
     values, edges, novel = np.array(ious), np.array(edges), np.array(novel)

@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace) -> dict:
     from maskdiff_jax.types import MaskBatch, TrainState
 
     config = base.get_config("coco").unlock()
-    cli.set_up_jax(None if args.convolutions else config)
+    cli.set_up_jax(0 if args.convolutions else config.model.mask.size)
     if args.cache:
         jax.config.update("jax_compilation_cache_dir", args.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

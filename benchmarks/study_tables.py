@@ -1,6 +1,7 @@
-"""The study's json as the tables of docs/mask_head.md, and its picture.
+"""What was measured of the mask head as the tables of docs/mask_head.md, and its picture.
 
-    python benchmarks/study_tables.py                    # fills the tables from results/study_masks_cpu.json
+    python benchmarks/study_tables.py                    # results/study_masks_cpu.json, distill.json, agreement.json,
+                                                         # sampling_cpu.json -> the document's tables
     python benchmarks/study_tables.py --form=gpu
     python benchmarks/study_tables.py --picture          # also draws docs/mask_head.png, from runs/study_masks
 
@@ -77,6 +78,7 @@ def main() -> None:
     study = json.loads((timing.RESULTS / f"study_masks_{args.form}.json").read_text())
     blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
     blocks |= {"trainings": trainings(study), "unsure": unsure(study), "order": order(study)}
+    blocks |= {"distill": distilled(), "agreement": agreement(), "cost": cost()}
 
     def fill(match: re.Match) -> str:
         return f"<!-- study: {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->"
@@ -153,6 +155,43 @@ def unsure(study: dict) -> str:
             out.append((name, f"{100 * error:.1f}", f"{r['uncertainty_vs_error']:.2f}", best, f"{gain:+.1f}"))
     head = ("", "calibration error", "rank correlation of variance and 1 - IoU", "best threshold", "its gain")
     return table(head, out)
+
+
+def distilled() -> str:
+    """Students at the number of steps they were made for, beside their teacher."""
+    rows = json.loads((timing.RESULTS / "distill.json").read_text())["rows"]
+    names = {
+        "teacher": lambda r: f"teacher, {r['steps']} steps, w = {r['guidance']:.0f}",
+        "student, guidance": lambda r: f"student of the guidance, {r['steps']} steps",
+    }
+    out = []
+    for r in rows:
+        made_for = re.fullmatch(r"student, steps(\d+)", r["who"])
+        if made_for and int(made_for[1]) != r["steps"]:
+            continue
+        name = names[r["who"]](r) if not made_for else f"student of the steps too, {r['steps']}"
+        out.append((name, str(r["passes"]), *(percent([r[f]]) for f in FIELDS)))
+    return table(("", "passes", *COLUMNS), out)
+
+
+def agreement() -> str:
+    """The same objects from the same keys, drawn in two ways."""
+    rows = json.loads((timing.RESULTS / "agreement.json").read_text())["rows"]
+    out = [
+        (f"{r['against']}, {r['drawn']}", *(f"{r[k]:.4f}" for k in ("mean_iou", "lowest_iou", "share_above_0.995")))
+        for r in rows
+    ]
+    return table(("", "mean IoU", "lowest", "share above 0.995"), out)
+
+
+def cost() -> str:
+    """Seconds of one pass (draw) and of a training step, ours beside the twin in PyTorch."""
+    out = []
+    for r in json.loads((timing.RESULTS / "sampling_cpu.json").read_text())["rows"]:
+        if "error" not in r:
+            rounds = " / ".join(f"{s:.2f}" for s in r["rounds"])
+            out.append((f"{r['what']}, batch {r['batch']}: {r['engine']}", f"{r['seconds']:.2f}", rounds))
+    return table(("", "s", "rounds"), out)
 
 
 if __name__ == "__main__":

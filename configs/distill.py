@@ -4,11 +4,11 @@
     python launch/train.py --config configs/distill.py:coco,shots=10 --config.init_from=WORKDIR
     python launch/evaluate.py --config configs/distill.py                    # draws in 2 passes per mask
 
-First one pass learns what the teacher's two passes with guidance give, at the teacher's steps (paper=true, or
---config.distill.guidance=W; without guidance there is nothing to learn); then each round halves the steps. Masks
-are drawn in as many steps as the last round has: change `model.mask.diffusion.steps` with `distill.rounds`. Starts
-from the matching stage-2 run, or any with ``--config.init_from=WORKDIR``. Only what differs from
-``configs/fewshot.py`` stands here.
+First one pass learns what the teacher's two passes with guidance give, at the teacher's steps
+(--config.distill.guidance=W; without guidance there is nothing to learn); then each round halves the steps. Masks are
+drawn in as many steps as the last round has: change `model.mask.diffusion.steps` with `distill.rounds`. Starts from
+the matching stage-2 run, or another of the same shots with ``--config.init_from=WORKDIR``. A head that predicts eps
+(paper=true) cannot be distilled. Only what differs from ``configs/fewshot.py`` stands here.
 """
 
 from ml_collections import ConfigDict

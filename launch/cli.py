@@ -55,16 +55,16 @@ def complete(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def set_up_jax(config: ConfigDict | None = None) -> None:
+def set_up_jax(mask_size: int = 0) -> None:
     """Keeps compiled programs between runs and the libraries' notices off the screen; to be called before jax runs.
 
     Args:
-      config: of the run. Nets of full size (masks of 64 px or more) get Eigen's convolutions on a CPU in place of
-        YNNPACK's, which jaxlib 0.10 chooses: benchmarks/sampling.py and detector.py time both. Small nets keep them.
+      mask_size: px, ``model.mask.size``. From 64 on, where nets have their full width, a CPU gets Eigen's convolutions
+        in place of YNNPACK's, which jaxlib 0.10 chooses: benchmarks/sampling.py and detector.py time both.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
-    if config is not None and config.model.mask.size >= 64:
+    if mask_size >= 64:
         flags_ = os.environ.get("XLA_FLAGS", "")
         # a flag that a jaxlib does not know ends the process: only the series that it was tried with
         if YNNPACK not in flags_ and version("jaxlib").startswith("0.10."):
@@ -98,7 +98,7 @@ def run(
             raise FileNotFoundError(f"cannot read the config file: {str(error).splitlines()[-1].strip()}") from error
         if stage is None:
             raise ValueError("which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)")
-        set_up_jax(config)
+        set_up_jax(config.model.mask.size)
         config = complete(config)
         workdir = flags.FLAGS.workdir
         main(config, Path(workdir) if workdir else folder(config), *([argv[1:]] if takes_files else []))

@@ -29,11 +29,19 @@ _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' co
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are left out, 0..1.")
 
 
+def _mask_size(folder: Path) -> int:
+    """Of an exported model; 0 where there is none, which ``predictor.load`` will say."""
+    try:
+        return json.loads((folder / "export.json").read_text())["config"]["model"]["mask"]["size"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def main(argv: list[str]) -> int:
     """Samples every image; 1 if one could not be read."""
     if not _MODEL.value or len(argv) < 2:
         raise ValueError("usage: sample.py --model=FOLDER image.jpg ... (see --help)")
-    cli.set_up_jax()
+    cli.set_up_jax(_mask_size(Path(_MODEL.value)))
     from PIL import Image
 
     from maskdiff_jax import predictor, visualize

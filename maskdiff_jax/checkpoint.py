@@ -131,7 +131,7 @@ def load_export(folder: str | Path, make_like: Any) -> Export:
 
     Raises:
       FileNotFoundError: not an export.
-      ValueError: damaged.
+      ValueError: damaged, or of another version.
     """
     folder = Path(folder).absolute()
     try:
@@ -142,5 +142,9 @@ def load_export(folder: str | Path, make_like: Any) -> Export:
         raise FileNotFoundError(f"{folder} is no exported model: make one with launch/export.py") from error
     except (OSError, ValueError, KeyError) as error:
         raise _broken(folder, error) from error
-    params = load_params(folder / "params", make_like(meta["config"]))
+    try:
+        like = make_like(meta["config"])
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"{folder} is of another version of maskdiff_jax, without {error}: export it again") from error
+    params = load_params(folder / "params", like)
     return Export(params, meta["config"], meta["categories"], support)

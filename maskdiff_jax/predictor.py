@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     class_ids: np.ndarray  # [n] int32, positions in Predictor.categories
     labels: list[str]  # n class names
     masks: np.ndarray  # [n, h, w] bool
-    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks; 4 soft (1 - soft) is their variance, 0..1
+    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks
     confidence: np.ndarray  # [n] float32, 0..1: how sure the mask is of itself, see segment.confidence
     samples: np.ndarray | None  # [n, N, h, w] float32, 0..1: each drawn mask, where `load` was asked to keep them
 

@@ -211,6 +211,9 @@ def sample(
     Returns:
       y_0 [N, ...] and the way there, ([S, N, ...] y_t that step i saw, [S, N, ...] its estimate of y_0); what
       the caller leaves unused is not computed under jit.
+
+    Raises:
+      ValueError: denoisers that are not one for each step.
     """
     start = noise(jnp.int32(0)).astype(jnp.float32)
     stochastic = bool(np.any(plan.rows.s))
@@ -236,6 +239,8 @@ def sample(
 
     carry, ways = (start, jnp.zeros_like(start)), []
     each = [denoise] * len(plan.t) if callable(denoise) else list(denoise)
+    if len(each) != len(plan.t):
+        raise ValueError(f"{len(each)} denoisers for {len(plan.t)} steps")
     for estimate, run in groupby(range(len(each)), each.__getitem__):
         here = list(run)
         carry, way = jax.lax.scan(partial(step, estimate), carry, {k: jnp.asarray(v[here]) for k, v in xs.items()})

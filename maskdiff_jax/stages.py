@@ -19,10 +19,12 @@ from maskdiff_jax.data import fewshot, pipeline, sources, tfa
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.loop import Loader, PairLoader, Phase
 from maskdiff_jax.model import Model, build
-from maskdiff_jax.types import MaskBatch, PyTree
+from maskdiff_jax.types import PyTree
 
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
+# how masks are drawn, which training does not see: fields of config.model.mask.diffusion
+DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
 
 
@@ -117,25 +119,51 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
 
 
 def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
-    """A finished run's mask head learns to do without guidance, then with half of the steps, and again.
+    """The mask head of a run of stage 2 learns to do without guidance, then with half of the steps, and again.
 
-    Regions are those of the base classes' training objects and, after stage 2, as many of the shots.
+    It sees the base classes' training objects and as many of that run's shots.
 
     Raises:
-      ValueError: the run drew masks from another diffusion, `distill.rounds` are not halves, or the config would
-        draw in other steps than were taught.
+      FileNotFoundError: that run is missing or not finished.
+      ValueError: see ``check_teacher`` and ``check_rounds``.
     """
     c, d = config, config.distill
-    here = Path(c.init_from)
-    check_layout(c, here)
-    theirs = json.loads((here / "config.json").read_text())
-    ours = c.model.mask.diffusion
-    for field in ("timesteps", "schedule", "prediction", "signal_scale", "learn_sigma"):
-        if ours[field] != theirs["model"]["mask"]["diffusion"][field]:
-            raise ValueError(
-                f"{here} was trained with diffusion.{field}={theirs['model']['mask']['diffusion'][field]!r}, "
-                f"not {ours[field]!r}: give the same field"
-            )
+    check_rounds(c)
+    check_teacher(c, Path(c.init_from))
+    model = build(c.model)
+    params = load_weights(Path(c.init_from), model)
+    records, pool = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "pool")
+    shots = draw_shots(c, pool)
+    fewshot.save_shots(workdir / "shots.json", shots)
+    base = fewshot.restrict(records, class_ids(records, novel=False))
+    crops = (
+        pipeline.open_crops(c.data, base, "train"),
+        pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool"),
+    )
+    first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
+    for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
+        halve = steps != d.steps
+        loss = model.distill(steps, halve, weight)
+
+        def of_both(params, key, batches, loss=loss):
+            return loss(params, key, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *batches))
+
+        phase = Phase(
+            f"steps{steps}" if halve else "guidance", c.train.mask.steps, of_both,
+            PairLoader(*(_mask_loader(c, x) for x in crops)),
+            [("(detector|teacher)/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": c.train.mask},
+        )  # fmt: skip
+        params = train(phase, params | {"teacher": params["mask_head"]})
+    return {k: v for k, v in params.items() if k != "teacher"}
+
+
+def check_rounds(config: ConfigDict) -> None:
+    """Whether masks will be drawn in the steps that distillation teaches.
+
+    Raises:
+      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` draws otherwise.
+    """
+    d, f = config.distill, config.model.mask.diffusion
     halves = [d.steps // 2 ** (i + 1) for i in range(len(d.rounds))]
     if list(d.rounds) != halves or d.steps % 2 ** len(halves) or (not halves and d.guidance == 1.0):
         raise ValueError(
@@ -143,41 +171,35 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
             f"distill.steps={d.steps} on; without guidance there must be one"
         )
     last = (d.rounds or (d.steps,))[-1]
-    if (ours.steps, ours.guidance) != (last, 1.0):
+    if (f.sampler, f.eta, f.steps, f.guidance) != ("ddim", 0.0, last, 1.0):
         raise ValueError(
-            f"model.mask.diffusion draws in {ours.steps} steps with guidance={ours.guidance}, but what "
-            f"distill.rounds={tuple(d.rounds)} teaches is {last} steps without guidance: set steps={last}, guidance=1.0"
+            f"model.mask.diffusion draws in {f.steps} steps of {f.sampler}, eta={f.eta}, with guidance={f.guidance}, "
+            f"but what distill.rounds={tuple(d.rounds)} teaches is {last} steps of ddim without guidance: "
+            f"set sampler=ddim, eta=0.0, steps={last}, guidance=1.0"
         )
-    model = build(c.model)
-    params = load_weights(here, model)
-    records = pipeline.open_split(c.data, "train")
-    crops = pipeline.open_crops(c.data, fewshot.restrict(records, class_ids(records, novel=False)), "train")
-    few = theirs["stage"] != "base"
-    if few:
-        pool = pipeline.open_split(c.data, "pool")
-        shots = draw_shots(c, pool)
-        fewshot.save_shots(workdir / "shots.json", shots)
-        shot_crops = pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool")
-    first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
-    for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
-        halve = steps != d.steps
-        loss = model.distill(steps, halve, weight)
-        loader = _mask_loader(c, crops)
-        if few:
-            loader = PairLoader(loader, _mask_loader(c, shot_crops))
-        phase = Phase(
-            f"steps{steps}" if halve else "guidance", c.train.mask.steps,
-            lambda params, key, batch, loss=loss: loss(params, key, _one_batch(batch)), loader,
-            [("(detector|teacher)/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": c.train.mask},
-        )  # fmt: skip
-        params = train(phase, params | {"teacher": params["mask_head"]})
-    return {k: v for k, v in params.items() if k != "teacher"}
 
 
-def _one_batch(batches: MaskBatch | tuple[MaskBatch, MaskBatch]) -> MaskBatch:
-    if isinstance(batches, MaskBatch):
-        return batches
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
+def check_teacher(config: ConfigDict, workdir: Path) -> None:
+    """Whether a run has the mask head, the shots and the regions of this config.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: it is not one of stage 2, or fields differ; names them.
+    """
+    check_layout(config, workdir)
+    ours, theirs = json.loads(config.to_json_best_effort()), json.loads((workdir / "config.json").read_text())
+    if theirs["stage"] != "fewshot":
+        raise ValueError(f"{workdir} is a run of stage '{theirs['stage']}': distillation starts from one of stage 2")
+    differ = []
+    for path, free in (("model.mask.diffusion", DRAWING), ("model.mask", ("diffusion",)), ("fewshot", ("novel_init",))):
+        a, b = ours, theirs
+        for part in path.split("."):
+            a, b = a[part], b[part]
+        differ += [f"{path}.{k}={b.get(k)!r}" for k in a if k not in free and a[k] != b.get(k)]
+    a, b = ours["data"], theirs["data"]
+    differ += [f"data.{k}={b[k]!r}" for k in ("root", "novel_classes", "context") if a[k] != b[k]]
+    if differ:
+        raise ValueError(f"{workdir} was trained with {', '.join(differ)}: give the same to distil it")
 
 
 def _novel_rows(
@@ -268,7 +290,7 @@ def check_layout(config: ConfigDict, workdir: Path) -> None:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{workdir} holds no run to start from: train stage 1, or give --config.init_from")
+        raise FileNotFoundError(f"{workdir} holds no run to start from: train that stage, or give --config.init_from")
     ours = json.loads(config.to_json_best_effort())["model"]["detector"]
     theirs = json.loads(path.read_text())["model"]["detector"]
     differ = [f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in LAYOUT if ours[k] != theirs.get(k)]

@@ -10,13 +10,7 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.loop import read_seconds, run_phase
-from maskdiff_jax.stages import STAGES
-
-# fields that training does not see
-FREE = {"train.devices"} | {
-    f"model.mask.diffusion.{field}"
-    for field in ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
-}
+from maskdiff_jax.stages import DRAWING, STAGES
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -58,11 +52,15 @@ def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> Non
         raise FileNotFoundError(f"{workdir} holds no trained run: train first, or give its folder with --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     path, text = workdir / "config.json", config.to_json_best_effort(indent=1)
-    if path.exists():
+    if path.exists() and (must_exist or (workdir / "checkpoints").exists()):  # else nothing was trained yet
         ours, theirs = flat(json.loads(text)), flat(json.loads(path.read_text()))
         differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         # how masks are drawn and results looked at may change without another training
-        differ = [k for k in differ if not k.startswith("eval.") and k not in FREE]
+        free = {"train.devices", *(f"model.mask.diffusion.{k}" for k in DRAWING)}
+        others = ("eval.", "distill.")
+        if config.stage == "distill":
+            free, others = free - {"model.mask.diffusion.spacing"}, ("eval.",)  # the steps that are taught
+        differ = [k for k in differ if not k.startswith(others) and k not in free]
         if differ:
             raise ValueError(
                 f"{workdir} holds a run of another config (different: {', '.join(differ[:8])}): "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, distill
 from maskdiff_jax import checkpoint, loop, optim, sharding
 from maskdiff_jax import train as training
 from maskdiff_jax.types import TrainState
@@ -131,12 +131,27 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_a_workdir_belongs_to_what_was_trained(tmp_path):
     config = base.get_config("shapes").unlock()
+    config.seed = 8
     training.claim(config, tmp_path)
-    config.model.mask.diffusion.update(steps=7, guidance=3.0)
+    config.seed = 9  # nothing was trained yet
+    training.claim(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    config.model.mask.diffusion.update(steps=7, guidance=3.0, spacing="even")
     config.eval.samples = 3
+    config.distill.steps = 16  # of another stage
     training.claim(config, tmp_path, must_exist=True)
     config.model.mask.diffusion.prediction = "v"
     with pytest.raises(ValueError, match=r"different: model\.mask\.diffusion\.prediction"):
         training.claim(config, tmp_path)
     with pytest.raises(FileNotFoundError, match="train first"):
         training.claim(config, tmp_path / "other", must_exist=True)
+
+
+def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
+    config = distill.get_config("shapes").unlock()
+    training.claim(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    config.distill.steps = 16
+    config.model.mask.diffusion.spacing = "even"
+    with pytest.raises(ValueError, match=r"different: distill\.steps, model\.mask\.diffusion\.spacing"):
+        training.claim(config, tmp_path)

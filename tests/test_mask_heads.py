@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import base
-from maskdiff_jax import mask_heads, sampler
+from maskdiff_jax import diffusion, mask_heads, sampler
 from maskdiff_jax.types import MaskBatch
 
 M = 8
@@ -178,19 +178,38 @@ def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
             head(**wrong)
 
 
-def fit(loss, params, steps, batch):
-    rule = optax.adam(5e-3)
+def saying(head, value):
+    """Parameters of a net that answers `value` everywhere."""
+    params = zero_params(head)
+    return params | {"out": params["out"] | {"bias": jnp.full((1,), value)}}
 
-    @jit
-    def step(params, state, key):
-        grads = jax.grad(lambda p: loss(p, key, batch)[0])(params)
-        updates, state = rule.update(grads, state)
-        return optax.apply_updates(params, updates), state
 
-    state = rule.init(params)
-    for key in jax.random.split(jax.random.key(3), steps):
-        params, state = step(params, state, key)
-    return params
+@pytest.mark.parametrize(("how", "stride"), [((4, False, 3.0), 1), ((2, True, 1.0), 2)])
+def test_distillation_loss_of_constant_answers(how, stride):
+    def value(head, student, teacher):
+        given = saying(head, student), saying(head, teacher), KEYS[0], batch
+        return float(jit(head.distill(*how))(*given)[0])
+
+    def head_of(prediction, b):
+        fields = {"steps": 4, "schedule": "cosine", "prediction": prediction, "signal_scale": b}
+        return mask_heads.diffusion_head(**options(diffusion=fields))
+
+    batch, mine, theirs = objects(), 0.7, -0.4
+    # a logit against the teacher's probability
+    p = 1 / (1 + np.exp(-theirs))
+    want = np.log1p(np.exp(mine)) - p * mine
+    np.testing.assert_allclose(value(head_of("sigmoid", 0.5), mine, theirs), want, rtol=1e-5)
+    # a number in units of b against the teacher's, times max(snr, 1) of the steps that were drawn
+    schedule = diffusion.make_schedule("cosine", 100)
+    asked = sampler.make_plan(schedule, sampler="ddim", steps=4, spacing="trailing").t[::stride]
+    t = asked[jax.random.randint(jax.random.split(KEYS[0], 3)[0], (4,), 0, len(asked))]
+    b, abar = 2.0, schedule.alphas_cumprod[t]
+    weight = np.maximum(b * b * abar / (1 - abar), 1)
+    assert weight.min() == 1 < weight.max()
+    want = (mine - theirs) ** 2 * weight.mean()
+    np.testing.assert_allclose(value(head_of("x0", b), mine, theirs), want, rtol=1e-5)
+    with pytest.raises(ValueError, match="'eps' cannot be distilled"):
+        head_of("eps", 1.0).distill(*how)
 
 
 def test_distillation_loss_is_the_distance_to_the_teacher():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import distill
+from configs import distill, fewshot
 from maskdiff_jax import stages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,17 +63,33 @@ def test_a_run_is_distilled(trained):
     lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(x["phase"] for x in lines)) == ["guidance", "steps2"]
     assert (run / "shots.json").read_text() == (trained / STAGE2 / "shots.json").read_text()
+    launch("evaluate", *flags(trained, "distill.py:shots=2,seed=1", **small), cwd=trained)
+    ours, theirs = (json.loads((r / "metrics.json").read_text())["metrics"] for r in (run, trained / STAGE2))
+    assert ours["bbox/AP"] == theirs["bbox/AP"]  # the detector stays as it is
+
+
+def test_distillation_says_what_does_not_fit(tmp_path):
+    def refused(match):
+        with pytest.raises(ValueError, match=match):
+            stages.distill_stage(config, tmp_path, lambda phase, params: params)
+
+    theirs = fewshot.get_config("shapes,shots=2,seed=1").unlock()
+    theirs.fewshot.novel_init = "random"  # as good as any other
+    (tmp_path / "config.json").write_text(theirs.to_json_best_effort())
     config = distill.get_config("shapes,shots=2,seed=1").unlock()
-    config.init_from = str(trained / STAGE2)
+    config.init_from = str(tmp_path)
     config.distill.update(rounds=(3,))
-    with pytest.raises(ValueError, match="half of the one before"):
-        stages.distill_stage(config, run, lambda phase, params: params)
+    refused("half of the one before")
     config.distill.update(rounds=(4,))
-    with pytest.raises(ValueError, match="set steps=4"):
-        stages.distill_stage(config, run, lambda phase, params: params)
-    config.model.mask.diffusion.prediction = "v"
-    with pytest.raises(ValueError, match="prediction='sigmoid'"):
-        stages.distill_stage(config, run, lambda phase, params: params)
+    refused("set sampler=ddim, eta=0.0, steps=4")
+    config.distill.update(rounds=(4, 2))
+    with pytest.raises(FileNotFoundError, match="checkpoints/final"):  # all fits, but for the weights
+        stages.distill_stage(config, tmp_path, lambda phase, params: params)
+    config.model.mask.diffusion.prediction, config.fewshot.seed, config.data.context = "v", 2, 0.1
+    refused(r"diffusion.prediction='sigmoid', fewshot.seed=1, data.context=0.0: give the same")
+    theirs.stage = "base"
+    (tmp_path / "config.json").write_text(theirs.to_json_best_effort())
+    refused("starts from one of stage 2")
 
 
 def test_training_leaves_what_others_rely_on(trained):

@@ -1,6 +1,7 @@
 """The facade: an export with random weights, images of any size, the same masks for the same image."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,9 +135,15 @@ def test_options_out_of_range(exported, options, message):
         predictor.load(exported, **options)
 
 
-def test_no_export_and_no_image(tmp_path, model):
+def test_no_export_and_no_image(tmp_path, exported, model):
     with pytest.raises(FileNotFoundError, match="launch/export.py"):
         predictor.load(tmp_path)
+    meta = json.loads((exported / "export.json").read_text())
+    del meta["config"]["model"]["mask"]["diffusion"]["guided"]
+    shutil.copytree(exported, tmp_path / "old")
+    (tmp_path / "old/export.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guided'"):
+        predictor.load(tmp_path / "old")
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="an image must be"):
             model(wrong)
