@@ -59,7 +59,7 @@ MORE_TRAININGS = {
     "K=5 alone": {"model.mask.min_shots": 5},
     "K=1 alone": {"model.mask.slots": 1},
     "no jitter": {"data.box_jitter": 0.0},
-    "context 0.1": {"data.context": 0.1},
+    "context 0.08": {"data.context": 0.08},
 }
 # questions 2, 3, 5, 6, 7, 8: how the centre is drawn from
 SAMPLINGS = [
@@ -88,7 +88,7 @@ OTHERS = {
     "K=5 alone": [{}, MID, TWO, MID | {"shots": "one"}],
     "K=1 alone": [{}, MID, TWO],
     "no jitter": [{}, MID, *(MID | {"jitter": j} for j in (0.05, 0.1))],
-    "context 0.1": [{}, MID, *(MID | {"jitter": j} for j in (0.05, 0.1))],
+    "context 0.08": [{}, MID, *(MID | {"jitter": j} for j in (0.05, 0.1))],
 }
 
 

@@ -58,13 +58,14 @@ TABLES: dict[str, list[Line]] = {
         *((f"diffusion: sides moved by up to {j:.0%}", "centre", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
         *((f"plain UNet: by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
         *((f"{t}: by up to {j:.0%}", t, MID | {"jitter": j})
-          for t in ("no jitter", "context 0.1") for j in (0.0, 0.05, 0.1)),
+          for t in ("no jitter", "context 0.08") for j in (0.0, 0.05, 0.1)),
     ],
     "heads": [
         ("centre: 1 to 5 shots in training, with class", "centre", MID),
-        ("centre, one shot given", "centre", MID | {"shots": "one"}),
         ("without class input", "no class", MID), ("always 5 shots in training", "K=5 alone", MID),
-        ("always 5 shots in training, one given", "K=5 alone", MID | {"shots": "one"}), ("1 slot", "K=1 alone", MID),
+        ("always 5 shots in training, one given", "K=5 alone", MID | {"shots": "one"}),
+        ("centre, one shot given, 10 steps, w = 2", "centre", {"shots": "one"}),
+        ("a head with 1 slot, 10 steps, w = 2", "K=1 alone", {}),
     ],
 }  # fmt: skip
 
@@ -161,15 +162,15 @@ def distilled() -> str:
     """Students at the number of steps they were made for, beside their teacher."""
     rows = json.loads((timing.RESULTS / "distill.json").read_text())["rows"]
     names = {
-        "teacher": lambda r: f"teacher, {r['steps']} steps, w = {r['guidance']:.0f}",
-        "student, guidance": lambda r: f"student of the guidance, {r['steps']} steps",
+        "teacher": lambda r: f"teacher, steps: {r['steps']}, w = {r['guidance']:.0f}",
+        "student, guidance": lambda r: f"student of the guidance, steps: {r['steps']}",
     }
     out = []
     for r in rows:
         made_for = re.fullmatch(r"student, steps(\d+)", r["who"])
         if made_for and int(made_for[1]) != r["steps"]:
             continue
-        name = names[r["who"]](r) if not made_for else f"student of the steps too, {r['steps']}"
+        name = names[r["who"]](r) if not made_for else f"student of the steps too, steps: {r['steps']}"
         out.append((name, str(r["passes"]), *(percent([r[f]]) for f in FIELDS)))
     return table(("", "passes", *COLUMNS), out)
 
