@@ -33,7 +33,7 @@ def _mask_size(folder: Path) -> int:
     """Of an exported model; 0 where there is none, which ``predictor.load`` will say."""
     try:
         return json.loads((folder / "export.json").read_text())["config"]["model"]["mask"]["size"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 

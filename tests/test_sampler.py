@@ -164,6 +164,8 @@ def test_runs_of_denoisers_are_one_walk():
     low, high = (lambda y, t: (jnp.tanh(y) - 0.3, None)), (lambda y, t: (0.5 * y + t[:, None] / 1000, None))
     each = [low, low, high, low, high, high]
     out, (ys, estimates) = sm.sample(each, plan, noise)
+    with pytest.raises(ValueError, match="5 denoisers for 6 steps"):
+        sm.sample(each[:5], plan, noise)
     y, before = noise(0), jnp.zeros((3, 4))
     for i, f in enumerate(each):
         np.testing.assert_allclose(ys[i], y, rtol=1e-5, atol=1e-6)
