@@ -3,7 +3,7 @@
     python launch/train.py --config configs/base.py                    # shapes, embedded, minutes on a CPU
     python launch/train.py --config configs/base.py:shapes_hard        # the same, harder scenes
     python launch/train.py --config configs/base.py:coco               # the paper's recipe, fast sampler
-    python launch/train.py --config configs/base.py:coco,paper=true    # the paper taken literally
+    python launch/train.py --config configs/base.py:coco,paper=true,shots=5   # the paper taken literally: one run per K
     python launch/train.py --config configs/base.py:coco,split=minival # COCO 2017's own split, not TFA's
     python launch/train.py --config configs/base.py:custom             # your COCO-format json, see README
 
@@ -60,10 +60,16 @@ def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 1 for a preset; ``arg`` as in the module's docstring."""
-    preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": ""})
+    preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": "", "shots": 0})
+    if options["shots"] and not options["paper"]:
+        raise ValueError(
+            "shots= in stage 1 belongs to paper=true, whose mask head is built for one K: without it one stage 1 "
+            "serves every K up to model.mask.slots"
+        )
     c = ConfigDict()
     c.preset = preset
     c.stage = "base"  # "base", "fewshot" or "distill"
+    c.paper = options["paper"]  # the argument `paper=true`: names the run's folder; what it sets is in `_paper`
     c.seed = 0  # initial weights, order of the data, noise in training
     c.init_from = ""  # workdir whose weights to start from; stage 2: "" = the matching stage-1 run
     c.weights = "msra"  # one of WEIGHTS: what the fields of the detector fit; the argument `weights=` sets them
@@ -149,7 +155,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     m.mask = k = ConfigDict()
     k.head = "diffusion"  # a name in model.MASK_HEADS
     k.size = 128  # M, px [P]
-    k.slots = 5  # shots that the net has channels for; stage 2 needs shots <= slots
+    k.slots = 10  # shots that the net has channels for: every K of the paper's tables; stage 2 needs shots <= slots
     k.min_shots = 1  # training fills min_shots..slots slots at random; = slots: always all [P]
     k.class_input = True  # False: a class-agnostic head
     k.shot_background = "grey"  # removed pixels are 0 ("grey", D7.11) or -1 ("black", A14)
@@ -231,9 +237,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {"shapes": _shapes, "shapes_hard": _shapes_hard, "coco": lambda c: None, "custom": _custom}[preset](c)
     _weights(c, options["weights"])
     _split(c, options["split"])
+    state_base_batches(c)
     if options["paper"]:
-        _paper(c)
+        _paper(c, options["shots"] or c.fewshot.shots)
     return c.lock()
+
+
+def state_base_batches(c: ConfigDict) -> None:
+    """Says that the learning rates above are for the batches above; a batch changed afterwards scales its rate."""
+    for phase in (c.train.detector, c.train.mask, c.train.novel):
+        phase.base_batch = phase.batch
 
 
 def _phase(steps: int, *, batch: int, optimizer: str, lr: float, weight_decay: float, warmup: int) -> ConfigDict:
@@ -241,7 +254,8 @@ def _phase(steps: int, *, batch: int, optimizer: str, lr: float, weight_decay: f
     p.steps = steps
     p.batch = batch  # images, or objects for the mask head; over all devices
     p.optimizer = optimizer  # "sgd" (momentum 0.9) or "adamw"
-    p.lr = lr  # at the peak, for this batch size
+    p.base_batch = batch  # the batch that lr is for; the rate used is lr x batch / base_batch [Goyal et al. 2017]
+    p.lr = lr  # at the peak, for base_batch
     p.schedule = "step"  # after warm-up: "step" (x 0.1 at decay_at), "cosine" (to 0) or "constant"
     p.decay_at = (1.0,)  # shares of the steps
     p.warmup = warmup  # steps, linear from 0.001 lr
@@ -252,13 +266,21 @@ def _phase(steps: int, *, batch: int, optimizer: str, lr: float, weight_decay: f
     return p
 
 
-def _paper(c: ConfigDict) -> None:
-    """The paper taken literally, ambiguities as the reference tables settle them."""
-    k, d = c.model.mask, c.data
-    k.min_shots = k.slots
+def _paper(c: ConfigDict, shots: int) -> None:
+    """The paper taken literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5, batches of 8.
+
+    Where the paper is silent the code it builds on speaks: horizontal flips of probability 0.5 as in detectron2 and
+    guided-diffusion's image loader (`data.flip`), K-shot sets as iMTFA samples them. No other augmentation.
+    """
+    k, d, r = c.model.mask, c.data, c.train
+    k.slots = k.min_shots = c.fewshot.shots = shots
     k.diffusion.update(prediction="eps", signal_scale=1.0, sampler="ddpm", steps=1000, guidance=5.0)
-    d.box_jitter, d.shot_unlabelled = 0.0, "background"
-    c.train.mask.batch = 8
+    d.box_jitter, d.shot_augment, d.shot_unlabelled = 0.0, 0.0, "background"
+    if c.preset == "coco":
+        c.fewshot.sampler = "imtfa"
+        r.novel.batch = 8  # TFA's rate is for 16 images and scales with the batch
+        for phase in (r.detector, r.mask):  # "learning rate of 0.02", "batch size of 8": not scaled
+            phase.batch = phase.base_batch = 8
 
 
 def _split(c: ConfigDict, name: str) -> None:

@@ -11,34 +11,54 @@ from ml_collections import ConfigDict
 
 from configs import base
 
+# TFA's steps of the two phases for K = 1, 5 and 10, at 16 images per step
+TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
+OPTIMIZERS = ("adamw", "sgd")
+MASK_STEPS = 2000  # of the mask head on real photos
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
-    [,split=NAME]``.
+    [,split=NAME][,optimizer=adamw|sgd]``.
 
     ``weights`` and ``split`` as in stage 1: stage 2 sees the pixels as stage 1 did, and learns from its images.
+    ``optimizer`` is that of classifier and regressor on real photos: "adamw" [P] or "sgd" as in TFA.
     """
-    preset, options = base.parse_arg(arg, {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": ""})
+    known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "optimizer": ""}
+    preset, options = base.parse_arg(arg, known)
+    own = preset.startswith("shapes")
     if options["weights"] == "zoo":
         raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
-    same = ",".join(f"{key}={options[key]}" for key in ("paper", "weights", "split"))
-    c = base.get_config(f"{preset},{same}").unlock()
+    if options["optimizer"] and (own or options["optimizer"] not in OPTIMIZERS):
+        choices = f"{preset} has a recipe of its own" if own else "choose " + " or ".join(OPTIMIZERS)
+        raise ValueError(f"unknown option optimizer={options['optimizer']}: {choices}")
+    same = [f"{key}={options[key]}" for key in ("paper", "weights", "split")]
+    same += [f"shots={options['shots']}"] if options["paper"] else []
+    c = base.get_config(",".join([preset, *same])).unlock()
     c.stage = "fewshot"
     c.fewshot.shots, c.fewshot.seed = options["shots"], options["seed"]
     r = c.train
-    # everything but the last layers of the detector is frozen [P, TFA section 2.2]
+    # everything but the last layers of the detector is frozen [P, TFA]
     r.frozen = (r"detector/(backbone|fpn|rpn|box_head)/.*",)
-    if options["shots"] == 1:
-        c.data.shot_drop = 0.2  # the only shot is the query itself: do not let the head lean on it (A17)
-    if preset.startswith("shapes"):
+    if options["shots"] == 1 and not options["paper"]:
+        c.data.shot_drop = 0.2  # the only shot is the query itself: do not let the mask head lean on it
+    if own:
         r.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
         r.detector.update(steps=200, batch=8, lr=1e-3, ema=0.9)
         r.mask.update(steps=200, batch=16, lr=2e-4, ema=0.98)
+        base.state_base_batches(c)
     else:
-        # AdamW 1e-4 for all three heads is the paper's reading (A19); lengths as TFA, section 2.3
-        k = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
-        novel, joint = k.get(options["shots"], k[10])
-        r.novel.steps = novel
-        r.detector.update(steps=joint, optimizer="adamw", lr=1e-4, weight_decay=0.0, warmup=10, ema=0.999)
-        r.mask.update(steps=joint, lr=1e-4, warmup=10, ema=0.999)
+        _photos(c, options["optimizer"] or "adamw")
     return c.lock()
+
+
+def _photos(c: ConfigDict, optimizer: str) -> None:
+    """TFA's lengths; AdamW at 1e-4 for all heads is the paper's reading, without a decay of the rate."""
+    r, shots = c.train, c.fewshot.shots
+    r.novel.steps, steps = TFA_STEPS.get(shots, TFA_STEPS[10])
+    r.detector.update(steps=steps, warmup=10, ema=0.999)
+    if optimizer == "adamw":
+        r.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
+    else:
+        r.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
+    r.mask.update(steps=steps if c.paper else MASK_STEPS, lr=1e-4, warmup=10, schedule="constant", ema=0.999)

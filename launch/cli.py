@@ -37,6 +37,10 @@ def reject_arguments(argv: list[str]) -> None:
 def default_workdir(config: ConfigDict) -> Path:
     """Where a run of this config lives when nobody says otherwise."""
     name = f"{config.stage}-{config.preset}"
+    if config.paper:
+        name += "-paper"
+        if config.stage == "base":  # the literal mask head is built for one K
+            name += f"-{config.model.mask.slots}shot"
     if config.stage != "base":
         name += f"-{config.fewshot.shots}shot-seed{config.fewshot.seed}"
     return Path("runs") / name

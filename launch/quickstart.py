@@ -7,6 +7,7 @@
 Ends with runs/quickstart/report/index.html.
 """
 
+import json
 import shutil
 import sys
 import time
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from configs import base, fewshot
-    from maskdiff_jax import evaluate, report, train
+    from maskdiff_jax import evaluate, report, stages, train
 
     folder = Path(_FOLDER.value)
     if _FRESH.value:
@@ -41,8 +42,12 @@ def main(argv: list[str]) -> None:
     runs = {"stage 1": (base.get_config("shapes"), folder / "base")}
     runs["stage 2"] = (fewshot.get_config("shapes,shots=5,seed=0"), folder / "fewshot")
     runs["stage 2"][0].init_from = str(folder / "base")
-    for name, (config, workdir) in runs.items():
+    for config, _ in runs.values():
         _scale(config, scale)
+    problems = stages.stage2_problems(runs["stage 2"][0], json.loads(runs["stage 1"][0].to_json_best_effort()))
+    if problems:
+        raise ValueError(f"stage 2 could not start from stage 1: {'; '.join(problems)}")
+    for name, (config, workdir) in runs.items():
         if not (workdir / "checkpoints" / "final").is_dir():
             print(f"\n== {name}", flush=True)
         train.run(config, workdir)
@@ -69,8 +74,6 @@ def _scale(config: ConfigDict, scale: float) -> None:
 
 def _print_reference(scale: float) -> None:
     """What more steps gave where it was measured."""
-    import json
-
     path = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "quickstart_3x.json"
     if scale != 1.0 or not path.is_file():
         return

@@ -8,6 +8,7 @@
 Leaves WORKDIR/config.json, metrics.jsonl, tensorboard/ and checkpoints/final.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -20,13 +21,30 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
-    from maskdiff_jax import train
+    from maskdiff_jax import stages, train
 
-    for name, value in train.flat(config.to_dict()).items():
+    for name, value in stages.flat(config.to_dict()).items():
         print(f"{name} = {value!r}")
+    if config.stage == "base" and config.weights != "zoo":
+        tell_stage_2(config)
     seconds = train.run(config, workdir)
     phases = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
     print(f"trained: {workdir} ({phases})")
+
+
+def tell_stage_2(config: ConfigDict) -> None:
+    """Before hours of stage 1: what stage 2 will have to be given to start from it, for each K of its preset."""
+    from configs import fewshot
+    from maskdiff_jax import stages
+
+    before = json.loads(config.to_json_best_effort())
+    for shots in [config.fewshot.shots] if config.paper else [1, 5, 10]:
+        arg = f"{config.preset},shots={shots},paper={config.paper},weights={config.weights}".lower()
+        after = fewshot.get_config(arg)
+        after.model.num_classes = config.model.num_classes  # 0 where the data set says
+        problems = stages.stage2_problems(after, before)
+        if problems:
+            print(f"note: stage 2 (configs/fewshot.py:{arg}) will not start from this run: {'; '.join(problems)}")
 
 
 if __name__ == "__main__":

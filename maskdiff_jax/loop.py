@@ -43,6 +43,7 @@ class Phase(NamedTuple):
     loader: Loader
     patterns: list[tuple[str, str]]  # parameter name -> label of an optimiser, or frozen
     configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
+    unit_columns: frozenset[str] = frozenset()  # parameters whose columns keep length 1, see `optim.unit_columns`
 
 
 class PairLoader:
@@ -69,17 +70,13 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
     start = time.monotonic()
     labels = optim.label_parameters(params, phase.patterns)
     decays = {label: p.ema for label, p in phase.configs.items()}
-    fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
-    optimizer = optim.combine(
-        {
-            label: optim.make_optimizer(steps=phase.steps, **{f: p[f] for f in fields})
-            for label, p in phase.configs.items()
-        },
-        labels,
-    )
+    optimizer = optim.combine({label: _optimizer(phase.steps, p) for label, p in phase.configs.items()}, labels)
+    for label, p in phase.configs.items():
+        _print_learning_rate(phase.name, label, p)
     # a copy: the step donates its state, and the caller may still need the weights
     params = jax.tree.map(jnp.copy, params)
-    trainable, _ = optim.split(params, labels)
+    trainable = optim.unit_columns(optim.split(params, labels)[0], phase.unit_columns)
+    params = optim.overlay(params, trainable)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
     state = jax.device_put(state, sharding.replicated(mesh))
     with checkpoint.PhaseCheckpoints(workdir / "checkpoints" / phase.name, config.train.keep) as saved:
@@ -90,7 +87,7 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
         first = int(jax.device_get(state.step))
         key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
         key = jax.device_put(key, sharding.replicated(mesh))
-        step_fn = make_step(phase.loss, optimizer, labels, decays, mesh)
+        step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
         with Writer(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
             writer.say("compiling the training step")
             for step in range(first + 1, phase.steps + 1):
@@ -99,7 +96,8 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
                 if step % config.train.log_every == 0 or last or step == 1:
                     writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
                 if last or (config.train.save_every and step % config.train.save_every == 0):
-                    saved.save(state, phase.loader.get_state())
+                    with jax.transfer_guard("allow"):  # saving reads the state from the device
+                        saved.save(state, phase.loader.get_state())
                 writer.advance()
         result = optim.overlay(state.params, state.ema)
     if first < phase.steps:
@@ -107,15 +105,34 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
     return result
 
 
-def make_step(loss: Callable, optimizer, labels: dict[str, str], decays: dict[str, float], mesh) -> Callable:
+def _optimizer(steps: int, p: ConfigDict):
+    """The optimizer of one label; its rate scales linearly from `base_batch` to `batch` [Goyal et al. 2017]."""
+    fields = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    return optim.make_optimizer(steps=steps, lr=p.lr * p.batch / p.base_batch, **{f: p[f] for f in fields})
+
+
+def _print_learning_rate(phase: str, label: str, p: ConfigDict) -> None:
+    if jax.process_index() == 0:
+        rate = p.lr * p.batch / p.base_batch
+        scaled = "" if p.batch == p.base_batch else f" ({p.lr:g} is for a batch of {p.base_batch})"
+        name = phase if phase == label else f"{phase}/{label}"
+        print(f"{name}: {p.optimizer}, learning rate {rate:g} for a batch of {p.batch}{scaled}", flush=True)
+
+
+def make_step(
+    loss: Callable, optimizer, labels: dict[str, str], decays: dict[str, float], mesh,
+    *, unit_columns: frozenset[str] = frozenset(),
+) -> Callable:  # fmt: skip
     """The compiled step (state, batch, key) -> (state, metrics); the state's memory is reused.
 
     Args:
-      loss: params, key, batch -> loss, metrics.
+      loss: params, key, batch -> loss, metrics. It must not close over device arrays: what it needs beside its
+        arguments is numpy, because a GPU would have to read a closed-over array back while the step is compiled.
       optimizer: over the flat dict of trainable leaves.
       labels: of every parameter, as ``optim.label_parameters`` gives.
       decays: label -> decay of the running mean, 0 = the weights themselves.
       mesh: the batch's first axis is divided over its "data" axis.
+      unit_columns: names of parameters that are projected after each update, see ``optim.unit_columns``.
     """
 
     def step(state: TrainState, batch, key):
@@ -126,7 +143,7 @@ def make_step(loss: Callable, optimizer, labels: dict[str, str], decays: dict[st
 
         (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
-        trainable = jax.tree.map(jnp.add, trainable, updates)
+        trainable = optim.unit_columns(jax.tree.map(jnp.add, trainable, updates), unit_columns)
         ema = {
             k: optim.ema_update(state.ema[k], x, decays[labels[k]], state.step) if decays[labels[k]] else x
             for k, x in trainable.items()

@@ -5,7 +5,7 @@ no optimiser state and no memory for either.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,6 +108,30 @@ def make_optimizer(
     else:
         raise ValueError(f"unknown optimizer '{optimizer}': choose sgd or adamw")
     return optax.chain(*clip, *rule)
+
+
+def unit_columns(flat: Mapping[str, Any], names: Collection[str]) -> dict:
+    """Scales the columns of some matrices to length 1, as TFA does before every forward pass.
+
+    A cosine classifier looks at directions only, so its gradient is orthogonal to each column and every step makes
+    the column longer or, seen through a learning rate that is relative to its length, slower; nothing pulls the
+    length back. TFA overwrites the weight by its normalized version in each forward pass (fsdet
+    modeling/roi_heads/fast_rcnn.py, `CosineSimOutputLayers`); the equivalent here is this projection, before the
+    first step and after every update.
+
+    Args:
+      flat: {"path/to/leaf": array}.
+      names: leaves [F, C] to scale, those that `flat` lacks are skipped. A column of zeros stays as it is.
+
+    Returns:
+      The same leaves.
+    """
+
+    def scaled(w: jax.Array) -> jax.Array:
+        length = jnp.linalg.norm(w, axis=0, keepdims=True)
+        return w / jnp.where(length > 0, length, 1.0)
+
+    return {name: scaled(w) if name in names else w for name, w in flat.items()}
 
 
 def combine(optimizers: Mapping[str, optax.GradientTransformation], labels: Mapping[str, str]):

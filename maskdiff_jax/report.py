@@ -19,8 +19,7 @@ GROUPS = ("all", "base", "novel")
 # runs that differ in nothing else are repeats of one experiment
 SEEDS = {("seed",), ("init_from",), ("fewshot", "seed"), ("eval", "noise_seed")}
 PHASES = {
-    "detector": "detector", "mask": "mask head", "novel": "novel rows", "joint": "all heads",
-    "evaluation": "evaluation",
+    "detector": "detector", "mask": "mask head", "novel": "novel rows", "evaluation": "evaluation",
 }  # fmt: skip
 NAMED_STRIPS = (
     ("support.png", "The shots", "The Support bank: all that the model has seen of a novel class (starred), "

@@ -1,13 +1,16 @@
 """What the stages train, as lists of phases.
 
 Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts from it: rows for the novel
-classes first (phase "novel"), then classifier, box regressor and mask head together (phase "joint"). Afterwards
+classes first (phase "novel"), then classifier and box regressor (phase "detector") and the mask head (phase "mask")
+on the same K shots. The paper trains these together; they share no trained parameter, so the sum of their losses has
+the same gradients as each loss alone, and one after the other lets each have its own number of steps. Afterwards
 stage "distill", which is not the paper's, may teach the mask head to draw in fewer passes.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +24,25 @@ from maskdiff_jax.loop import Loader, PairLoader, Phase
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import PyTree
 
+# the cosine classifier's weight [F, C + 1], whose columns keep unit length
+CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 # how masks are drawn, which training does not see: fields of config.model.mask.diffusion
 DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
+# what a later stage may choose anew beside that: how boxes are trained and found, and what a step of training sees
+FREE = (
+    "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout", "model.mask.diffusion.p_uncond",
+    *(f"model.mask.diffusion.{k}" for k in DRAWING),
+    *(f"model.detector.{k}" for k in (
+        "rpn_iou", "rpn_samples", "rpn_positive", "rpn_beta", "rpn_pre_nms_train", "rpn_pre_nms_test", "rpn_nms",
+        "proposals_train", "proposals_test", "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",
+        "min_score", "nms", "max_detections",
+    )),
+)  # fmt: skip
+NOVEL_INITS = ("finetune", "random", "imprint")
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
+MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
 def class_ids(records: Records, novel: bool) -> np.ndarray:
@@ -40,7 +57,7 @@ def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
 
 def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
-    c, r = config, config.train
+    c = config
     records = pipeline.open_split(c.data, "train")
     model = build(c.model)
     base = class_ids(records, novel=False)
@@ -51,71 +68,49 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
             f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
         )
     params = initial_params(model, c)
-    active = jnp.asarray(active_classes(base, c.model.num_classes))
+    params = train(_detector_phase(c, model, "detector", records, base), params)
+    return train(_mask_phase(c, model, pipeline.open_crops(c.data, records, "train")), params)
 
-    def detector_loss(params, key, batch):
-        return model.detector_loss(params, key, batch, active)
 
-    frozen = [(p, optim.FROZEN) for p in r.frozen]
-    detector = Phase(
-        "detector", r.detector.steps, detector_loss,
-        pipeline.detector_loader(records, c.data, batch=r.detector.batch, seed=c.seed),
-        [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)], {"detector": r.detector},
+def _detector_phase(
+    config: ConfigDict, model: Model, name: str, records: Records, ids: np.ndarray, patterns: list | None = None
+) -> Phase:
+    """Trains what `train.frozen` (or `patterns`) leaves free of the detector on the classes ``ids``."""
+    c, p = config, config.train[name]
+    active = active_classes(ids, c.model.num_classes)  # numpy: a device array may not be closed over
+
+    def loss(params, key, batch):
+        return model.detector_loss(params, key, batch, jnp.asarray(active))
+
+    frozen = [(x, optim.FROZEN) for x in c.train.frozen]
+    return Phase(
+        name, p.steps, loss, pipeline.detector_loader(records, c.data, batch=p.batch, seed=c.seed),
+        patterns or [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)], {"detector": p},
+        frozenset([CLASS_VECTORS] if c.model.detector.classifier == "cosine" else []),
     )  # fmt: skip
-    params = train(detector, params)
-    crops = pipeline.open_crops(c.data, records, "train")
-    mask = Phase(
-        "mask", r.mask.steps, model.mask_loss, _mask_loader(c, crops),
-        [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": r.mask},
-    )  # fmt: skip
-    return train(mask, params)
+
+
+def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
+    """Trains the mask head."""
+    p = config.train.mask
+    return Phase("mask", p.steps, model.mask_loss, _mask_loader(config, crops), MASK_HEAD_ONLY, {"mask": p})
 
 
 def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
-    """The heads, jointly, on K shots of every class; the features stay (TFA, section 2.2)."""
-    c, r, s = config, config.train, config.fewshot
-    if s.shots > c.model.mask.slots:
-        raise ValueError(
-            f"fewshot.shots={s.shots}, but the mask head has model.mask.slots={c.model.mask.slots}: "
-            "lower shots, or train stage 1 with more slots"
-        )
-    if r.detector.steps != r.mask.steps:
-        raise ValueError(
-            f"stage 2 trains detector and mask head together: train.detector.steps={r.detector.steps} "
-            f"must equal train.mask.steps={r.mask.steps}"
-        )
+    """The heads on K shots of every class; the features stay [TFA]."""
+    c, s = config, config.fewshot
+    check_start(c, Path(c.init_from))
     model = build(c.model)
+    params = load_weights(Path(c.init_from), model)
     pool = pipeline.open_split(c.data, "pool")
     base, new = class_ids(pool, novel=False), class_ids(pool, novel=True)
-    check_layout(c, Path(c.init_from))
-    params = load_weights(Path(c.init_from), model)
     shots = draw_shots(c, pool)
     fewshot.save_shots(workdir / "shots.json", shots)
     records = fewshot.shot_records(pool, shots, c.data.shot_unlabelled)
     params = _novel_rows(c, model, params, pool, shots, base, new, train)
-
     ids = new if s.classes == "novel" else np.concatenate([base, new])
-    active = jnp.asarray(active_classes(ids, c.model.num_classes))
-
-    def joint_loss(params, key, batches):
-        images, objects = batches
-        k1, k2 = jax.random.split(key)
-        detector, metrics = model.detector_loss(params, k1, images, active)
-        mask, more = model.mask_loss(params, k2, objects)
-        metrics = {f"detector/{k}": v for k, v in metrics.items()} | {f"mask/{k}": v for k, v in more.items()}
-        # no trained parameter is shared, so the sum needs no weights (A35)
-        return detector + mask, metrics
-
-    joint = Phase(
-        "joint", r.detector.steps, joint_loss,
-        PairLoader(
-            pipeline.detector_loader(records, c.data, batch=r.detector.batch, seed=c.seed),
-            _mask_loader(c, pipeline.open_crops(c.data, records, "pool")),
-        ),
-        [*((p, optim.FROZEN) for p in r.frozen), ("detector/.*", "detector"), ("mask_head/.*", "mask")],
-        {"detector": r.detector, "mask": r.mask},
-    )  # fmt: skip
-    return train(joint, params)
+    params = train(_detector_phase(c, model, "detector", records, ids), params)
+    return train(_mask_phase(c, model, pipeline.open_crops(c.data, records, "pool")), params)
 
 
 def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
@@ -151,7 +146,7 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
         phase = Phase(
             f"steps{steps}" if halve else "guidance", c.train.mask.steps, of_both,
             PairLoader(*(_mask_loader(c, x) for x in crops)),
-            [("(detector|teacher)/.*", optim.FROZEN), ("mask_head/.*", "mask")], {"mask": c.train.mask},
+            [("teacher/.*", optim.FROZEN), *MASK_HEAD_ONLY], {"mask": c.train.mask},
         )  # fmt: skip
         params = train(phase, params | {"teacher": params["mask_head"]})
     return {k: v for k, v in params.items() if k != "teacher"}
@@ -220,16 +215,8 @@ def _novel_rows(
         features, labels = shot_features(c, model, params, records)
         rows = novel.imprint(rows, features, labels, base, new)
         return params | {"detector": params["detector"] | {"box_predictor": rows}}
-    if c.fewshot.novel_init != "finetune":
-        raise ValueError(f"unknown fewshot.novel_init '{c.fewshot.novel_init}': choose finetune, random or imprint")
-    active = jnp.asarray(active_classes(new, count))
     records = fewshot.shot_records(pool, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabelled)
-    phase = Phase(
-        "novel", c.train.novel.steps,
-        lambda params, key, batch: model.detector_loss(params, key, batch, active),
-        pipeline.detector_loader(records, c.data, batch=c.train.novel.batch, seed=c.seed),
-        PREDICTOR_ONLY, {"detector": c.train.novel},
-    )  # fmt: skip
+    phase = _detector_phase(c, model, "novel", records, new, PREDICTOR_ONLY)
     tuned = train(phase, started)["detector"]["box_predictor"]
     rows = novel.take_rows(old, tuned, new, count)
     return params | {"detector": params["detector"] | {"box_predictor": rows}}
@@ -299,6 +286,50 @@ def check_layout(config: ConfigDict, workdir: Path) -> None:
             f"the weights of {workdir} are for another model.detector ({'; '.join(differ)}): give the same weights= in "
             "--config as that run, or another --config.init_from"
         )
+
+
+def check_start(config: ConfigDict, workdir: Path) -> None:
+    """Whether stage 2 can start from a run of stage 1, finished or not.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: it cannot; names the fields.
+    """
+    check_layout(config, workdir)
+    problems = stage2_problems(config, json.loads((workdir / "config.json").read_text()))
+    if problems:
+        raise ValueError(f"stage 2 cannot start from {workdir}: {'; '.join(problems)}")
+
+
+def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
+    """What keeps a config of stage 2 from starting with the weights of stage 1; needs no data and no weights.
+
+    Args:
+      config: of stage 2.
+      before: config of stage 1, as its config.json holds it.
+
+    Returns:
+      One clause per problem; empty where all is well.
+    """
+    shots, slots = config.fewshot.shots, before["model"]["mask"]["slots"]
+    if shots > slots:
+        return [
+            f"fewshot.shots={shots}, but its mask head has model.mask.slots={slots}: lower shots, or train stage 1 "
+            "with more slots"
+        ]
+    if config.fewshot.novel_init not in NOVEL_INITS:
+        return [f"unknown fewshot.novel_init '{config.fewshot.novel_init}': choose {', '.join(NOVEL_INITS)}"]
+    ours, theirs = flat(json.loads(config.to_json_best_effort())), flat(before)
+    same = {k for k in ours.keys() | theirs.keys() if k.startswith("model.") and k not in FREE}
+    differ = sorted(k for k in same | {"data.novel_classes", "data.context"} if ours.get(k) != theirs.get(k))
+    return [f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: give both stages the same" for k in differ[:8]]
+
+
+def flat(tree: Any, prefix: str = "") -> dict:
+    """Nested dicts -> {"a.b.c": leaf}."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}{key}.").items()}
 
 
 def load_weights(workdir: Path, model: Model) -> PyTree:

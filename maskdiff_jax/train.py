@@ -4,13 +4,12 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.loop import read_seconds, run_phase
-from maskdiff_jax.stages import DRAWING, STAGES
+from maskdiff_jax.stages import DRAWING, STAGES, flat
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -69,10 +68,3 @@ def claim(config: ConfigDict, workdir: Path, *, must_exist: bool = False) -> Non
     new = path.with_suffix(".partial")
     new.write_text(text)
     new.rename(path)
-
-
-def flat(tree: Any, prefix: str = "") -> dict:
-    """Nested dicts -> {"a.b.c": leaf}."""
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}{key}.").items()}

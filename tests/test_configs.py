@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, fewshot
+from launch import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = [*base.PRESETS, "shapes,paper=true", "coco,paper=true"]
@@ -27,6 +28,56 @@ def test_arguments():
     assert fewshot.get_config("shots=1").preset == "shapes"
     assert base.get_config("coco,paper=true").model.mask.diffusion.steps == 1000
     assert base.get_config("").preset == base.get_config(None).preset == "shapes"
+
+
+@pytest.mark.parametrize("shots", [1, 5, 10])
+def test_every_k_of_the_paper_has_a_stage_1(shots):
+    """One stage 1 serves every K; taken literally, there is one for each, and stage 2 finds it."""
+    from maskdiff_jax.stages import stage2_problems
+
+    first, second = base.get_config("coco"), fewshot.get_config(f"coco,shots={shots}")
+    assert stage2_problems(second, json.loads(first.to_json_best_effort())) == []
+    first, second = (m.get_config(f"coco,paper=true,shots={shots}") for m in (base, fewshot))
+    assert stage2_problems(second, json.loads(first.to_json_best_effort())) == []
+    for c in (first, second):
+        assert c.model.mask.slots == c.model.mask.min_shots == shots
+    assert cli.complete(second).init_from == str(cli.default_workdir(first)) == f"runs/base-coco-paper-{shots}shot"
+    assert cli.default_workdir(second) == Path(f"runs/fewshot-coco-paper-{shots}shot-seed0")
+
+
+def test_the_literal_reading_is_literal():
+    first, second = (m.get_config("coco,paper=true,shots=1") for m in (base, fewshot))
+    for c in (first, second):
+        assert c.fewshot.sampler == "imtfa" and c.data.flip == 0.5
+        assert (c.data.shot_augment, c.data.shot_drop, c.data.box_jitter) == (0.0, 0.0, 0.0)
+        assert c.train.detector.batch == c.train.mask.batch == 8
+        assert (c.train.mask.optimizer, c.train.mask.lr, c.train.mask.base_batch) == ("adamw", 1e-4, 8)
+    one, two = first.train.detector, second.train.detector
+    assert (one.optimizer, one.lr, one.base_batch) == ("sgd", 0.02, 8) and (two.optimizer, two.lr) == ("adamw", 1e-4)
+    assert second.train.mask.steps == second.train.detector.steps == 16_000  # "jointly"
+
+
+def test_stage_2_has_its_own_rates():
+    """AdamW at a constant 1e-4 [paper], or TFA's SGD with a decay at 0.9 of the steps; not stage 1's decays."""
+    c = fewshot.get_config("coco,shots=5")
+    assert (c.train.detector.optimizer, c.train.detector.lr, c.train.detector.schedule) == ("adamw", 1e-4, "constant")
+    c = fewshot.get_config("coco,shots=5,optimizer=sgd")
+    assert (c.train.detector.optimizer, c.train.detector.lr, c.train.detector.decay_at) == ("sgd", 1e-3, (0.9,))
+    assert c.train.mask.steps < c.train.detector.steps and c.train.mask.schedule == "constant"
+
+
+def test_what_stage_2_cannot_start_from_is_named():
+    from maskdiff_jax.stages import stage2_problems
+
+    first, second = base.get_config("shapes"), fewshot.get_config("shapes,shots=1")
+    second.model.mask.diffusion.steps = second.model.detector.max_detections = 7  # free to differ
+    before = json.loads(first.to_json_best_effort())
+    assert stage2_problems(second, before) == []
+    second.model.mask.unet.width, second.data.novel_classes = 8, ("star",)
+    found = stage2_problems(second, before)
+    assert len(found) == 2 and "model.mask.unet.width is 32 there and 8 here" in found[1]
+    second.fewshot.shots = 6
+    assert "model.mask.slots=5" in stage2_problems(second, before)[0]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +124,10 @@ def test_weights_set_what_goes_with_them():
     [(base, "shapes,weights=msra", "weights=msra cannot be: shapes has"),
      (base, "coco,weights=r50", "weights=r50 cannot be: msra, torchvision"),
      (fewshot, "coco,weights=zoo", "has seen the novel classes"),
-     (fewshot, "weights=torchvision", "shapes has a small detector")],
+     (fewshot, "weights=torchvision", "shapes has a small detector"),
+     (fewshot, "coco,optimizer=lion", "optimizer=lion: choose adamw or sgd"),
+     (fewshot, "optimizer=sgd", "shapes has a recipe of its own"),
+     (base, "coco,shots=5", "belongs to paper=true")],
 )  # fmt: skip
 def test_weights_that_cannot_be(get, arg, word):
     with pytest.raises(ValueError, match=word):

@@ -68,6 +68,52 @@ def test_trains_what_it_should(tmp_path):
     assert loop.read_seconds(tmp_path)["line"] > 0
 
 
+def test_unit_columns_hold_from_before_the_first_step(tmp_path):
+    """The weight that the loss sees is unit at every step, and so is the state; other leaves are free."""
+    lengths = []
+
+    def seen(params, key, batch):
+        jax.debug.callback(lambda n: lengths.append(float(n)), jnp.linalg.norm(params["a"]["w"]))
+        return squares(params, key, batch)
+
+    start = {"a": {"w": jnp.full((2, 1), 30.0)}, "b": {"w": jnp.full((1,), 0.5)}}
+    one = phase(steps=6, loss=lambda p, k, b: seen(p, k, b | {"y": b["y"][:, None]}), ema=0.0)
+    one = one._replace(unit_columns=frozenset({"a/w"}))
+    out = loop.run_phase(one, start, config=config(), workdir=tmp_path, mesh=sharding.make_mesh(1))
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(out["a"]["w"]), 1.0, rtol=1e-6)
+    assert float(out["b"]["w"][0]) == 0.5
+
+
+def test_learning_rate_scales_with_the_batch(tmp_path, capsys):
+    def moved(batch):
+        p = phase(steps=1, ema=0.0)
+        p.configs["line"].update(optimizer="sgd", lr=0.1, batch=batch)
+        return np.asarray(train(tmp_path / str(batch), p)["a"]["w"])
+
+    np.testing.assert_allclose(moved(16), 2 * moved(8), rtol=1e-6)
+    out = capsys.readouterr().out
+    assert "line: sgd, learning rate 0.2 for a batch of 16 (0.1 is for a batch of 8)" in out
+    assert "line: sgd, learning rate 0.1 for a batch of 8\n" in out
+
+
+def test_only_saving_may_transfer_unasked(tmp_path, monkeypatch):
+    """On a GPU an implicit transfer inside the loop is an error; on a CPU arrays are shared and nothing is noticed."""
+    seen = {}
+
+    def save(self, state, data):
+        seen["save"] = jax.config.jax_transfer_guard_device_to_host
+
+    class Guarded(Counter):
+        def __next__(self):
+            seen["next"] = jax.config.jax_transfer_guard_device_to_host
+            return super().__next__()
+
+    monkeypatch.setattr(checkpoint.PhaseCheckpoints, "save", save)
+    train(tmp_path, phase(steps=2, loader=Guarded()))
+    assert seen == {"save": "allow", "next": "disallow"}
+
+
 class Stop(Exception):
     pass
 

@@ -93,7 +93,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
 
 
 def test_training_leaves_what_others_rely_on(trained):
-    for run, phases in (("runs/base-shapes", ["detector", "mask"]), (STAGE2, ["novel", "joint"])):
+    for run, phases in (("runs/base-shapes", ["detector", "mask"]), (STAGE2, ["novel", "detector", "mask"])):
         lines = [json.loads(x) for x in (trained / run / "metrics.jsonl").read_text().splitlines()]
         assert list(dict.fromkeys(x["phase"] for x in lines)) == phases
         assert all(np.isfinite(x["loss"]) for x in lines)
@@ -111,7 +111,7 @@ def test_metrics_describe_themselves(trained):
     for name in names:
         assert 0.0 <= m["metrics"][name] <= 100.0
     assert m["metrics"]["images"] == 6 and m["metrics"]["mask_iou/all"] > 0
-    assert set(m["seconds"]) == {"novel", "joint", "evaluation"}
+    assert set(m["seconds"]) == {"novel", "detector", "mask", "evaluation"}
     assert m["config"]["train"]["mask"]["steps"] == 4
     predictions = json.loads((trained / STAGE2 / "predictions.json").read_text())
     assert len(predictions) == m["metrics"]["detections"] > 0

@@ -32,14 +32,14 @@ def document(stage: str = "fewshot", seed: int = 0, shift: float = 0.0) -> dict:
         "metrics": metrics | {"mask_iou/all": 80.0 + shift, "images": 4},
         "per_class": {"segm": {"circle": 40.0, "star": 10.0}, "mask_iou": {"circle": 81.0}},
         "curves": {"iou": iou, "segm/all": [50.0, 30.0, 5.0], "segm/novel": [None, None, None]},
-        "seconds": {"joint": 12.4, "evaluation": 3.0},
+        "seconds": {"mask": 12.4, "evaluation": 3.0},
     }  # fmt: skip
 
 
 def workdir(folder: Path, doc: dict, figures: tuple[str, ...] = ()) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(doc))
-    lines = [{"phase": "joint", "step": s, "time": 0.1 * s, "loss": 3.0 / s} for s in range(1, 40)]
+    lines = [{"phase": "mask", "step": s, "time": 0.1 * s, "loss": 3.0 / s} for s in range(1, 40)]
     lines[3] |= {"detector/loss_cls": 0.5, "mask/loss": 0.7}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines) + '{"phase": "jo')
     (folder / "figures").mkdir()
@@ -148,7 +148,7 @@ def test_text_table():
     rows = lines[3 : lines.index("")]
     assert len(rows) == 5  # novel classes only in stage 2
     assert rows[-1].split()[:5] == ["novel", "30.0", "30.0", "20.0", "20.0"]
-    assert "all heads 12 s, evaluation 3 s; together 15 s" in lines[-1]
+    assert "mask head 12 s, evaluation 3 s; together 15 s" in lines[-1]
 
 
 def test_running_mean_by_hand():

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from maskdiff_jax import optim
 from maskdiff_jax.nets import conv, fpn, rcnn, resnet
 
 KEY = jax.random.key(0)
@@ -89,22 +90,56 @@ def test_predictor(classifier, agnostic):
         assert np.abs(logits).max() <= 20
 
 
-def test_cosine_walks_as_tfa_does():
-    """TFA overwrites w by its unit vector before each step; ours keeps a length and walks the same way."""
+def cosine_problem(classes=4):
+    """Features and labels that 6 x `classes` columns cannot separate, so that the gradient never vanishes."""
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(9, 6)).astype("f4"), rng.normal(size=(6, 4)).astype("f4")
-    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 5.0))[:, 0].mean()
-    plain = lambda u: (
-        -jax.nn.log_softmax(5.0 * (x / np.linalg.norm(x, axis=1, keepdims=True)) @ u)[:, 0].mean()
-    )
-    unit = lambda w: w / np.linalg.norm(w, axis=0)
-    ours, theirs = 3.0 * w, w
-    for _ in range(5):
-        ours = ours - 0.1 * (jax.grad(loss)(ours) + 0.1 * ours)
-        theirs = unit(theirs)
-        theirs = theirs - 0.1 * (jax.grad(plain)(theirs) + 0.1 * theirs)
-    np.testing.assert_allclose(unit(ours), unit(theirs), atol=2e-5)
-    np.testing.assert_allclose(loss(ours), loss(w * 0 + unit(theirs)), atol=1e-5)
+    x, w = rng.normal(size=(64, 6)).astype("f4"), rng.normal(size=(6, classes)).astype("f4")
+    return x, rng.integers(0, classes, 64), w
+
+
+def trained_columns(w, steps, loss, **changes):
+    """The phase's own optimizer and projection: the column lengths [steps, C] and the last weight."""
+    fields = dict(optimizer="sgd", lr=0.02, schedule="constant", decay_at=(), warmup=0, weight_decay=1e-4)
+    fields |= dict(betas=(0.9, 0.999), clip_norm=0.0) | changes
+    rule = optim.make_optimizer(steps=steps, **fields)
+    names = frozenset({"cls"})
+
+    def step(carry, _):
+        flat, state = carry
+        updates, state = rule.update(jax.grad(lambda f: loss(f["cls"]))(flat), state, flat)
+        flat = optim.unit_columns(jax.tree.map(jnp.add, flat, updates), names)
+        return (flat, state), jnp.linalg.norm(flat["cls"], axis=0)
+
+    flat = optim.unit_columns({"cls": jnp.asarray(w)}, names)
+    (flat, _), lengths = jax.jit(lambda c: jax.lax.scan(step, c, None, steps))((flat, rule.init(flat)))
+    return np.asarray(lengths), np.asarray(flat["cls"])
+
+
+def test_cosine_walks_as_tfa_does():
+    """TFA overwrites w by its unit vector in each forward pass, here for 300 steps of SGD with momentum and decay."""
+    x, labels, w = cosine_problem()
+    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
+    unit_x = x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)
+    plain = jax.jit(jax.grad(lambda u: -jax.nn.log_softmax(20.0 * unit_x @ u)[np.arange(64), labels].mean()))
+    theirs, velocity = w, 0.0
+    for _ in range(300):
+        theirs = theirs / (np.linalg.norm(theirs, axis=0) + 1e-5)
+        velocity = 0.9 * velocity + np.asarray(plain(theirs)) + 1e-4 * theirs
+        theirs = theirs - 0.02 * velocity
+    _, ours = trained_columns(3.0 * w, 300, loss)
+    np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs, axis=0), atol=1e-4)
+    start = w / np.linalg.norm(w, axis=0)
+    assert (start * ours).sum(0).min() < 0.9  # it did walk
+
+
+@pytest.mark.parametrize("rule", [{}, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}])
+def test_columns_of_the_cosine_classifier_keep_their_length(rule):
+    x, labels, w = cosine_problem()
+    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
+    lengths, _ = trained_columns(w * np.float32([1e-3, 1, 50, 1e4]), 5000, loss, **rule)
+    np.testing.assert_allclose(lengths, 1.0, atol=1e-5)
+    zero = optim.unit_columns({"cls": jnp.zeros((6, 2)), "other": 2 * jnp.ones(3)}, {"cls"})
+    assert not zero["cls"].any() and (zero["other"] == 2).all()
 
 
 def test_cosine_of_a_zero_row_is_finite():
