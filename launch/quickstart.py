@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from configs import base, fewshot
-    from maskdiff_jax import evaluate, report, stages, train
+    from maskdiff_jax import compatibility, evaluate, report, train
 
     folder = Path(_FOLDER.value)
     if _FRESH.value:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     runs["stage 2"][0].init_from = str(folder / "base")
     for config, _ in runs.values():
         _scale(config, scale)
-    problems = stages.stage2_problems(runs["stage 2"][0], json.loads(runs["stage 1"][0].to_json_best_effort()))
+    problems = compatibility.stage2_problems(runs["stage 2"][0], json.loads(runs["stage 1"][0].to_json_best_effort()))
     if problems:
         raise ValueError(f"stage 2 could not start from stage 1: {'; '.join(problems)}")
     for name, (config, workdir) in runs.items():

@@ -21,9 +21,9 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
-    from maskdiff_jax import stages, train
+    from maskdiff_jax import compatibility, train
 
-    for name, value in stages.flat(config.to_dict()).items():
+    for name, value in compatibility.flat(config.to_dict()).items():
         print(f"{name} = {value!r}")
     if config.stage == "base" and config.weights != "zoo":
         tell_stage_2(config)
@@ -35,14 +35,14 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def tell_stage_2(config: ConfigDict) -> None:
     """Before hours of stage 1: what stage 2 will have to be given to start from it, for each K of its preset."""
     from configs import fewshot
-    from maskdiff_jax import stages
+    from maskdiff_jax import compatibility
 
     before = json.loads(config.to_json_best_effort())
     for shots in [config.fewshot.shots] if config.paper else [1, 5, 10]:
         arg = f"{config.preset},shots={shots},paper={config.paper},weights={config.weights}".lower()
         after = fewshot.get_config(arg)
         after.model.num_classes = config.model.num_classes  # 0 where the data set says
-        problems = stages.stage2_problems(after, before)
+        problems = compatibility.stage2_problems(after, before)
         if problems:
             print(f"note: stage 2 (configs/fewshot.py:{arg}) will not start from this run: {'; '.join(problems)}")
 

@@ -7,17 +7,15 @@ the same gradients as each loss alone, and one after the other lets each have it
 stage "distill", which is not the paper's, may teach the mask head to draw in fewer passes.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskdiff_jax import checkpoint, novel, optim
+from maskdiff_jax import checkpoint, compatibility, novel, optim
 from maskdiff_jax.data import fewshot, pipeline, sources, tfa
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.loop import Loader, PairLoader, Phase
@@ -26,21 +24,6 @@ from maskdiff_jax.types import PyTree
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
-# what weights were trained with and cannot do without: fields of config.model.detector
-LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
-# how masks are drawn, which training does not see: fields of config.model.mask.diffusion
-DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
-# what a later stage may choose anew beside that: how boxes are trained and found, and what a step of training sees
-FREE = (
-    "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout", "model.mask.diffusion.p_uncond",
-    *(f"model.mask.diffusion.{k}" for k in DRAWING),
-    *(f"model.detector.{k}" for k in (
-        "rpn_iou", "rpn_samples", "rpn_positive", "rpn_beta", "rpn_pre_nms_train", "rpn_pre_nms_test", "rpn_nms",
-        "proposals_train", "proposals_test", "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",
-        "min_score", "nms", "max_detections",
-    )),
-)  # fmt: skip
-NOVEL_INITS = ("finetune", "random", "imprint")
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
@@ -99,7 +82,7 @@ def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
 def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """The heads on K shots of every class; the features stay [TFA]."""
     c, s = config, config.fewshot
-    check_start(c, Path(c.init_from))
+    compatibility.check_start(c, Path(c.init_from))
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
     pool = pipeline.open_split(c.data, "pool")
@@ -120,11 +103,11 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
 
     Raises:
       FileNotFoundError: that run is missing or not finished.
-      ValueError: see ``check_teacher`` and ``check_rounds``.
+      ValueError: see ``compatibility.check_teacher`` and ``check_rounds``.
     """
     c, d = config, config.distill
-    check_rounds(c)
-    check_teacher(c, Path(c.init_from))
+    compatibility.check_rounds(c)
+    compatibility.check_teacher(c, Path(c.init_from))
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
     records, pool = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "pool")
@@ -150,51 +133,6 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
         )  # fmt: skip
         params = train(phase, params | {"teacher": params["mask_head"]})
     return {k: v for k, v in params.items() if k != "teacher"}
-
-
-def check_rounds(config: ConfigDict) -> None:
-    """Whether masks will be drawn in the steps that distillation teaches.
-
-    Raises:
-      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` draws otherwise.
-    """
-    d, f = config.distill, config.model.mask.diffusion
-    halves = [d.steps // 2 ** (i + 1) for i in range(len(d.rounds))]
-    if list(d.rounds) != halves or d.steps % 2 ** len(halves) or (not halves and d.guidance == 1.0):
-        raise ValueError(
-            f"distill.rounds is {tuple(d.rounds)}: each must be half of the one before, from "
-            f"distill.steps={d.steps} on; without guidance there must be one"
-        )
-    last = (d.rounds or (d.steps,))[-1]
-    if (f.sampler, f.eta, f.steps, f.guidance) != ("ddim", 0.0, last, 1.0):
-        raise ValueError(
-            f"model.mask.diffusion draws in {f.steps} steps of {f.sampler}, eta={f.eta}, with guidance={f.guidance}, "
-            f"but what distill.rounds={tuple(d.rounds)} teaches is {last} steps of ddim without guidance: "
-            f"set sampler=ddim, eta=0.0, steps={last}, guidance=1.0"
-        )
-
-
-def check_teacher(config: ConfigDict, workdir: Path) -> None:
-    """Whether a run has the mask head, the shots and the regions of this config.
-
-    Raises:
-      FileNotFoundError: no run there.
-      ValueError: it is not one of stage 2, or fields differ; names them.
-    """
-    check_layout(config, workdir)
-    ours, theirs = json.loads(config.to_json_best_effort()), json.loads((workdir / "config.json").read_text())
-    if theirs["stage"] != "fewshot":
-        raise ValueError(f"{workdir} is a run of stage '{theirs['stage']}': distillation starts from one of stage 2")
-    differ = []
-    for path, free in (("model.mask.diffusion", DRAWING), ("model.mask", ("diffusion",)), ("fewshot", ("novel_init",))):
-        a, b = ours, theirs
-        for part in path.split("."):
-            a, b = a[part], b[part]
-        differ += [f"{path}.{k}={b.get(k)!r}" for k in a if k not in free and a[k] != b.get(k)]
-    a, b = ours["data"], theirs["data"]
-    differ += [f"data.{k}={b[k]!r}" for k in ("root", "novel_classes", "context") if a[k] != b[k]]
-    if differ:
-        raise ValueError(f"{workdir} was trained with {', '.join(differ)}: give the same to distil it")
 
 
 def _novel_rows(
@@ -260,76 +198,13 @@ def initial_params(model: Model, config: ConfigDict) -> PyTree:
     """Fresh weights from ``config.seed``, or those of the run ``config.init_from``.
 
     Raises:
-      FileNotFoundError, ValueError: see ``check_layout`` and ``load_weights``.
+      FileNotFoundError: no finished run there.
+      ValueError: its weights are damaged, or of another model; names the fields.
     """
     if config.init_from:
-        check_layout(config, Path(config.init_from))
+        compatibility.check_model(config, Path(config.init_from))
         return load_weights(Path(config.init_from), model)
     return jax.jit(model.init)(jax.random.key(config.seed))
-
-
-def check_layout(config: ConfigDict, workdir: Path) -> None:
-    """Whether the weights of a run saw the pixels that this config gives them, in the same net.
-
-    Raises:
-      FileNotFoundError: no run there.
-      ValueError: fields of ``LAYOUT`` differ; names them.
-    """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{workdir} holds no run to start from: train that stage, or give --config.init_from")
-    ours = json.loads(config.to_json_best_effort())["model"]["detector"]
-    theirs = json.loads(path.read_text())["model"]["detector"]
-    differ = [f"{k}={theirs.get(k)!r} there, {ours[k]!r} here" for k in LAYOUT if ours[k] != theirs.get(k)]
-    if differ:
-        raise ValueError(
-            f"the weights of {workdir} are for another model.detector ({'; '.join(differ)}): give the same weights= in "
-            "--config as that run, or another --config.init_from"
-        )
-
-
-def check_start(config: ConfigDict, workdir: Path) -> None:
-    """Whether stage 2 can start from a run of stage 1, finished or not.
-
-    Raises:
-      FileNotFoundError: no run there.
-      ValueError: it cannot; names the fields.
-    """
-    check_layout(config, workdir)
-    problems = stage2_problems(config, json.loads((workdir / "config.json").read_text()))
-    if problems:
-        raise ValueError(f"stage 2 cannot start from {workdir}: {'; '.join(problems)}")
-
-
-def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
-    """What keeps a config of stage 2 from starting with the weights of stage 1; needs no data and no weights.
-
-    Args:
-      config: of stage 2.
-      before: config of stage 1, as its config.json holds it.
-
-    Returns:
-      One clause per problem; empty where all is well.
-    """
-    shots, slots = config.fewshot.shots, before["model"]["mask"]["slots"]
-    if shots > slots:
-        return [
-            f"fewshot.shots={shots}, but its mask head has model.mask.slots={slots}: lower shots, or train stage 1 "
-            "with more slots"
-        ]
-    if config.fewshot.novel_init not in NOVEL_INITS:
-        return [f"unknown fewshot.novel_init '{config.fewshot.novel_init}': choose {', '.join(NOVEL_INITS)}"]
-    ours, theirs = flat(json.loads(config.to_json_best_effort())), flat(before)
-    same = {k for k in ours.keys() | theirs.keys() if k.startswith("model.") and k not in FREE}
-    differ = sorted(k for k in same | {"data.novel_classes", "data.context"} if ours.get(k) != theirs.get(k))
-    return [f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: give both stages the same" for k in differ[:8]]
-
-
-def flat(tree: Any, prefix: str = "") -> dict:
-    """Nested dicts -> {"a.b.c": leaf}."""
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}{key}.").items()}
 
 
 def load_weights(workdir: Path, model: Model) -> PyTree:

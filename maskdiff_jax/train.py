@@ -8,8 +8,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax.compatibility import DRAWING, flat
 from maskdiff_jax.loop import read_seconds, run_phase
-from maskdiff_jax.stages import DRAWING, STAGES, flat
+from maskdiff_jax.stages import STAGES
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:

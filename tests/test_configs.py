@@ -8,6 +8,7 @@ import pytest
 
 from configs import base, fewshot
 from launch import cli
+from maskdiff_jax.compatibility import stage2_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = [*base.PRESETS, "shapes,paper=true", "coco,paper=true"]
@@ -33,8 +34,6 @@ def test_arguments():
 @pytest.mark.parametrize("shots", [1, 5, 10])
 def test_every_k_of_the_paper_has_a_stage_1(shots):
     """One stage 1 serves every K; taken literally, there is one for each, and stage 2 finds it."""
-    from maskdiff_jax.stages import stage2_problems
-
     first, second = base.get_config("coco"), fewshot.get_config(f"coco,shots={shots}")
     assert stage2_problems(second, json.loads(first.to_json_best_effort())) == []
     first, second = (m.get_config(f"coco,paper=true,shots={shots}") for m in (base, fewshot))
@@ -67,8 +66,6 @@ def test_stage_2_has_its_own_rates():
 
 
 def test_what_stage_2_cannot_start_from_is_named():
-    from maskdiff_jax.stages import stage2_problems
-
     first, second = base.get_config("shapes"), fewshot.get_config("shapes,shots=1")
     second.model.mask.diffusion.steps = second.model.detector.max_detections = 7  # free to differ
     before = json.loads(first.to_json_best_effort())

@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import base, fewshot
-from maskdiff_jax import checkpoint, import_weights, stages, weights
+from maskdiff_jax import checkpoint, compatibility, import_weights, stages, weights
 from maskdiff_jax.model import build
 from tests import foreign_files as files
 from tests import foreign_names as names
@@ -174,7 +174,7 @@ def _unet_shapes():
         out[f"{name}.out_layers.3"] = (128, 128, 3, 3)
         return out | ({f"{name}.skip_connection": (128, cin, 1, 1)} if cin != 128 else {})
 
-    layers = {"time_embed.0": (512, 128), "time_embed.2": (512, 512), "input_blocks.0.0": (128, 19, 3, 3)}
+    layers = {"time_embed.0": (512, 128), "time_embed.2": (512, 512), "input_blocks.0.0": (128, 34, 3, 3)}
     layers |= block("input_blocks.1.0", 128) | block("middle_block.0", 128) | block("middle_block.2", 128)
     layers |= {"middle_block.1.norm": (128,), "middle_block.1.qkv": (384, 128, 1)}
     layers |= {"middle_block.1.proj_out": (128, 128, 1), "out.0": (128,), "out.2": (1, 128, 3, 3)}
@@ -225,14 +225,14 @@ def test_a_stage_starts_only_from_weights_of_its_pixels(tmp_path):
     made = config("coco,weights=msra")
     (tmp_path / "config.json").write_text(made.to_json_best_effort())
     for get in (base.get_config, fewshot.get_config):
-        stages.check_layout(config("coco,weights=msra", get), tmp_path)
+        compatibility.check_layout(config("coco,weights=msra", get), tmp_path)
         with pytest.raises(ValueError) as error:
-            stages.check_layout(config("coco,weights=torchvision", get), tmp_path)
+            compatibility.check_layout(config("coco,weights=torchvision", get), tmp_path)
         text = str(error.value)
         for field in ("pixel_mean", "pixel_std", "channel_order='bgr' there, 'rgb' here", "stride_in_1x1"):
             assert field in text
         assert "norm" not in text
     with pytest.raises(ValueError, match="norm='frozen_bn' there, 'group' here"):
-        stages.check_layout(config("coco,weights=scratch"), tmp_path)
+        compatibility.check_layout(config("coco,weights=scratch"), tmp_path)
     with pytest.raises(FileNotFoundError, match="no run to start from"):
-        stages.check_layout(made, tmp_path / "none")
+        compatibility.check_layout(made, tmp_path / "none")
