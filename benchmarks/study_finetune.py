@@ -24,7 +24,7 @@ from benchmarks import mask_scores
 from configs import fewshot
 from launch import cli
 
-STEPS = (0, 25, 50, 100, 200, 400, 800, 1600)
+STEPS = (0, 25, 100, 400)
 
 
 def main() -> None:

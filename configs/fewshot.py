@@ -14,7 +14,10 @@ from configs import base
 # TFA's steps of the two phases for K = 1, 5 and 10, at 16 images per step
 TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
 OPTIMIZERS = ("adamw", "sgd")
-MASK_STEPS = 2000  # of the mask head on real photos
+# Passes of the mask head over the K shots of every class. On shapes, novel objects gain a little until about 100
+# passes at K = 5; at K = 1 every pass beyond some 25 costs mask IoU, as the head learns its few objects by heart
+# (benchmarks/study_finetune.py, validation scenes). TFA's steps for the detector would be thousands of passes.
+MASK_PASSES = {1: 25, 5: 100, 10: 100}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -45,7 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if own:
         r.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
         r.detector.update(steps=200, batch=8, lr=1e-3, ema=0.9)
-        r.mask.update(steps=200, batch=16, lr=2e-4, ema=0.98)
+        r.mask.update(steps=25 if options["shots"] == 1 else 200, batch=16, lr=2e-4, ema=0.98)
         base.state_base_batches(c)
     else:
         _photos(c, options["optimizer"] or "adamw")
@@ -61,4 +64,7 @@ def _photos(c: ConfigDict, optimizer: str) -> None:
         r.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
     else:
         r.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
-    r.mask.update(steps=steps if c.paper else MASK_STEPS, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
+    objects = shots * (c.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
+    passes = MASK_PASSES.get(shots, MASK_PASSES[10])
+    mask_steps = steps if c.paper else round(passes * objects / r.mask.batch)  # the paper trains all jointly
+    r.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
