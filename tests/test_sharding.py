@@ -110,14 +110,15 @@ PROGRAMS = SMALL + """
     step = loop.make_step(loss, tx, labels, {"x": 0.9}, mesh)
     step = step.lower(place(state, same), place(images, divided), place(key, same)).compile()
     with jax.set_mesh(mesh):
-        detect = jax.jit(m.detect).lower(place(params, same), *place((pixels, size), divided), np.ones(12, bool)).compile()
+        inputs = place((pixels, size), divided)
+        detect = jax.jit(m.detect).lower(place(params, same), *inputs, np.ones(12, bool)).compile()
 
     step, detect = hlo.analyze(step.as_text()), hlo.analyze(detect.as_text())
     assert any(loop.trips is None for loop in step.loops) and any(loop.trips is None for loop in detect.loops)
     assert not any(loop.collectives for loop in (*step.loops, *detect.loops))
     assert not detect.collectives, [k.source for k in detect.collectives]
     assert step.collectives and all(k.instruction.opcode == "all-reduce" for k in step.collectives), step.collectives
-    # the counts of used RoIs and of the metrics, the losses, and the gradients: of a layer that all levels share one each
+    # counts, metrics, losses and gradients; of a layer that all levels share, one gradient each
     reduced = sum(hlo.size(k.instruction.type) for k in step.collectives)
     weights = sum(x.size * 4 for x in trained.values())
     assert reduced <= 1.1 * weights, (reduced, weights)
