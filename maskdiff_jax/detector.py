@@ -20,6 +20,7 @@ from maskdiff_jax import losses
 from maskdiff_jax.nets import fpn, rcnn, resnet
 from maskdiff_jax.ops import assign, roi_align, select
 from maskdiff_jax.ops import boxes as box_ops
+from maskdiff_jax.ops.batch import per_image
 from maskdiff_jax.types import Array, Batch, Detections, PyTree
 
 INACTIVE = -1e9  # logit of a class that a stage does not know; finite, so that no loss becomes NaN
@@ -167,7 +168,7 @@ def make_detector(**fields: Any) -> Detector:
             threshold=s.nms,
             count=s.max_detections,
         )
-        return jax.vmap(finish)(logits, deltas, proposals, image_hw)
+        return per_image(finish)(logits, deltas, proposals, image_hw)
 
     def box_features(params: PyTree, image: Array, image_hw: Array, boxes: Array) -> Array:
         maps = features(s, nets, params, image, image_hw)
@@ -239,8 +240,8 @@ def rpn(s: Settings, nets: Nets, params: PyTree, maps: Features) -> Anchors:
 def propose(s: Settings, anchors: Anchors, image_hw: Array, *, pre_nms: int, count: int) -> select.Proposals:
     """[B, P, 4] proposals; no gradient flows through them."""
     logits, deltas = jax.lax.stop_gradient((anchors.logits, anchors.deltas))
-    one = functools.partial(select.propose, anchors.boxes, pre_nms=pre_nms, threshold=s.rpn_nms, count=count)
-    return jax.vmap(one)(logits, deltas, anchors.inside, image_hw)
+    one = functools.partial(select.propose, pre_nms=pre_nms, threshold=s.rpn_nms, count=count)
+    return per_image(one, (None, 0, 0, 0, 0))(anchors.boxes, logits, deltas, anchors.inside, image_hw)
 
 
 def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) -> Array:
@@ -253,7 +254,7 @@ def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) 
     def one(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
         return roi_align.multilevel_roi_align(levels, boxes, extents=extents, **options)
 
-    return nets.box_head.apply({"params": params["box_head"]}, jax.vmap(one)(levels, boxes, extents))
+    return nets.box_head.apply({"params": params["box_head"]}, per_image(one)(levels, boxes, extents))
 
 
 def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array, Array]:
@@ -286,11 +287,14 @@ def _loss(
         positive=s.rpn_positive,
         weights=select.RPN_WEIGHTS,
     )
-    index, is_fg, used, wanted = jax.vmap(draw_anchors, (0, None, 0, 0))(
-        keys[:, 0], boxes_all, inside_all, gt
+
+    def sampled(key, boxes, inside, gt, logits, deltas):
+        index, *rest = draw_anchors(key, boxes, inside, gt)
+        return logits[index], deltas[index], *rest
+
+    logits, deltas, is_fg, used, wanted = per_image(sampled, (0, None, 0, 0, 0, 0))(
+        keys[:, 0], boxes_all, inside_all, gt, logits_all, deltas_all
     )
-    logits = jnp.take_along_axis(logits_all, index, 1)
-    deltas = jnp.take_along_axis(deltas_all, index[..., None], 1)
     rpn_cls, rpn_box = losses.rpn_losses(
         logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta
     )
@@ -304,7 +308,7 @@ def _loss(
         positive=s.roi_positive,
         weights=s.box_weights,
     )
-    rois, names, roi_used, roi_wanted = jax.vmap(draw_rois)(keys[:, 1], proposals.boxes, proposals.valid, gt)
+    rois, names, roi_used, roi_wanted = per_image(draw_rois)(keys[:, 1], proposals.boxes, proposals.valid, gt)
     logits, deltas = predict(nets, params, pool(s, nets, params, maps, rois), active)
     cls, box = losses.roi_losses(logits, deltas, names, roi_used, roi_wanted, beta=s.box_beta)
 

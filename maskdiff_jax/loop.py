@@ -139,7 +139,9 @@ def make_step(
         trainable, frozen = optim.split(state.params, labels)
 
         def objective(trainable):
-            return loss(optim.merge(trainable, frozen), jax.random.fold_in(key, state.step), batch)
+            # in scope, so that what is computed image by image stays on the image's device
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return loss(optim.merge(trainable, frozen), jax.random.fold_in(key, state.step), batch)
 
         (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)

@@ -14,7 +14,7 @@ import numpy as np
 
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import losses, sampler
-from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors
+from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors, cast_weights
 from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Array, MaskBatch, PyTree
 
@@ -223,6 +223,7 @@ def diffusion_head(
         cond = cond_of(region, shots)
         both = jnp.concatenate([cond, cond])
         table = block_vectors(params, jnp.asarray(plan.t), jnp.concatenate([classes, classes]))
+        params = cast_weights(params, net.dtype)
 
         def predict(y, t, keep):
             n, i = len(y), jnp.asarray(step_of)[t[0]]

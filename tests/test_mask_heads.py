@@ -359,3 +359,19 @@ def test_every_preset_makes_a_head(preset):
     if preset == "coco":
         total = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
         assert total == 89_755_649 + 645_120
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_sampling_casts_weights_before_its_scan(guidance):
+    """A cast inside is a kernel per weight and step on a GPU."""
+    head = mask_heads.diffusion_head(**options(dtype="bfloat16", diffusion={"guidance": guidance}))
+    batch = objects()
+    args = zero_params(head), KEYS, batch.region, batch.shots, batch.classes
+    scans = [e for e in jax.make_jaxpr(head.predict)(*args).jaxpr.eqns if e.primitive.name == "scan"]
+    assert scans
+    for scan in scans:
+        body, weights = scan.params["jaxpr"].jaxpr, scan.params["num_consts"]
+        given = [v for v in body.invars[:weights] if v.aval.ndim == 4 and v.aval.dtype == jnp.float32]
+        used = {id(v) for e in body.eqns if e.primitive.name == "convert_element_type" for v in e.invars}
+        assert {v.aval.shape for v in given if id(v) in used} == set()
+        assert any(v.aval.dtype == jnp.bfloat16 and v.aval.ndim == 4 for v in body.invars[:weights])

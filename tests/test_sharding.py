@@ -46,7 +46,7 @@ CODE = """
     print("equal")
 """
 
-MODEL = """
+SMALL = """
     import jax, numpy as np
     from configs import base
     from maskdiff_jax import model, sharding
@@ -64,6 +64,9 @@ MODEL = """
     size = np.full((n, 2), 128, np.int32)
     pixels = r.integers(0, 255, (n, 128, 128, 3), dtype=np.uint8)
     images = Batch(pixels, size, size, np.arange(n, dtype=np.int32), truth)
+"""
+
+MODEL = SMALL + """
     objects = MaskBatch(
         r.integers(0, 255, (n, 16, 16, 3), dtype=np.uint8), r.integers(0, 2, (n, 16, 16), dtype=np.uint8),
         r.integers(0, 255, (n, 5, 16, 16, 4), dtype=np.uint8), r.integers(0, 12, n).astype(np.int32),
@@ -77,17 +80,57 @@ MODEL = """
         mesh = sharding.make_mesh(devices)
         params = jax.device_put(jax.jit(m.init)(jax.random.key(0)), sharding.replicated(mesh))
         key = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
-        step = jax.jit(jax.value_and_grad(loss))
-        results.append(jax.device_get(step(params, key, sharding.put_batch((images, objects), mesh))))
-    (a, ga), (b, gb) = results
+        with jax.set_mesh(mesh):
+            value = jax.jit(jax.value_and_grad(loss))(params, key, sharding.put_batch((images, objects), mesh))
+            found = jax.jit(m.detect)(params, *sharding.put_batch((pixels, size), mesh), np.ones(12, bool))
+        results.append(jax.device_get((*value, found)))
+    (a, ga, fa), (b, gb, fb) = results
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), fa, fb)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     size = max(float(np.abs(x).max()) for x in jax.tree.leaves(ga))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * size), ga, gb)
     print("equal")
 """
 
+PROGRAMS = SMALL + """
+    import jax.numpy as jnp
+    from benchmarks import hlo
+    from maskdiff_jax import loop, optim
+    from maskdiff_jax.types import TrainState
+    mesh = sharding.make_mesh(8)
+    same, divided = sharding.replicated(mesh), sharding.split(mesh)
+    place = lambda tree, s: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree)
+    params, key = jax.eval_shape(m.init, jax.random.key(0)), jax.eval_shape(lambda: jax.random.key(0))
+    labels = optim.label_parameters(params, [("detector/.*", "x"), (".*", optim.FROZEN)])
+    tx = optim.combine({"x": optim.make_optimizer(steps=9, optimizer="sgd", lr=0.1, schedule="constant",
+        decay_at=(), warmup=0, weight_decay=1e-4, betas=(0.9, 0.999), clip_norm=1.0)}, labels)
+    trained = jax.eval_shape(lambda p: optim.split(p, labels)[0], params)
+    state = TrainState(jax.ShapeDtypeStruct((), np.int32), params, jax.eval_shape(tx.init, trained), trained)
+    loss = lambda params, key, batch: m.detector_loss(params, key, batch, jnp.ones(12, bool))
+    step = loop.make_step(loss, tx, labels, {"x": 0.9}, mesh)
+    step = step.lower(place(state, same), place(images, divided), place(key, same)).compile()
+    with jax.set_mesh(mesh):
+        inputs = place((pixels, size), divided)
+        detect = jax.jit(m.detect).lower(place(params, same), *inputs, np.ones(12, bool)).compile()
 
-@pytest.mark.parametrize("code", [CODE, pytest.param(MODEL, marks=pytest.mark.slow)], ids=["step", "model"])
+    step, detect = hlo.analyze(step.as_text()), hlo.analyze(detect.as_text())
+    assert any(loop.trips is None for loop in step.loops) and any(loop.trips is None for loop in detect.loops)
+    assert not any(loop.collectives for loop in (*step.loops, *detect.loops))
+    assert not detect.collectives, [k.source for k in detect.collectives]
+    assert step.collectives and all(k.instruction.opcode == "all-reduce" for k in step.collectives), step.collectives
+    # counts, metrics, losses and gradients; of a layer that all levels share, one gradient each
+    reduced = sum(hlo.size(k.instruction.type) for k in step.collectives)
+    weights = sum(x.size * 4 for x in trained.values())
+    assert reduced <= 1.1 * weights, (reduced, weights)
+    print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [CODE, PROGRAMS, pytest.param(MODEL, marks=pytest.mark.slow)],
+    ids=["step", "collectives", "model"],
+)
 def test_eight_devices_equal_one(code):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     out = subprocess.run(

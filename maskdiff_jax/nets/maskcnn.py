@@ -7,7 +7,7 @@ R boxes, F channels, C classes. Follows detectron2 roi_heads/mask_head.py, MaskR
 import jax.numpy as jnp
 from flax import linen as nn
 
-from maskdiff_jax.nets.conv import Conv
+from maskdiff_jax.nets.conv import Conv, Linear
 from maskdiff_jax.types import Array
 
 # torch's kaiming_normal_(mode="fan_out"), ReLU
@@ -36,7 +36,7 @@ class ConvMaskHead(nn.Module):
             x = nn.relu(Conv(self.channels, 3, _FAN_OUT, self.dtype, name=f"mask_fcn{i + 1}")(x))
         x = nn.relu(Double(self.channels, self.dtype, name="deconv")(x))
         small = nn.initializers.normal(0.001)
-        return Conv(self.num_classes, 1, small, self.dtype, name="predictor")(x).astype(jnp.float32)
+        return Linear(self.num_classes, small, self.dtype, as_conv=True, name="predictor")(x)
 
 
 class Double(nn.Module):

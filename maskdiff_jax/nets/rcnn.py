@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from maskdiff_jax.nets.conv import Conv
+from maskdiff_jax.nets.conv import Conv, Linear, matmul_f32
 from maskdiff_jax.nets.fpn import XAVIER
 from maskdiff_jax.types import Array
 
@@ -41,12 +41,12 @@ class RPNHead(nn.Module):
         small = nn.initializers.normal(0.01)
         shared = Conv(channels, 3, small, self.dtype, name="conv")
         cells = [nn.relu(shared(x)) for x in features.values()]
-        # the 1x1 layers see the cells of all levels as one row
-        row = jnp.concatenate([x.reshape(x.shape[0], 1, -1, channels) for x in cells], 2)
-        logits = Conv(self.anchors, 1, small, self.dtype, name="objectness")(row)
-        deltas = Conv(4 * self.anchors, 1, small, self.dtype, name="deltas")(row)
-        logits = logits.astype(jnp.float32).reshape(len(row), -1)
-        deltas = deltas.astype(jnp.float32).reshape(len(row), -1, 4)
+        # the 1x1 layers see the cells of all levels as one row. Their results stay float32: in bfloat16 many of the
+        # some 200,000 logits that are ranked are equal, and a large anchor's corner is off by a pixel
+        row = jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in cells], 1)
+        logits = Linear(self.anchors, small, self.dtype, as_conv=True, name="objectness")(row)
+        deltas = Linear(4 * self.anchors, small, self.dtype, as_conv=True, name="deltas")(row)
+        logits, deltas = logits.reshape(len(row), -1), deltas.reshape(len(row), -1, 4)
         ends = np.cumsum([x.shape[1] * x.shape[2] * self.anchors for x in cells])[:-1]
         split = (jnp.split(v, ends, 1) for v in (logits, deltas))
         logits, deltas = (dict(zip(features, parts, strict=True)) for parts in split)
@@ -81,7 +81,7 @@ class BoxPredictor(nn.Module):
       classifier: "cosine" or "linear".
       cosine_scale: factor of the cosine.
       agnostic: one box per RoI instead of one per class.
-      dtype: of the matrix products.
+      dtype: of the factors of the matrix products; their results are not rounded to it.
     """
 
     num_classes: int
@@ -95,16 +95,15 @@ class BoxPredictor(nn.Module):
         """[..., F] -> logits [..., C + 1] and deltas [..., C or 1, 4], float32."""
         if self.classifier == "linear":
             small = nn.initializers.normal(0.01)
-            dense = nn.Dense(self.num_classes + 1, dtype=self.dtype, kernel_init=small, name="cls_score")
-            logits = dense(x).astype(jnp.float32)
+            logits = Linear(self.num_classes + 1, small, self.dtype, name="cls_score")(x)
         elif self.classifier == "cosine":
             logits = Cosine(self.num_classes + 1, self.cosine_scale, self.dtype, name="cls_score")(x)
         else:
             raise ValueError(f"unknown detector.classifier '{self.classifier}': choose cosine or linear")
         boxes = 1 if self.agnostic else self.num_classes
         tiny = nn.initializers.normal(0.001)
-        deltas = nn.Dense(4 * boxes, dtype=self.dtype, kernel_init=tiny, name="bbox_pred")(x)
-        return logits, deltas.astype(jnp.float32).reshape(*x.shape[:-1], boxes, 4)
+        deltas = Linear(4 * boxes, tiny, self.dtype, name="bbox_pred")(x)
+        return logits, deltas.reshape(*x.shape[:-1], boxes, 4)
 
 
 class Cosine(nn.Module):
@@ -153,8 +152,7 @@ def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = j
     length = jax.lax.stop_gradient(jnp.sqrt((kernel * kernel).sum(0)) + NORM_EPS)
     fixed = jax.lax.stop_gradient(kernel)
     unit = fixed / length + (kernel - fixed) * length
-    cosine = (x / (norm + NORM_EPS)).astype(dtype) @ unit.astype(dtype)
-    return scale * cosine.astype(jnp.float32)
+    return scale * matmul_f32((x / (norm + NORM_EPS)).astype(dtype), unit.astype(dtype))
 
 
 def _unit_columns(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:

@@ -29,7 +29,8 @@ class UpConv(nn.Module):
     """A 3x3 convolution of the `upsample`d input, without building it.
 
     Of an output pixel's 3x3 taps several fall on the same input pixel. Adding their weights first leaves four
-    2x2 convolutions, one per row and column parity: 4/9 of the products.
+    2x2 convolutions, one per row and column parity: 4/9 of the products. Parameters may hold what `fold_kernel` gives
+    as "folded" in place of "kernel".
     """
 
     features: int
@@ -39,22 +40,33 @@ class UpConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[N, H, W, F] -> [N, 2H, 2W, features]."""
         n, h, w, f = x.shape
-        kernel = self.param("kernel", KERNEL, (3, 3, f, self.features))
         bias = self.param("bias", bias_of(9 * f), (self.features,))
-        # an even row sees rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one rows (0, 1)
-        rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+        if self.has_variable("params", "folded"):
+            folded = self.get_variable("params", "folded")
+        else:
+            folded = fold_kernel(self.param("kernel", KERNEL, (3, 3, f, self.features)))
 
         def part(i, j):
-            k = rows[i]
-            k = jnp.stack([k[:, 0], k[:, 1] + k[:, 2]] if j == 0 else [k[:, 0] + k[:, 1], k[:, 2]], 1)
             pad = ((1 - i, i), (1 - j, j))
             layout = ("NHWC", "HWIO", "NHWC")
             return jax.lax.conv_general_dilated(
-                x, k.astype(self.dtype), (1, 1), pad, dimension_numbers=layout
+                x, folded[i][j].astype(self.dtype), (1, 1), pad, dimension_numbers=layout
             )
 
         out = jnp.stack([jnp.stack([part(i, 0), part(i, 1)], 3) for i in (0, 1)], 2)
         return out.reshape(n, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)
+
+
+def fold_kernel(kernel: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """[3, 3, F, features] -> the four [2, 2, F, features] kernels of `UpConv`, by row and column parity."""
+    # an even row sees rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one rows (0, 1)
+    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+
+    def by_column(k):
+        even = jnp.stack([k[:, 0], k[:, 1] + k[:, 2]], 1)
+        return even, jnp.stack([k[:, 0] + k[:, 1], k[:, 2]], 1)
+
+    return by_column(rows[0]), by_column(rows[1])
 
 
 def mean_pool(x: Array) -> Array:

@@ -18,6 +18,7 @@ from maskdiff_jax.nets.resample import (
     UpConv,
     bias_of,
     depth_to_space,
+    fold_kernel,
     mean_pool,
     space_to_depth,
     upsample,
@@ -321,3 +322,27 @@ def block_vectors(params: PyTree, t: Array, classes: Array) -> dict[str, tuple[A
             row = jnp.where(known[:, None], block["class_table"][jnp.where(known, classes, 0)], 0.0)
         rows[name] = (dense(nn.silu(emb), block["time"]), row)
     return rows
+
+
+def cast_weights(params: PyTree, dtype: jnp.dtype) -> PyTree:
+    """What a `UNet` of this dtype casts in every pass, cast once: sampling takes many passes with the same weights.
+
+    Norms, the time and the class, and the output convolution stay float32, as the net computes them. The net gives
+    bit for bit the same with these weights.
+
+    Args:
+      params: of a `UNet`.
+      dtype: of its convolutions.
+    """
+    float32 = ("time", "time1", "time2", "norm", "norm1", "norm2", "out_norm", "out")
+
+    def cast(name, module):
+        if name in float32 or not isinstance(module, dict):
+            return module
+        if "kernel" not in module:
+            return {k: cast(k, v) for k, v in module.items()}
+        if name.endswith("_up"):
+            module = {"folded": fold_kernel(module["kernel"]), "bias": module["bias"]}
+        return jax.tree.map(lambda x: x.astype(dtype), module)
+
+    return cast("", params)

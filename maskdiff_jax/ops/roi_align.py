@@ -7,16 +7,24 @@ fixed number. A sample outside [-1, H] counts as 0, one within half a cell of th
 Bilinear samples on a grid are separable, so with Wy [S, H] and Wx [S, W] that average the samples of a
 bin along one axis the result is Wy feature Wx^T. That is exact for any number of samples and two matrix
 products, which suits small maps and parity; the gathered form costs the same for every map size but needs
-a fixed number of samples.
+a fixed number of samples. Nothing here loops for a time that depends on the boxes: on a GPU the host would wait
+for the device in every iteration.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from maskdiff_jax.types import Array
 
-# the matrix form takes boxes in pieces whose intermediate [r, S, W, F] has at most this many elements
-_PIECE = 1 << 26
+# the matrix form takes boxes in pieces whose intermediate [r, S, W, F] has at most this many bytes
+_PIECE_BYTES = 1 << 28
+# matrix products in 16 bits want sides that are multiples of this
+_UNIT = 8
+# samples of a bin that can touch one cell: two or more samples are over half a cell apart, so at most 4 of them lie
+# within a cell's distance; one more absorbs rounding
+_TOUCHING = 5
 
 
 def roi_align(
@@ -79,55 +87,127 @@ def _pool(features, boxes, level, *, size, sampling, extents):
     extents = {l: jnp.array(f.shape[:2]) for l, f in features.items()} if extents is None else extents
     if sampling:
         return _gathered(features, boxes, level, extents, size, sampling)
-    widest = max(f.shape[1] * f.shape[2] for f in features.values())
-    piece = max(1, _PIECE // (size * widest))
+    maps = [_oriented(l, features[l]) for l in sorted(features)]
+    # each box on its own level alone, whatever the others' sizes would be there
+    own = level - maps[0].level
+    scaled = boxes * jnp.array([2.0**-m.level for m in maps])[own][:, None] - 0.5
+    extent = jnp.stack([jnp.asarray(extents[m.level]) for m in maps])[own]
+    bins = tuple(_bins(scaled[:, a], scaled[:, a + 2], extent[:, 1 - a], size) for a in (0, 1))
     r = boxes.shape[0]
-    if r <= piece:
-        return _separable(features, boxes, level, extents, size)
-    return jax.lax.map(
-        lambda one: _separable(features, one[0][None], one[1][None], extents, size)[0],
-        (boxes, level),
-        batch_size=piece,
-    )
+    bytes_per_box = max(size * m.feature.shape[1] * m.feature.shape[2] * m.feature.dtype.itemsize for m in maps)
+    count, piece = split_boxes(r, max(1, _PIECE_BYTES // bytes_per_box))
+    if count == 1:
+        return _separable(maps, level, *bins)
+
+    def cut(x):  # into pieces of one size, the last one filled up: a remainder would be a second copy of the program
+        padded = jnp.pad(x, ((0, count * piece - r), *((0, 0),) * (x.ndim - 1)))
+        return padded.reshape(count, piece, *x.shape[1:])
+
+    out = jax.lax.map(lambda one: _separable(maps, *one), jax.tree.map(cut, (level, *bins)))
+    return out.reshape(count * piece, *out.shape[2:])[:r]
 
 
-def _separable(features, boxes, level, extents, size):
+def split_boxes(boxes: int, most: int) -> tuple[int, int]:
+    """How many boxes are pooled together: (number of pieces, boxes in each).
+
+    As few pieces as possible, all of one size and, where `most` allows, a multiple of 8.
+
+    Args:
+      boxes: R, to be covered.
+      most: boxes in a piece, at most.
+    """
+    if boxes <= most:
+        return 1, boxes
+    unit = min(_UNIT, most)
+    count = -(-boxes // (most - most % unit))
+    return count, -(-boxes // (count * unit)) * unit
+
+
+class _Map(NamedTuple):
+    """A level's features, the longer side first: it is contracted first, and what lies between is smaller."""
+
+    level: int
+    feature: Array  # [A, B, F]
+    swapped: bool  # [W, H, F] instead of [H, W, F]
+
+
+def _oriented(level: int, feature: Array) -> _Map:
+    if feature.dtype.itemsize == 2:  # else XLA would pad what lies between, which is much larger
+        feature = jnp.pad(feature, ((0, -feature.shape[0] % _UNIT), (0, -feature.shape[1] % _UNIT), (0, 0)))
+    swapped = feature.shape[1] > feature.shape[0]
+    return _Map(level, feature.swapaxes(0, 1) if swapped else feature, swapped)
+
+
+class _Bins(NamedTuple):
+    """One axis of every box, in cells of the box's level."""
+
+    corner: Array  # [R, S] where each bin starts
+    step: Array  # [R] from sample to sample
+    per_cell: Array  # [R] 1 / step, 1 for empty boxes
+    samples: Array  # [R] per bin
+    last: Array  # [R] the last sample from which `_TOUCHING` ones follow, or 0
+    extent: Array  # [R] cells that count
+
+
+def _bins(low: Array, high: Array, extent: Array, size: int) -> _Bins:
+    length = high - low
+    samples = samples_per_bin(length, size)
+    width = length / size
+    corner = low[:, None] + jnp.arange(size) * width[:, None]
+    step = width / jnp.maximum(samples, 1.0)
+    per_cell = 1.0 / jnp.where(step > 0, step, 1.0)
+    return _Bins(corner, step, per_cell, samples, jnp.maximum(samples - _TOUCHING, 0.0), extent.astype(jnp.float32))
+
+
+def _separable(maps: list[_Map], level: Array, x: _Bins, y: _Bins) -> Array:
+    """[R, S, S, F] of the boxes with these bins, on the level of each [R]."""
     parts = []
-    for l, feature in features.items():
-        h, w, _ = feature.shape
-        scaled = boxes / 2.0**l - 0.5
-        rows = _average(scaled[:, 1], scaled[:, 3], h, extents[l][0], size)
-        cols = _average(scaled[:, 0], scaled[:, 2], w, extents[l][1], size)
+    for l, feature, swapped in maps:
+        cells = feature.shape[:2]
+        first, second = (_average(b, n) for b, n in zip((x, y) if swapped else (y, x), cells, strict=True))
         # boxes of other levels weigh nothing here, so that the levels simply add up
-        rows = jnp.where((level == l)[:, None, None], rows, 0.0)
-        lines = jnp.einsum("rih,hwf->riwf", rows.astype(feature.dtype), feature)
-        # columns repeated per row of bins: a batch of products in the order in which `lines` lies
-        cols = jnp.broadcast_to(cols[:, None].astype(feature.dtype), (*rows.shape[:2], size, w))
-        parts.append(cols @ lines)
+        first = jnp.where((level == l)[:, None, None], first, 0.0).astype(feature.dtype)
+        lines = jnp.einsum("ria,abf->ribf", first, feature)
+        # the second weights repeated per line: a batch of products in the order in which `lines` lies
+        second = second[:, None].astype(feature.dtype)
+        part = jnp.broadcast_to(second, (*first.shape[:2], *second.shape[2:])) @ lines
+        parts.append(part.swapaxes(1, 2) if swapped else part)
     return sum(parts[1:], parts[0])
 
 
-def _average(low, high, cells, extent, size):
-    """[R, S, cells] weights of the averages over each bin's samples; low, high [R] in cells."""
-    length = high - low
-    # grouped as in the original, whose rounding decides where the length is a multiple of the bins
-    samples = jnp.ceil(length / size)
+def samples_per_bin(length: Array, size: int) -> Array:
+    """ceil(length / size) as an exact division gives it; 0 for lengths of at most 0.
+
+    XLA multiplies by the rounded reciprocal of a constant divisor, which is one too many for many multiples of 7,
+    e.g. 21, 42 and 49.
+
+    Args:
+      length: float32, cells.
+      size: S.
+
+    Returns:
+      float32 of the same shape.
+    """
+    samples = jnp.maximum(jnp.ceil(length / size), 0.0)
+    many = ((samples - 1.0) * size >= length) & (samples > 0)
+    few = samples * size < length
+    return samples - many + few
+
+
+def _average(bins: _Bins, cells: int) -> Array:
+    """[R, S, cells] weights of the averages over each bin's samples."""
+    corner, (step, per_cell, samples, last, extent) = bins.corner[..., None], (v[:, None, None] for v in bins[1:])
     center = jnp.arange(cells, dtype=jnp.float32)
-    corner = low[:, None] + jnp.arange(size) * (length / size)[:, None]  # [R, S]
-
-    def add(state):
-        i, total = state
-        step = (length / size) / jnp.maximum(samples, 1.0)
-        at = corner + ((i + 0.5) * step)[:, None]
-        inside = (at >= -1.0) & (at <= extent) & (i < samples)[:, None]
+    # of a bin's samples only the few from `first` on can touch a cell, however many there are
+    first = jnp.clip(jnp.floor((center - (corner + 1.0)) * per_cell - 0.5), 0.0, last)
+    total = jnp.zeros(first.shape, jnp.float32)
+    for k in range(_TOUCHING):
+        i = first + k
+        at = corner + (i + 0.5) * step
+        inside = (at >= -1.0) & (at <= extent) & (i < samples)
         at = jnp.clip(at, 0.0, extent - 1.0)
-        hat = jnp.maximum(1.0 - jnp.abs(at[..., None] - center), 0.0)
-        return i + 1, total + jnp.where(inside[..., None], hat, 0.0)
-
-    most = jnp.max(samples)
-    zero = jnp.zeros((*corner.shape, cells), jnp.float32)
-    _, total = jax.lax.while_loop(lambda s: s[0] < most, add, (jnp.zeros(()), zero))
-    return total / jnp.maximum(samples, 1.0)[:, None, None]
+        total += jnp.where(inside, jnp.maximum(1.0 - jnp.abs(at - center), 0.0), 0.0)
+    return total / jnp.maximum(samples, 1.0)
 
 
 def _gathered(features, boxes, level, extents, size, sampling):

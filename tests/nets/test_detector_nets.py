@@ -148,3 +148,59 @@ def test_cosine_of_a_zero_row_is_finite():
     assert np.isfinite(grad).all()
     after_relu = jax.grad(lambda x: rcnn.cosine_logits(jax.nn.relu(x), jnp.ones((6, 3)), 20.0).sum())(x)
     np.testing.assert_array_equal(after_relu[0], 0)
+
+
+@pytest.mark.parametrize("classifier", ["cosine", "linear"])
+def test_predictor_in_bfloat16_leaves_in_float32(classifier):
+    """Against float64 from the same bfloat16 factors: nothing is rounded after the sums."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(np.maximum(rng.normal(size=(40, 1024)), 0), jnp.bfloat16)
+    net = rcnn.BoxPredictor(80, classifier, 20.0, False, jnp.bfloat16)
+    params = jax.jit(net.init)(KEY, x)["params"]
+    params["bbox_pred"]["kernel"] *= 100.0
+    logits, deltas = jax.jit(net.apply)({"params": params}, x)
+    assert logits.dtype == deltas.dtype == jnp.float32
+    exact = lambda v: np.asarray(v.astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+    want = exact(x) @ exact(params["bbox_pred"]["kernel"])
+    np.testing.assert_allclose(deltas.reshape(40, -1), want, atol=1e-4)
+    kernel = params["cls_score"]["kernel"]
+    if classifier == "linear":
+        np.testing.assert_allclose(logits, exact(x) @ exact(kernel), atol=1e-4)
+        return
+    wide = np.asarray(x, np.float64)
+    factors = wide / (np.linalg.norm(wide, axis=1, keepdims=True) + 1e-5), np.asarray(kernel, np.float64)
+    want = 20 * exact(jnp.asarray(factors[0], jnp.float32)) @ exact(kernel / (jnp.linalg.norm(kernel, axis=0) + 1e-5))
+    # a factor at the middle between two bfloat16 numbers may be rounded to either
+    np.testing.assert_allclose(logits, want, atol=1e-3)
+    # without the factors' rounding, which averages out over 1024 of them
+    want = 20 * factors[0] @ (factors[1] / np.linalg.norm(factors[1], axis=0))
+    assert np.sqrt(np.mean((logits - want) ** 2)) < 2e-3
+
+
+def test_rpn_in_bfloat16_leaves_in_float32():
+    levels = {l: jax.random.normal(KEY, (1, 64 >> l, 64 >> l, 32), jnp.bfloat16) for l in (3, 4)}
+    head = rcnn.RPNHead(3, jnp.bfloat16)
+    params = jax.jit(head.init)(KEY, levels)["params"]
+    params["conv"]["kernel"] *= 10.0
+    run = jax.jit(lambda p: head.apply({"params": p}, levels, capture_intermediates=True))
+    (logits, deltas), state = run(params)
+    hidden = [np.maximum(np.asarray(x, np.float64), 0) for x in state["intermediates"]["conv"]["__call__"]]
+    exact = lambda v: np.asarray(v.astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+    for x, got, box in zip(hidden, logits.values(), deltas.values(), strict=True):
+        want = (x @ exact(params["objectness"]["kernel"][0, 0])).reshape(1, -1)
+        np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
+        want = (x @ exact(params["deltas"]["kernel"][0, 0])).reshape(1, -1, 4)
+        np.testing.assert_allclose(box, want, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradient_of_the_float32_product(dtype):
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=s), dtype) for s in ((2, 3, 64), (64, 5)))
+    weight = rng.normal(size=(2, 3, 5)).astype("f4")
+    got = jax.grad(lambda *a: (conv.matmul_f32(*a) * weight).sum(), (0, 1))(x, kernel)
+    want = jax.grad(lambda *a: (jnp.matmul(*a) * weight).sum(), (0, 1))(*(v.astype(jnp.float32) for v in (x, kernel)))
+    for g, w, like in zip(got, want, (x, kernel), strict=True):
+        assert g.dtype == like.dtype
+        limit = 1e-6 if dtype == jnp.float32 else 0.01
+        np.testing.assert_allclose(g.astype(jnp.float32), w, atol=limit * np.abs(w).max())

@@ -162,6 +162,22 @@ def test_bfloat16_computes_close_to_float32():
     assert 1e-4 < np.abs(a - b).max() / np.abs(a).max() < 0.1
 
 
+@pytest.mark.parametrize("options", [{}, {"resblock_updown": True, "num_classes": 3, "out_channels": 2}])
+def test_weights_cast_before_are_the_same(options):
+    """Bit for bit, with weights as arguments so that nothing is folded into the program."""
+    net = UNet(dtype=jnp.bfloat16, **SMALL | options)
+    x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 7)), jnp.array([3, 977])
+    params = randomised(jax.eval_shape(net.init, jax.random.key(1), x, t, t)["params"])
+    cast = unet.cast_weights(params, net.dtype)
+    run = jax.jit(lambda p: net.apply({"params": p}, x, t, jnp.array([0, 2])))
+    np.testing.assert_array_equal(run(cast), run(params))
+    types = {"/".join(k.key for k in path if hasattr(k, "key")): v.dtype for path, v in jax.tree.leaves_with_path(cast)}
+    assert types["stem/kernel"] == types["input1_res/conv1/bias"] == types["middle1_attention/qkv/kernel"] == jnp.bfloat16
+    wide = {name for name, dtype in types.items() if dtype == jnp.float32}
+    assert all(any(part in name for part in ("norm", "time", "class_table", "out/")) for name in wide), wide
+    assert {"out/kernel", "time1/kernel", "input1_res/norm1/scale", "input1_res/time/bias"} <= wide
+
+
 def test_dropout_needs_a_key():
     net = UNet(dropout=0.5, **SMALL)
     x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 7)), jnp.array([3])
