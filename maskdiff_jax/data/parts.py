@@ -69,7 +69,8 @@ class Parts:
             # the count in brackets spares opening every file to ask for it
             paths = [f"{os.path.join(self._folder, f)}[0:{n}]" for f, n in self._files]
             self._source = grain.sources.ArrayRecordDataSource(paths)
-        return tf_example_pb2.Example.FromString(self._source[i]).features.feature
+        example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]: protobuf makes it on import
+        return example.FromString(self._source[i]).features.feature
 
     def __reduce__(self) -> tuple:
         return Parts, (self._folder, self._files)

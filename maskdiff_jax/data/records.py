@@ -124,10 +124,10 @@ def write_shots(
       context: of the side, as config.data.context.
       per_part: shots of a part.
     """
-    crops = crops._replace(infos=CropInfos.of(crops.infos))
-    plan = Plan(InstanceShots, len(crops.infos), per_part, functools.partial(_shots_of, crops, size, context))
-    ids = crops.infos.annotation_ids.tolist()
-    index = lambda: {"size": size, "context": context, "annotation_id": ids}
+    infos = CropInfos.of(crops.infos)
+    part = functools.partial(_shots_of, crops._replace(infos=infos), size, context)
+    plan = Plan(InstanceShots, len(infos), per_part, part)
+    index = lambda: {"size": size, "context": context, "annotation_id": infos.annotation_ids.tolist()}
     parts.write(folder, settings, plan, index, workers=workers, progress=progress)
 
 
