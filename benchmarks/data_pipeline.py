@@ -190,6 +190,8 @@ def _case(config: Any, case: str, seconds: float) -> dict[str, float]:
     loader, source, slots, workers = case.split(",")
     data, size = config.data, config.model.mask.size
     data.workers = int(workers)
+    if source != "kshot" and hasattr(pipeline, "SMALL_SET"):
+        pipeline.SMALL_SET = 0  # these photos stand for a set that does not fit into memory
     records = pipeline.open_split(data, "train")
     if source == "kshot":
         shots = fewshot.draw(records, SHOTS, 0, short_classes="take_all", min_box_side=data.min_box_side)
