@@ -113,7 +113,7 @@ def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[
         return prepared.open_shots(folder, crops)
     print(
         f"no shots of {size} px are prepared for the crops of {split}: launch/prepare_data.py makes them, "
-        "loading then takes a third of the time",
+        "loading then takes less time",
         file=sys.stderr,
     )
     return None
