@@ -109,7 +109,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     d.shot_drop = 0.0  # probability that a mask-head sample sees no shot at all
     d.shot_unlabelled = "background"  # other objects of a K-shot image: "background" [TFA] or "ignore"
     d.workers = 8  # grain worker processes; 0 = threads in this process
-    d.cache_mb = 0  # decoded images and crops are kept in memory up to this many MB
+    d.cache_mb = 0  # decoded images and crops are kept in memory up to this many MB; what fits 2 GB (K shots), always
 
     # ------------------------------------------------------------------ model
     c.model = m = ConfigDict()

@@ -55,21 +55,35 @@ class SceneImages(tfds.core.GeneratorBasedBuilder):
 
 
 class InstanceCrops(SceneImages):
-    """One object each, cut out with a margin."""
+    """One object each, cut out with a margin; pixels as in `crops.encode`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         f = tfds.features
         features = {
-            "image": f.Image(shape=(None, None, 3)),
+            "pixels": f.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),  # 4 x height x width
             "annotation_id": np.int64,
             "image_id": np.int64,
             "class_id": np.int64,
             "box": f.Tensor(shape=(4,), dtype=np.float32),  # xyxy, px of the crop
             "height": np.int64,
             "width": np.int64,
-            "rle": f.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=f.FeaturesDict(features), disable_shuffling=True)
+
+
+class InstanceShots(SceneImages):
+    """One object each, cut out and resized as a shot; pixels as in `crops.encode`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        f = tfds.features
+        features = {
+            "pixels": f.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),  # 4 x size x size
+            "annotation_id": np.int64,
+            "size": np.int64,
         }
         return tfds.core.DatasetInfo(builder=self, features=f.FeaturesDict(features), disable_shuffling=True)
 

@@ -1,5 +1,6 @@
 """Keeps what was read in memory, up to a limit."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +17,17 @@ class Cached:
         self._function, self._limit, self._size_of = function, limit, size_of
         self._kept: dict[int, Any] = {}
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __call__(self, i: int) -> Any:
         if i in self._kept:
             return self._kept[i]
         result = self._function(i)
         size = self._size_of(result)
-        if self._bytes + size <= self._limit:
-            self._bytes += size
-            self._kept[i] = result
+        with self._lock:  # what two threads computed counts once, or a set that just fits would not
+            if i not in self._kept and self._bytes + size <= self._limit:
+                self._bytes += size
+                self._kept[i] = result
         return result
 
     def __reduce__(self) -> tuple:

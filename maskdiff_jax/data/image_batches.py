@@ -134,11 +134,11 @@ def _fill(
     batch: Batch, row: int, table: ImageTable, k: int, image: np.ndarray, hw: tuple[int, int], *, mirror: bool
 ) -> None:
     """Writes image k of the table into a row of the batch, in place."""
-    resized = transforms.resize(image, hw)
+    resized = transforms.resize(image, hw, mirror=mirror)
     objects = slice(table.start[k], table.start[k + 1])
     boxes = transforms.scale_boxes(table.boxes[objects], table.sizes[k], hw)
     if mirror:
-        resized, boxes = resized[:, ::-1], transforms.flip_boxes(boxes, hw[1])
+        boxes = transforms.flip_boxes(boxes, hw[1])
     valid = transforms.has_sides(boxes)
     n = int(valid.sum())
     batch.image[row, : hw[0], : hw[1]] = resized

@@ -51,7 +51,11 @@ def mask_batch(table: CropTable, o: MaskOptions, members: np.ndarray, rng: np.ra
             augment = rng.random(len(chosen)) < o.shot_augment
             for slot, i in enumerate(chosen):
                 shot = table.shot(int(i))
-                shots[row, slot] = transforms.augment_shot(shot, rng) if alone or augment[slot] else shot
+                if alone:  # its silhouette is the answer
+                    shot = transforms.augment_own_shot(shot, mask[row], rng)
+                elif augment[slot]:
+                    shot = transforms.augment_shot(shot, rng)
+                shots[row, slot] = shot
     return MaskBatch(region, mask, shots, table.classes[members])
 
 
@@ -86,16 +90,38 @@ def draw_shots(
 
 
 def crop_table(crops: Crops, size: int, context: float, cache_bytes: int) -> CropTable:
-    """Gathers what batches need of crops; half of the cache is for pictures, half for shots."""
+    """Gathers what batches need of crops; keeps up to `cache_bytes` of pictures and of shots.
+
+    The shots go first: a sample reads one picture, but up to `slots` shots.
+    """
     infos = CropInfos.of(crops.infos)
     classes, boxes = infos.class_ids, infos.boxes
     members = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes)}
     rank = np.zeros(len(classes), np.int64)
     for positions in members.values():
         rank[positions] = np.arange(len(positions))
-    packed = Cached(functools.partial(_packed, crops.read), cache_bytes // 2, _packed_bytes)
-    shot = Cached(functools.partial(_shot, packed, boxes, size, context), cache_bytes // 2, _nbytes)
-    return CropTable(classes, boxes, members, rank, packed, shot)
+    for_shots = min(cache_bytes, len(classes) * shot_bytes(size))
+    packed = Cached(functools.partial(_packed, crops.read), cache_bytes - for_shots, _packed_bytes)
+    prepared = crops.shots(size)
+    read_shot = functools.partial(_shot, packed, boxes, size, context) if prepared is None else prepared
+    return CropTable(classes, boxes, members, rank, packed, Cached(read_shot, for_shots, _nbytes))
+
+
+def decoded_bytes(crops: Crops, size: int, margin: float) -> int:
+    """What all crops and their shots take in memory, at most.
+
+    Args:
+      crops: any.
+      size: M of the shots, px.
+      margin: of the side, that the crops were cut with.
+    """
+    boxes = CropInfos.of(crops.infos).boxes
+    sides = (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * margin) + 2  # whole pixels are cut
+    return int(4 * sides.prod(1).sum()) + len(boxes) * shot_bytes(size)
+
+
+def shot_bytes(size: int) -> int:
+    return 4 * size * size
 
 
 def _packed(read: Callable[[int], tuple[np.ndarray, np.ndarray]], i: int) -> Image.Image:

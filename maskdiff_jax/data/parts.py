@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import grain
-import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from maskdiff_jax.data.builders import SceneImages, files_of, is_whole, write_part
 
 VERSION = 2  # of the layout of the files; part of every digest
+Features = Mapping[str, Any]  # of a tf.Example
 STALE = 24 * 3600  # s: what an interrupted process left beside the sets is removed after this time
 
 
@@ -50,32 +51,39 @@ class Plan(NamedTuple):
 
 
 class Parts:
-    """The examples of a set by position, as numpy dictionaries, images still encoded.
+    """The examples of a set by position, as the features of a tf.Example: name -> Feature.
 
-    Cheap to pickle; each process opens the files it reads itself, when it reads them first.
+    `bytes_of` and `int_of` read one of them. TFDS' own reader turns every field into an array, which takes longer
+    than all else for a small example. Cheap to pickle; each process opens the files itself, when it reads them first.
     """
 
     def __init__(self, folder: str, files: tuple[tuple[str, int], ...]):
         self._folder, self._files = folder, files  # path below the folder and examples of each file
-        self._opened: tuple[Any, Any] | None = None
+        self._source: Any = None
 
     def __len__(self) -> int:
         return sum(n for _, n in self._files)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        source, features = self._opened or self._open()
-        return features.deserialize_example_np(source[i], decoders={"image": tfds.decode.SkipDecoding()})
+    def __getitem__(self, i: int) -> Features:
+        if self._source is None:
+            # the count in brackets spares opening every file to ask for it
+            paths = [f"{os.path.join(self._folder, f)}[0:{n}]" for f, n in self._files]
+            self._source = grain.sources.ArrayRecordDataSource(paths)
+        example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]: protobuf makes it on import
+        return example.FromString(self._source[i]).features.feature
 
     def __reduce__(self) -> tuple:
         return Parts, (self._folder, self._files)
 
-    def _open(self) -> tuple[Any, Any]:
-        first = os.path.join(self._folder, os.path.dirname(self._files[0][0]))
-        features = tfds.builder_from_directory(first).info.features
-        # the count in brackets spares opening every file to ask for it
-        paths = [f"{os.path.join(self._folder, f)}[0:{n}]" for f, n in self._files]
-        self._opened = grain.sources.ArrayRecordDataSource(paths), features
-        return self._opened
+
+def bytes_of(example: Features, name: str) -> bytes:
+    """A feature of one byte string: an encoded image, a text, an array with `encoding="bytes"`."""
+    return example[name].bytes_list.value[0]
+
+
+def int_of(example: Features, name: str) -> int:
+    """A feature of one whole number."""
+    return example[name].int64_list.value[0]
 
 
 def folder_of(root: str | Path, name: str, settings: dict[str, Any]) -> Path:

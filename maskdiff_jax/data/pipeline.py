@@ -23,6 +23,7 @@ from maskdiff_jax.types import Batch
 SOURCES = sources.SOURCES
 BUFFER = 4  # batches that are made ahead
 ENDLESS = 2**40  # samples; the length of grain's own endless repeat overflows in batches of one
+SMALL_SET = 2**31  # bytes in all processes together: a decoded set that needs no more stays in memory
 SLOW_CROPS = 20_000  # from so many crops on it is worth a hint that they can be prepared
 
 
@@ -40,9 +41,15 @@ def open_split(data: Any, split: str) -> Records:
     return _source(data, split)(data, split)
 
 
-def prepare_split(data: Any, split: str) -> list[str]:
-    """Writes the split's images and instance crops as array_record; the folders they are in."""
-    return [str(folder) for folder in sources.prepare(data, split, _source(data, split))]
+def prepare_split(data: Any, split: str, *, shot_size: int | None = None) -> list[str]:
+    """Writes the split's images and instance crops as array_record, the crops as shots too; the folders they are in.
+
+    Args:
+      data: config.data.
+      split: as for `open_split`.
+      shot_size: M of the mask head, px; None: no shots, for a split that is not trained on.
+    """
+    return [str(folder) for folder in sources.prepare(data, split, _source(data, split), shot_size)]
 
 
 def open_crops(data: Any, records: Records, split: str) -> Crops:
@@ -70,8 +77,16 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
     )
     folder, _ = sources.crops_folder(data, split)
     if prepared.is_prepared(folder):
-        crops = prepared.open_crops(folder)._replace(categories=records.categories)
+        crops = prepared.open_crops(folder)
+        shots = functools.partial(_prepared_shots, data, split, crops)
+        crops = crops._replace(categories=records.categories, shots=shots)
     else:
+        if old := sources.outdated_crops(data, split):
+            print(
+                f"{old} is of an older layout and is not read: launch/prepare_data.py writes a new set, "
+                "then delete that folder",
+                file=sys.stderr,
+            )
         # an image holds several objects: a third of the cache is for whole images
         read = _cached(records.read, _cache_bytes(data) // 3)
         crops = crops_from_records(records._replace(read=read), data)
@@ -89,6 +104,19 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
         )
     order = np.argsort(there)
     return select(crops, order[np.searchsorted(there, wanted, sorter=order)])
+
+
+def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[[int], np.ndarray] | None:
+    """Reads prepared `crops` as shots of `size` px, where these are prepared too."""
+    folder, _ = sources.shots_folder(data, split, size)
+    if prepared.is_prepared(folder):
+        return prepared.open_shots(folder, crops)
+    print(
+        f"no shots of {size} px are prepared for the crops of {split}: launch/prepare_data.py makes them, "
+        "loading then takes less time",
+        file=sys.stderr,
+    )
+    return None
 
 
 def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
@@ -113,9 +141,9 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
     ]
     if not usable:
         raise ValueError(f"no image of {records.name} {records.split} has an object to learn from")
-    table = image_batches.image_table(
-        records, usable, data.max_boxes, _cached(records.read, _cache_bytes(data))
-    )
+    decoded = sum(3 * records.infos[i].height * records.infos[i].width for i in usable)
+    read = _cached(records.read, _limit(data, _cache_bytes(data), decoded))
+    table = image_batches.image_table(records, usable, data.max_boxes, read)
     options = image_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
     canvases = buckets.canvases_of(table.sizes, max(data.short_sides), data)
     buckets.tell(table.sizes, data)
@@ -166,7 +194,8 @@ def mask_loader(
     options = mask_batches.MaskOptions(
         slots, min_shots, size, data.box_jitter, data.context, data.flip, data.shot_augment, data.shot_drop
     )
-    table = mask_batches.crop_table(crops, size, data.context, 2 * _cache_bytes(data) // 3)
+    limit = _limit(data, 2 * _cache_bytes(data) // 3, mask_batches.decoded_bytes(crops, size, data.crop_margin))
+    table = mask_batches.crop_table(crops, size, data.context, limit)
     order = _endless(grain.MapDataset.range(len(crops.infos)), seed, batch)
     make = functools.partial(mask_batches.mask_batch, table, options)
     return _iterate(order.random_map(make), data.workers)
@@ -207,6 +236,17 @@ def _cached(read: Callable[[int], np.ndarray], limit: int) -> Callable[[int], np
 
 def _cache_bytes(data: Any) -> int:
     return int(data.cache_mb * 2**20) // max(1, data.workers)
+
+
+def _limit(data: Any, configured: int, decoded: int) -> int:
+    """Bytes that a process may keep: as configured, but a set of K shots, which is small, is kept whole.
+
+    Args:
+      data: config.data; `workers` is read.
+      configured: bytes per process.
+      decoded: bytes of all that the loader reads.
+    """
+    return max(configured, decoded) if decoded * max(1, data.workers) <= SMALL_SET else configured
 
 
 def _endless(dataset: grain.MapDataset, seed: int, batch: int) -> grain.MapDataset:

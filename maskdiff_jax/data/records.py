@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from maskdiff_jax.data import coco, parts
-from maskdiff_jax.data.builders import InstanceCrops, SceneImages
+from maskdiff_jax.data import coco, parts, transforms
+from maskdiff_jax.data import crops as instance_crops
+from maskdiff_jax.data.builders import InstanceCrops, InstanceShots, SceneImages
 from maskdiff_jax.data.coco import Annotation, Category, ImageInfo, Records
 from maskdiff_jax.data.crops import CropInfo as CropInfo
 from maskdiff_jax.data.crops import CropInfos, Crops, select
 from maskdiff_jax.data.crops import crops_from_records as crops_from_records
-from maskdiff_jax.data.parts import Parts, Plan
+from maskdiff_jax.data.parts import Parts, Plan, bytes_of, int_of
 
-# a process holds a part in memory before it is written: about 160 MB of COCO images, 200 MB of crops
+# a process holds a part in memory before it is written: about 160 MB of COCO images, 200 MB of crops, 130 MB of shots
 IMAGES_PER_PART = 1000
-CROPS_PER_PART = 4000
+CROPS_PER_PART = 2000
 
 folder_of = parts.folder_of
 is_prepared = parts.is_prepared
@@ -83,7 +84,7 @@ def write_crops(
     progress: Callable[[Sequence], Iterable] = lambda x: x,
     per_part: int = CROPS_PER_PART,
 ) -> None:
-    """Prepares crops in `folder`, as `write_images`; the pixels are kept as PNG, so nothing is lost."""
+    """Prepares crops in `folder`, as `write_images`; their pixels are stored without loss."""
     crops = crops._replace(infos=CropInfos.of(crops.infos))
     plan = Plan(InstanceCrops, len(crops.infos), per_part, functools.partial(_crops_of, crops))
     index = functools.partial(_crop_index, crops)
@@ -103,6 +104,51 @@ def open_crops(folder: Path) -> Crops:
     return Crops(categories, infos, functools.partial(_read_crop, source))
 
 
+def write_shots(
+    crops: Crops,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    size: int,
+    context: float,
+    workers: int = 0,
+    progress: Callable[[Sequence], Iterable] = lambda x: x,
+    per_part: int = CROPS_PER_PART,
+) -> None:
+    """Prepares crops as shots of `size` px in `folder`, as `write_images`: what `transforms.shot_cut` makes of each.
+
+    Args:
+      crops: any; picklable with several workers.
+      folder, settings, workers, progress: see `parts.write`.
+      size: M, px.
+      context: of the side, as config.data.context.
+      per_part: shots of a part.
+    """
+    infos = CropInfos.of(crops.infos)
+    part = functools.partial(_shots_of, crops._replace(infos=infos), size, context)
+    plan = Plan(InstanceShots, len(infos), per_part, part)
+    index = lambda: {"size": size, "context": context, "annotation_id": infos.annotation_ids.tolist()}
+    parts.write(folder, settings, plan, index, workers=workers, progress=progress)
+
+
+def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
+    """Reads the object at a position of `crops` as a shot, uint8 [M, M, 4].
+
+    Args:
+      folder: of `write_shots`.
+      crops: the ones it was given.
+
+    Raises:
+      ValueError: the files are damaged, or of other crops.
+    """
+    index, source = parts.open_parts(folder)
+    ids = CropInfos.of(crops.infos).annotation_ids
+    if not np.array_equal(index.get("annotation_id"), ids):
+        raise parts.damaged(folder, "it is of other objects than the crops beside it")
+    _check_count(folder, len(ids), source)
+    return functools.partial(_read_shot, source)
+
+
 def _images_of(records: Records, start: int, stop: int) -> Callable[[int], dict]:
     """Makes the examples of a part; takes along no more of the records than that."""
     part = coco.subset(records, range(start, stop), records.infos[start:stop])
@@ -111,6 +157,10 @@ def _images_of(records: Records, start: int, stop: int) -> Callable[[int], dict]
 
 def _crops_of(crops: Crops, start: int, stop: int) -> Callable[[int], dict]:
     return functools.partial(_crop_example, select(crops, range(start, stop)))
+
+
+def _shots_of(crops: Crops, size: int, context: float, start: int, stop: int) -> Callable[[int], dict]:
+    return functools.partial(_shot_example, select(crops, range(start, stop)), size, context)
 
 
 def _image_example(records: Records, i: int) -> dict[str, Any]:
@@ -140,15 +190,20 @@ def _image_example(records: Records, i: int) -> dict[str, Any]:
 def _crop_example(crops: Crops, i: int) -> dict[str, Any]:
     info, (rgb, mask) = crops.infos[i], crops.read(i)
     return {
-        "image": coco.png(rgb),
+        "pixels": instance_crops.encode(np.concatenate([rgb, mask[..., None]], -1)),
         "annotation_id": info.annotation_id,
         "image_id": info.image_id,
         "class_id": info.class_id,
         "box": info.box,
         "height": mask.shape[0],
         "width": mask.shape[1],
-        "rle": coco.encode_mask(mask)["counts"],
     }
+
+
+def _shot_example(crops: Crops, size: int, context: float, i: int) -> dict[str, Any]:
+    info, picture = crops.infos[i], transforms.pack(*crops.read(i))
+    shot = transforms.shot_cut(picture, np.array(info.box), size, context)
+    return {"pixels": instance_crops.encode(shot), "annotation_id": info.annotation_id, "size": size}
 
 
 def _image_index(records: Records) -> dict[str, Any]:
@@ -216,18 +271,23 @@ def _crop_index(crops: Crops) -> dict[str, Any]:
 
 def _read_image(source: Parts, i: int) -> np.ndarray:
     example = source[i]
-    return coco.decode_image(example["image"], f"{example['file_name'].decode()} (prepared)")
+    return coco.decode_image(bytes_of(example, "image"), f"{bytes_of(example, 'file_name').decode()} (prepared)")
 
 
 def _encoded(source: Parts, i: int) -> bytes:
-    return source[i]["image"]
+    return bytes_of(source[i], "image")
 
 
 def _read_crop(source: Parts, i: int) -> tuple[np.ndarray, np.ndarray]:
     example = source[i]
-    rle = {"size": [int(example["height"]), int(example["width"])], "counts": example["rle"].decode()}
-    where = f"of annotation {example['annotation_id']} (prepared crop)"
-    return coco.decode_image(example["image"], where), coco.decode_mask(rle)
+    pixels = instance_crops.decode(bytes_of(example, "pixels"), (int_of(example, "height"), int_of(example, "width")))
+    return pixels[..., :3], pixels[..., 3]
+
+
+def _read_shot(source: Parts, i: int) -> np.ndarray:
+    example = source[i]
+    size = int_of(example, "size")
+    return instance_crops.decode(bytes_of(example, "pixels"), (size, size))
 
 
 def _check_count(folder: Path, wanted: int, source: Parts) -> None:

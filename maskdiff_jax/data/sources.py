@@ -5,6 +5,7 @@ Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn f
 
 import functools
 import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from maskdiff_jax.data.records import Crops
 from maskdiff_jax.data.splits import Table
 
 SPLITS = ("train", "pool", "test")
+CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 are rows of differences, see `crops.encode`
 
 
 def open_shapes(data: Any, split: str, *, level: str) -> Records:
@@ -87,13 +89,32 @@ def crops_folder(data: Any, split: str) -> tuple[Path, dict[str, Any]]:
     return _prepared(data, split, "crops")
 
 
-def prepare(data: Any, split: str, source: Any) -> tuple[Path, Path]:
-    """Writes the images and the instance crops of a split, unless they are there; returns their folders.
+def shots_folder(data: Any, split: str, size: int) -> tuple[Path, dict[str, Any]]:
+    """Where the crops of a split belong as prepared shots of `size` px, and the settings they are made with."""
+    return _prepared(data, split, "shots", size=size, context=data.context)
+
+
+def outdated_crops(data: Any, split: str) -> Path | None:
+    """A set of crops that an older version of this program prepared with these settings, which is not read."""
+    folder, settings = crops_folder(data, split)
+    del settings["layout"]
+    for other in folder.parent.glob(f"{folder.name.rsplit('-', 1)[0]}-*/settings.json"):
+        found = json.loads(other.read_text())
+        if {k: v for k, v in found.items() if k not in ("layout", "records_version")} == settings and (
+            found.get("layout") != CROPS_LAYOUT
+        ):
+            return other.parent
+    return None
+
+
+def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[Path, ...]:
+    """Writes the images, the instance crops and these as shots, unless they are there; returns their folders.
 
     Args:
       data: config.data.
       split: of SPLITS.
       source: the source's function, (data, split) -> Records.
+      shot_size: M of the shots, px; None: no shots.
     """
     opened: Records = source(data, split)
     images, settings = _prepared(data, split, "images")
@@ -105,7 +126,14 @@ def prepare(data: Any, split: str, source: Any) -> tuple[Path, Path]:
         cut: Crops = records.crops_from_records(opened, data)
         progress = functools.partial(progress_line, what=f"cutting the {split} objects")
         records.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
-    return images, crops
+    if shot_size is None:
+        return images, crops
+    shots, settings = shots_folder(data, split, shot_size)
+    if not records.is_prepared(shots):
+        progress = functools.partial(progress_line, what=f"resizing the {split} objects to shots")
+        options = {"size": shot_size, "context": data.context, "workers": data.workers, "progress": progress}
+        records.write_shots(records.open_crops(crops), shots, settings, **options)
+    return images, crops, shots
 
 
 def _prepared_or_load(data: Any, split: str) -> Records:
@@ -115,8 +143,8 @@ def _prepared_or_load(data: Any, split: str) -> Records:
     return load(data, split)
 
 
-def _prepared(data: Any, split: str, what: str) -> tuple[Path, dict[str, Any]]:
-    settings: dict[str, Any] = {"source": data.source, "what": what}
+def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict[str, Any]]:
+    settings: dict[str, Any] = {"source": data.source, "what": what, **more}
     if data.source in shapes.LEVELS:
         count = {"train": data.shapes_train, "pool": data.shapes_pool, "test": data.shapes_test}[split]
         settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=shapes.VERSION)
@@ -126,8 +154,8 @@ def _prepared(data: Any, split: str, what: str) -> tuple[Path, dict[str, Any]]:
         settings.update(split=split, json=json_path.name, json_digest=_file_digest(str(json_path)))
         if data.counts:  # a set that was prepared without the check is another one
             settings["counts"] = data.counts
-    if what == "crops":
-        settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side)
+    if what != "images":
+        settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side, layout=CROPS_LAYOUT)
     return records.folder_of(data.root, f"{split}-{what}", settings), settings
 
 

@@ -319,3 +319,66 @@ def test_open_crops_leaves_out_what_is_no_sample(shapes_data, pool):
     assert len(crops.infos) == sum(s >= data.min_box_side for s in sizes) < len(sizes)
     crowded = [i._replace(annotations=tuple(a._replace(crowd=True) for a in i.annotations)) for i in infos]
     assert not pipeline.open_crops(data, pool._replace(infos=crowded), "pool").infos
+
+
+def test_prepared_shots_are_those_of_the_support_set(shapes_data, pool, tmp_path, capsys):
+    """Training from prepared shots, training from crops and the evaluation's support set see the same pixels."""
+    data = shapes_data.copy_and_resolve_references()
+    data.context, data.crop_margin = 0.1, 0.3
+    shot_set = fewshot.draw(pool, 3, 0)
+    shots = fewshot.shot_records(pool, shot_set, "ignore")
+    options = {"slots": 5, "min_shots": 1, "size": 16, "batch": 8, "seed": 0}
+    plain = next(pipeline.mask_loader(pipeline.open_crops(data, shots, "pool"), data, **options))
+    data.root = str(tmp_path)
+    folders = pipeline.prepare_split(data, "pool", shot_size=16)
+    assert [Path(f).name.rsplit("-", 1)[0] for f in folders] == ["pool-images", "pool-crops", "pool-shots"]
+    crops = pipeline.open_crops(data, shots, "pool")
+    capsys.readouterr()
+    read = crops.shots(16)
+    support = fewshot.support(crops, shot_set, num_classes=12, slots=3, size=16, context=data.context)
+    where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
+    for class_id, ids in shot_set.items():
+        for k, i in enumerate(ids):
+            np.testing.assert_array_equal(read(where[i]), support.shots[class_id, k])
+    for a, b in zip(plain, next(pipeline.mask_loader(crops, data, **options)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not capsys.readouterr().err
+    assert crops.shots(24) is None and "no shots of 24 px are prepared" in capsys.readouterr().err
+    (folder,) = tmp_path.glob("pool-shots-*")
+    index = json.loads((folder / "index.json").read_text())
+    index["annotation_id"][0] += 1
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="of other objects.*delete that folder"):
+        crops.shots(16)
+
+
+def test_crops_of_an_older_layout_are_named(shapes_data, pool, tmp_path, capsys):
+    """What version 1 of the layout wrote has another folder; whoever prepared it must not wonder."""
+    data = shapes_data.copy_and_resolve_references()
+    data.root = str(tmp_path)
+    _, settings = sources.crops_folder(data, "pool")
+    old = tmp_path / "pool-crops-0123456789"
+    old.mkdir()
+    settings = {k: v for k, v in settings.items() if k != "layout"} | {"records_version": parts.VERSION}
+    (old / "settings.json").write_text(json.dumps(settings))
+    assert pipeline.open_crops(data, pool, "pool").infos
+    assert f"{old} is of an older layout" in capsys.readouterr().err
+    settings["crop_margin"] += 1.0  # made with other settings: another data set, as good as none
+    (old / "settings.json").write_text(json.dumps(settings))
+    pipeline.open_crops(data, pool, "pool")
+    assert "older layout" not in capsys.readouterr().err
+
+
+def test_crops_and_shots_are_tfds_data_sets(shapes_data, pool, tmp_path):
+    data = shapes_data.copy_and_resolve_references()
+    data.root = str(tmp_path)
+    _, folder, shots = pipeline.prepare_split(data, "pool", shot_size=16)
+    kept = records.open_crops(Path(folder))
+    read = records.open_shots(Path(shots), kept)
+    for which, name in ((folder, "crop"), (shots, "shot")):
+        example = tfds.builder_from_directory(f"{which}/part-00000").as_data_source("data")[5]
+        assert example["annotation_id"] == kept.infos[5].annotation_id
+        hw = (example["height"], example["width"]) if name == "crop" else (example["size"],) * 2
+        planes = np.cumsum(example["pixels"].reshape(4, *hw), 1, dtype=np.uint8)  # as the docstring of `encode` says
+        rgb = kept.read(5)[0] if name == "crop" else read(5)[..., :3]
+        np.testing.assert_array_equal(planes[:3].transpose(1, 2, 0), rgb)
