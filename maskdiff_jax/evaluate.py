@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from maskdiff_jax import pictures, segment, stages
 from maskdiff_jax.data import fewshot, pipeline
+from maskdiff_jax.data import truth as truth_file
 from maskdiff_jax.data.coco import Records, encode_mask, ground_truth
 from maskdiff_jax.loop import read_seconds
 from maskdiff_jax.model import build
@@ -191,7 +192,8 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
     """COCO's average precision (pycocotools) in percent.
 
     Args:
-      records: the split with its annotations.
+      records: the split. Where a json is behind it, the ground truth is read from there as pycocotools reads it
+        (`data.truth`), so that annotations which training drops or fixes count as in the official tool.
       predictions: COCO results; those without "segmentation" count for boxes only.
       ids: class ids to score.
 
@@ -200,13 +202,11 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
       ("iou" and AP at each of these IoU thresholds per group).
     """
     metrics, per_class, curves = {}, {}, {}
-    truth = COCO()
-    truth.dataset = ground_truth(records)  # type: ignore[assignment]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
+    truth = ground_truth(records)
+    if records.truth is not None:
+        truth = truth_file.of_images(records.truth(), {i.id for i in records.infos})
     for kind in ("bbox", "segm"):
-        mine = [p for p in predictions if kind == "bbox" or "segmentation" in p]
-        precision, thresholds = _precision(truth, mine, kind, [records.categories[i].id for i in ids])
+        precision, thresholds = _precision(truth, predictions, kind, [records.categories[i].id for i in ids])
         curves["iou"] = [round(float(t), 2) for t in thresholds]
         by_class = {records.categories[i].name: _mean(precision[:, :, n, 0]) for n, i in enumerate(ids)}
         per_class[kind] = {k: v for k, v in by_class.items() if v is not None}
@@ -232,16 +232,23 @@ def of_true_classes(records: Records, predictions: list[dict]) -> list[dict]:
     return [p for p in predictions if (p["image_id"], p["category_id"]) in true]
 
 
-def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[int]):
+def _precision(truth: dict, results: list[dict], kind: str, category_ids: list[int]):
     """[thresholds, recalls, classes, areas] at 100 detections, -1 where there is no object."""
+    annotations = truth["annotations"]
+    if kind == "segm":
+        annotations = [a for a in annotations if "segmentation" in a]
+        # without "bbox": where results have one, loadRes sorts them into small, medium, large by the box's area
+        results = [{k: v for k, v in r.items() if k != "bbox"} for r in results if "segmentation" in r]
     with contextlib.redirect_stdout(io.StringIO()):
-        found = COCO()
+        true, found = COCO(), COCO()
+        true.dataset = truth | {"annotations": [dict(a) for a in annotations]}  # type: ignore[assignment]
+        true.createIndex()
         if results:
-            found = truth.loadRes([dict(r) for r in results])
+            found = true.loadRes([dict(r) for r in results])
         else:
-            found.dataset = truth.dataset | {"annotations": []}  # type: ignore[assignment]
+            found.dataset = truth | {"annotations": []}  # type: ignore[assignment]
             found.createIndex()
-        judge = COCOeval(truth, found, kind)
+        judge = COCOeval(true, found, kind)
         judge.params.catIds = category_ids
         judge.evaluate()
         judge.accumulate()
