@@ -8,7 +8,6 @@ photo first ("the loaded model") and then the large one. Memory is resident memo
 """
 
 import argparse
-import io
 import json
 import statistics
 import sys

@@ -18,6 +18,7 @@ from maskdiff_jax.data import coco
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Support
 from tests import lowered
+from tests.reference import paste as reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,7 +107,7 @@ def test_agrees_with_the_path_of_evaluation(model):
 
     box = masks.context_box(drawn.objects.box[0], tiny_config().data.context, drawn.hw[0])
     found = model(image)
-    np.testing.assert_allclose(found.soft[0], masks.paste(drawn.soft[0], box, (64, 64)), atol=1e-6)
+    np.testing.assert_allclose(found.soft[0], reference.paste(drawn.soft[0], box, (64, 64)), atol=1e-6)
     assert segment.pasted(seg, drawn)[: len(found.rles)] == found.rles[: len(drawn.soft)]
 
 

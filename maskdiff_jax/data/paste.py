@@ -1,6 +1,6 @@
 """Soft masks of boxes -> masks of whole images, on the host, at a cost that depends on the box and not on the image.
 
-The rule is that of `ops.masks.paste` [detectron2 `paste_masks_in_image`]: the M x M values stand at the centers of the
+The rule is detectron2's [`paste_masks_in_image`, layers/mask_ops.py]: the M x M values stand at the centers of the
 box's M x M cells, pixels in between are interpolated bilinearly, and around the box is zero.
 """
 

@@ -1,6 +1,5 @@
-"""Masks pasted on the host: those of `ops.masks.paste`, and RLE that pycocotools would write."""
+"""Masks pasted inside their boxes: as over the whole image, and RLE that pycocotools would write."""
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -9,6 +8,7 @@ from pycocotools import mask as mask_utils
 
 from maskdiff_jax.data import masks, paste
 from maskdiff_jax.ops import masks as ops
+from tests.reference import paste as reference
 
 OPTIONS = {"derandomize": True, "database": None, "deadline": None}
 side = st.integers(1, 40)
@@ -31,21 +31,20 @@ def cases(draw):
     return mask, np.array([x0, y0, x1, y1], np.float32), (h, w), draw(st.sampled_from([0.0, 0.1, 0.5]))
 
 
-ON_DEVICE = jax.jit(lambda mask, box: ops.paste(mask, box, (40, 40)))
 WHOLE = (np.ones((4, 4), np.float32), np.array([0, 0, 9, 7], np.float32), (7, 9), 0.0)  # the image from edge to edge
 
 
 @settings(max_examples=150, **OPTIONS)
 @given(case=cases(), threshold=st.sampled_from([0.3, 0.5, 0.7]))
 @example(case=WHOLE, threshold=0.5)
-def test_the_rule_is_that_of_the_device(case, threshold):
+def test_pasting_agrees_with_dense_matrices(case, threshold):
     mask, box, hw, context = case
     around = paste.context_box(box, context, hw)
     np.testing.assert_allclose(around, ops.context_box(box, context, np.array(hw)), atol=1e-5)
-    expected = np.asarray(ON_DEVICE(mask, around))[: hw[0], : hw[1]]
+    expected = reference.paste(mask, around, hw)
     np.testing.assert_allclose(paste.paste(mask, around, hw), expected, atol=2e-5)
     rle = paste.paste_rle(mask, around, hw, threshold)
-    clear = np.abs(expected - threshold) > 2e-5  # of float32: elsewhere rounding decides
+    clear = np.abs(expected - threshold) > 2e-5  # of float32; elsewhere rounding decides
     np.testing.assert_array_equal(masks.decode_mask(rle)[clear], (expected >= threshold)[clear])
 
 
@@ -67,7 +66,7 @@ def test_pixel_centers_on_the_outline_belong_to_the_mask():
     ties = 0
     for box in ([3, 2, 11, 10], [2.5, 2.5, 10.5, 10.5], [3, 2, 7, 6], [3, 2, 5, 4], [0, 0, 13, 12], [3, 2, 19, 18]):
         box = np.array(box, np.float32)
-        expected = np.asarray(ops.paste(mask, box, (12, 13)))
+        expected = reference.paste(mask, box, (12, 13))
         assert paste.paste_rle(mask, box, (12, 13), 0.5) == masks.encode_mask(expected >= 0.5)
         ties += (expected == 0.5).sum()
     assert ties > 20
@@ -75,10 +74,9 @@ def test_pixel_centers_on_the_outline_belong_to_the_mask():
 
 def test_random_masks_in_large_boxes():
     rng = np.random.default_rng(0)
-    compiled = jax.jit(ops.paste, static_argnums=2)
     for box in ([0, 0, 300, 200], [100.3, 20.2, 299.9, 181.7], [40.5, 60.1, 47.2, 66.6], [299, 199, 300, 200]):
         mask, box = rng.random((16, 16), np.float32), np.array(box, np.float32)
-        expected = np.asarray(compiled(mask, box, (200, 300)))
+        expected = reference.paste(mask, box, (200, 300))
         found = masks.decode_mask(paste.paste_rle(mask, box, (200, 300), 0.5))
         clear = np.abs(expected - 0.5) > 2e-5
         assert (~clear).sum() < 5 and found.any()
@@ -94,3 +92,20 @@ def test_nothing_to_paste():
     assert mask_utils.area(paste.paste_rle(0 * ones, np.array([2, 2, 9, 9]), (20, 20), 0.5)) == 0
     with pytest.raises(ValueError, match="eval.mask_threshold"):
         paste.paste_rle(ones, np.array([2, 2, 9, 9]), (20, 20), 0.0)
+
+
+def test_a_mask_keeps_to_its_box():
+    out = paste.paste(np.ones((8, 8), np.float32), np.array([3.0, 4.0, 13.0, 10.0]), (16, 20))
+    inside = np.zeros((16, 20), bool)
+    inside[4:10, 3:13] = True
+    np.testing.assert_array_equal(out > 0.5, inside)
+    assert out.max() <= 1.0 + 1e-6 and not out[:2].any() and not out[:, 15:].any()
+
+
+def test_cropping_and_pasting_are_inverse():
+    true = np.zeros((40, 48), np.float32)
+    true[8:30, 10:37] = np.hypot(*np.mgrid[-11:11, -13:14]) < 11
+    box = np.array([8.5, 7.0, 39.0, 31.5], np.float32)
+    crop = np.asarray(ops.crop_resize(true[..., None], box, 32))[..., 0]
+    out = masks.decode_mask(paste.paste_rle(crop, box, (40, 48), 0.5)) > 0
+    assert (out & (true > 0)).sum() / (out | (true > 0)).sum() > 0.95
