@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from benchmarks import study_masks, timing
-from benchmarks.mask_scores import changed, drawn, iou
+from benchmarks.mask_scores import changed, drawn, in_image, iou
 from launch import cli
 from maskdiff_jax import checkpoint
+from maskdiff_jax.data import paste
 from maskdiff_jax.model import build
 
 SETTINGS = {"5 steps": {"steps": 5, "guidance": 1.0}, "10 steps, w = 5": {"steps": 10, "guidance": 5.0}}
@@ -54,9 +55,10 @@ def main() -> None:
 def masks(data, params, setting) -> list[np.ndarray]:
     """The masks of all true objects, in the order of images and objects."""
     found = {}
-    for objects, hw, _, pasted, _ in drawn(data, params, setting):
-        for i, (h, w) in enumerate(hw):
-            found[int(objects.image_id[i]), int(objects.rank[i])] = pasted[i, :h, :w]
+    for objects, hw, soft, _ in drawn(data, params, setting):
+        for i, size in enumerate(hw):
+            around = paste.context_box(objects.box[i], data.config.data.context, size)
+            found[int(objects.image_id[i]), int(objects.rank[i])] = in_image(soft[i], around, size)
     return [found[key] for key in sorted(found)]
 
 

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageFilter
 
 from maskdiff_jax import segment
-from maskdiff_jax.data import coco, pipeline
+from maskdiff_jax.data import coco, paste, pipeline
 from maskdiff_jax.model import build
-from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Support
 
+THRESHOLD = 0.5  # of the pasted soft mask
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
 # what the settings of a study vary: each names what it changes
@@ -51,10 +51,9 @@ def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.
     changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
     c = changed(data.config, changes)
     model, support = build(c.model), shown(data.support, o["shots"], o["order"], c.model.mask.slots)
-    canvas = segment.canvas_of([(i.height, i.width) for i in data.test.infos])
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(c.eval.mask_batch,),
-        canvas=canvas, threshold=0.5, samples=o["samples"], noise_seed=o["noise"],
+        threshold=THRESHOLD, samples=o["samples"], noise_seed=o["noise"],
     )  # fmt: skip
     rng = np.random.default_rng(0)
     boxes = {}
@@ -75,16 +74,16 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
     """
     ious, edges, novel, spread, cuts = [], [], [], [], []
     bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
-    for found, hw, soft, pasted, _ in drawn(data, params, setting):
-        for i, (h, w) in enumerate(hw):
+    for found, hw, soft, _ in drawn(data, params, setting):
+        for i, size in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
-            true, mine = coco.decode_mask(a.rle).astype(bool), pasted[i, :h, :w]
+            around = paste.context_box(found.box[i], data.config.data.context, size)
+            true, mine = coco.decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
             ious.append(iou(true, mine))
             edges.append(iou(edge(true), edge(mine)))
             novel.append(data.test.categories[a.class_id].novel)
             spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
-            around = masks.context_box(found.box[i], data.config.data.context, (h, w))
-            region = in_region(true, soft[i].shape, np.asarray(around))
+            region = in_region(true, soft[i].shape, around)
             count_pixels(bins, soft[i], region)
             cuts.append([iou(region, soft[i] >= cut) for cut in CUTS])
     values, edges, novel = np.array(ious), np.array(edges), np.array(novel)
@@ -101,6 +100,11 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
         "uncertainty_vs_error": rank_correlation(np.array(spread), 1 - values),
         "calibration": [[round(v, 4) for v in (p / n, t / n, n / bins[:, 0].sum())] for n, p, t in bins if n],
     }, values
+
+
+def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
+    return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
 
 
 def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:

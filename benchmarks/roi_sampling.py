@@ -63,11 +63,10 @@ def box_ap(config, workdir: Path) -> dict:
     e.mask_min_score = 2.0  # no score reaches it
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(e.mask_batch,),
-        canvas=segment.canvas_of([(i.height, i.width) for i in records.infos]), threshold=0.5, samples=1,
-        noise_seed=0,
+        threshold=0.5, samples=1, noise_seed=0,
     )  # fmt: skip
     active = stages.active_classes(ids, c.model.num_classes)
-    predictions, _ = evaluate.predict(c, segmenter, params, records, active)
+    predictions, *_ = evaluate.predict(c, segmenter, params, records, active)
     metrics, _, _ = evaluate.score(records, predictions, ids)
     return {"images": len(records.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
 

@@ -38,7 +38,7 @@ def draw(form: str) -> Path:
         params = checkpoint.load_params(here / "params", jax.eval_shape(model.init, jax.random.key(0)))
         segmenter = segment.make_segmenter(
             model, data.support, size=config.model.mask.size, context=config.data.context, top_n=1,
-            mask_batches=(OBJECTS,), canvas=(128, 128), threshold=0.5, samples=1, noise_seed=0,
+            mask_batches=(OBJECTS,), threshold=0.5, samples=1, noise_seed=0,
         )  # fmt: skip
         found, soft = _soft(segmenter, params, data, truth, order)
         if not columns:

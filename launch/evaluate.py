@@ -27,6 +27,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     given = {k: v for k, v in document["metrics"].items() if k.startswith("like_fgn/") and k.endswith(("/AP", "/AP50"))}
     if given:
         print("classes of the truth given: " + ", ".join(f"{k} {v:.1f}" for k, v in given.items()))
+    if document["images_per_second"]:
+        print(f"{document['images_per_second']:.2f} images per second, loading to masks")
     print(f"evaluated: {evaluate.folder_of(config, workdir) / 'metrics.json'}")
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     from PIL import Image
 
     from maskdiff_jax import predictor, visualize
-    from maskdiff_jax.data.coco import decode_image, encode_mask
+    from maskdiff_jax.data.coco import decode_image
 
     model = predictor.load(
         _MODEL.value, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
@@ -78,13 +78,13 @@ def main(argv: list[str]) -> int:
             stem = f"{stem}_{image_id}"
         taken.add(stem)
         Image.fromarray(picture).save(output / f"{stem}.png")
-        for i, mask in enumerate(found.masks):
+        for i, mask in enumerate(found.rles):
             x0, y0, x1, y1 = (round(float(v), 2) for v in found.boxes[i])
             category = model.categories[found.class_ids[i]]
             results.append({
                 "image_id": image_id, "file_name": name, "category_id": category.id,
                 "category_name": category.name, "score": round(float(found.scores[i]), 5),
-                "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)], "segmentation": encode_mask(mask),
+                "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)], "segmentation": mask,
                 "confidence": round(float(found.confidence[i]), 5),
             })  # fmt: skip
         print(f"{output / f'{stem}.png'}: {', '.join(found.labels) or 'nothing found'}")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from pycocotools import mask as rle
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from maskdiff_jax import pictures, segment, stages
+from maskdiff_jax import pictures, segment, sharding, stages
 from maskdiff_jax.data import fewshot, pipeline
-from maskdiff_jax.data.coco import Records, encode_mask, ground_truth
+from maskdiff_jax.data import truth as truth_file
+from maskdiff_jax.data.coco import Records, ground_truth
 from maskdiff_jax.loop import read_seconds
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Batch, Support
@@ -36,7 +37,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     Writes ``metrics.json``, ``predictions.json`` (COCO results) and ``figures/*.png`` into ``folder_of``.
 
     Returns:
-      What stands in metrics.json; its "metrics" are percentages but for counts. With ``eval.like_fgn`` they
+      What stands in metrics.json; its "metrics" are percentages but for counts, "images_per_second" is the speed that
+      ``predict`` gives. With ``eval.like_fgn`` they
       are there again under "like_fgn/", see ``of_true_classes``; with ``eval.rescore`` under "rescored/": the score
       of each detection times its mask's confidence.
 
@@ -46,8 +48,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """
     workdir, c, e = Path(workdir), config, config.eval
     start = time.monotonic()
-    model = build(c.model)
-    params = stages.load_weights(workdir, model)
+    model, mesh = build(c.model), sharding.make_mesh(c.train.devices)
+    params = jax.device_put(stages.load_weights(workdir, model), sharding.replicated(mesh))
     records = pipeline.open_split(_data(c), e.split)
     if e.images:
         records = records._replace(infos=records.infos[: e.images])
@@ -64,14 +66,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     else:
         ids = np.array(sorted(shots), np.int32)
     active = stages.active_classes(ids, c.model.num_classes)
-    canvas = segment.canvas_of([(i.height, i.width) for i in records.infos])
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=e.mask_top_n,
-        mask_batches=(e.mask_batch,), canvas=canvas, threshold=e.mask_threshold, samples=e.samples,
-        noise_seed=e.noise_seed,
+        mask_batches=(e.mask_batch,), threshold=e.mask_threshold, samples=e.samples, noise_seed=e.noise_seed, mesh=mesh,
     )  # fmt: skip
 
-    predictions, maskless = predict(config, segmenter, params, records, active)
+    predictions, maskless, speed = predict(config, segmenter, params, records, active)
     metrics, per_class, curves = score(records, predictions, ids)
     if e.like_fgn:
         filtered, _, _ = score(records, of_true_classes(records, predictions), ids)
@@ -104,7 +104,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "versions": {p: version(p) for p in PACKAGES}, "device": device_name(),
         "date": datetime.date.today().isoformat(),
         "novel_classes": [x.name for x in records.categories if x.novel],
-        "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds,
+        "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds, "images_per_second": speed,
     }  # fmt: skip
     write_json(folder / "predictions.json", predictions)
     write_json(folder / "metrics.json", document)
@@ -142,31 +142,49 @@ def make_support(config: ConfigDict, pool: Records | None = None) -> tuple[dict,
     return shots, bank
 
 
-def predict(config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records, active: np.ndarray):
-    """COCO results of a split, and how many of them have no mask."""
+def predict(
+    config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records, active: np.ndarray
+) -> tuple[list[dict], int, float | None]:
+    """Detects the objects of a split and samples their masks.
+
+    Returns:
+      COCO results; how many of them have no mask; images per second, loading to RLE, of the images that are loaded
+      after the first batch of masks is there, so that compilation does not count (None: there are no such images).
+    """
     e = config.eval
     ids = [x.id for x in records.categories]
     maskless: list = []
     results = []
-    batches = _batches(config, records, "detecting, drawing masks")
+    loaded, start = 0, None  # images; when the first masks were there, and how many images were loaded by then
+
+    def batches() -> Iterator[Batch]:
+        nonlocal loaded
+        for batch in _batches(config, segmenter, records, "detecting, sampling masks"):
+            loaded += int((batch.image_id >= 0).sum())
+            yield batch
+
     stream = segment.detected_objects(
-        segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
+        segmenter, params, batches(), active, min_score=e.mask_min_score, top_n=e.mask_top_n, maskless=maskless
     )
-    for objects, hw, soft, pasted, _ in segment.draw_masks(segmenter, params, stream):
-        sure = segment.confidence(soft, e.mask_threshold)
-        for i, (h, w) in enumerate(hw):
+    for drawn in segment.draw_masks(segmenter, params, stream):
+        start = start or (time.monotonic(), loaded)
+        objects, sure = drawn.objects, segment.confidence(drawn.soft, e.mask_threshold)
+        for i, rle in enumerate(segment.pasted(segmenter, drawn)):
             results.append(
                 _result(int(objects.image_id[i]), ids[objects.class_id[i]], objects.score[i], objects.box[i])
-                | {"segmentation": encode_mask(pasted[i, :h, :w]), "confidence": round(float(sure[i]), 5)}
+                | {"segmentation": rle, "confidence": round(float(sure[i]), 5)}
             )
     results += [_result(image_id, ids[c], score, box) for image_id, c, score, box in maskless]
-    return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless)
+    seconds, after = (time.monotonic() - start[0], loaded - start[1]) if start else (0.0, 0)
+    speed = round(after / seconds, 3) if after else None
+    return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless), speed
 
 
-def _batches(config: ConfigDict, records: Records, what: str) -> Iterable[Batch]:
-    """The split in batches, with a progress line; the first one waits for the compiler."""
-    batches = pipeline.eval_batches(records, config.data, batch=config.eval.batch)
-    return tqdm(batches, desc=what, total=-(-len(records.infos) // config.eval.batch), unit="batch", mininterval=1.0)
+def _batches(config: ConfigDict, segmenter: segment.Segmenter, records: Records, what: str) -> Iterable[Batch]:
+    """The split in batches, loaded ahead, with a progress line; the first one waits for the compiler."""
+    size = segment.whole_batch(config.eval.batch, segmenter.mesh)
+    batches = pipeline.eval_batches(records, config.data, batch=size)
+    return tqdm(batches, desc=what, total=-(-len(records.infos) // size), unit="batch", mininterval=1.0)
 
 
 def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> dict:
@@ -191,7 +209,8 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
     """COCO's average precision (pycocotools) in percent.
 
     Args:
-      records: the split with its annotations.
+      records: the split. Where a json is behind it, the ground truth is read from there as pycocotools reads it
+        (`data.truth`), so that annotations which training drops or fixes count as in the official tool.
       predictions: COCO results; those without "segmentation" count for boxes only.
       ids: class ids to score.
 
@@ -200,13 +219,11 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
       ("iou" and AP at each of these IoU thresholds per group).
     """
     metrics, per_class, curves = {}, {}, {}
-    truth = COCO()
-    truth.dataset = ground_truth(records)  # type: ignore[assignment]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
+    truth = ground_truth(records)
+    if records.truth is not None:
+        truth = truth_file.of_images(records.truth(), {i.id for i in records.infos})
     for kind in ("bbox", "segm"):
-        mine = [p for p in predictions if kind == "bbox" or "segmentation" in p]
-        precision, thresholds = _precision(truth, mine, kind, [records.categories[i].id for i in ids])
+        precision, thresholds = _precision(truth, predictions, kind, [records.categories[i].id for i in ids])
         curves["iou"] = [round(float(t), 2) for t in thresholds]
         by_class = {records.categories[i].name: _mean(precision[:, :, n, 0]) for n, i in enumerate(ids)}
         per_class[kind] = {k: v for k, v in by_class.items() if v is not None}
@@ -232,16 +249,23 @@ def of_true_classes(records: Records, predictions: list[dict]) -> list[dict]:
     return [p for p in predictions if (p["image_id"], p["category_id"]) in true]
 
 
-def _precision(truth: COCO, results: list[dict], kind: str, category_ids: list[int]):
+def _precision(truth: dict, results: list[dict], kind: str, category_ids: list[int]):
     """[thresholds, recalls, classes, areas] at 100 detections, -1 where there is no object."""
+    annotations = truth["annotations"]
+    if kind == "segm":
+        annotations = [a for a in annotations if "segmentation" in a]
+        # without "bbox": where results have one, loadRes sorts them into small, medium, large by the box's area
+        results = [{k: v for k, v in r.items() if k != "bbox"} for r in results if "segmentation" in r]
     with contextlib.redirect_stdout(io.StringIO()):
-        found = COCO()
+        true, found = COCO(), COCO()
+        true.dataset = truth | {"annotations": [dict(a) for a in annotations]}  # type: ignore[assignment]
+        true.createIndex()
         if results:
-            found = truth.loadRes([dict(r) for r in results])
+            found = true.loadRes([dict(r) for r in results])
         else:
-            found.dataset = truth.dataset | {"annotations": []}  # type: ignore[assignment]
+            found.dataset = truth | {"annotations": []}  # type: ignore[assignment]
             found.createIndex()
-        judge = COCOeval(truth, found, kind)
+        judge = COCOeval(true, found, kind)
         judge.params.catIds = category_ids
         judge.evaluate()
         judge.accumulate()
@@ -268,13 +292,15 @@ def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, rec
     boxes = {
         k: (np.array([a.box for a in v], np.float32), np.array([a.class_id for a in v])) for k, v in truth.items() if v
     }
-    batches = _batches(config, records, "masks in true boxes")
+    batches = _batches(config, segmenter, records, "masks in true boxes")
     values: dict[int, list] = {}
     stream = segment.true_objects(segmenter, batches, boxes)
-    for objects, hw, _, pasted, _ in segment.draw_masks(segmenter, params, stream):
-        for i, (h, w) in enumerate(hw):
-            annotation = truth[int(objects.image_id[i])][objects.rank[i]]
-            iou = rle.iou([encode_mask(pasted[i, :h, :w])], [annotation.rle], [0])
+    for drawn in segment.draw_masks(segmenter, params, stream):
+        for image_id, rank, rle in zip(
+            drawn.objects.image_id, drawn.objects.rank, segment.pasted(segmenter, drawn), strict=True
+        ):
+            annotation = truth[int(image_id)][rank]
+            iou = mask_utils.iou([rle], [annotation.rle], [0])
             values.setdefault(annotation.class_id, []).append(float(iou[0, 0]))
     return values
 

@@ -112,12 +112,11 @@ def _mask_strips(config, folder, model, params, records, support, segmenter) -> 
     captions = ["mask", *(f"t = {t + 1}" for t in at)]
     _save(folder / "forward.png", visualize.strip(images, captions))
 
-    @jax.jit
-    def trajectory(keys):
-        return model.trajectory(params, keys, regions, jnp.asarray(support.shots)[classes], classes)
-
+    trajectory = jax.jit(model.trajectory)  # everything is an argument: nothing becomes a constant of the program
+    shots = support.shots[classes]
     draws = [
-        jax.device_get(trajectory(jax.random.split(jax.random.key(s), len(classes)))) for s in range(SAMPLES)
+        jax.device_get(trajectory(params, jax.random.split(jax.random.key(s), len(classes)), regions, shots, classes))
+        for s in range(SAMPLES)
     ]
     y, x0 = draws[0]
     steps = np.unique(np.round(np.linspace(0, len(y) - 1, STRIP)).astype(int))
@@ -153,7 +152,8 @@ def _examples(config, records: Records, segmenter, params, count: int = 5) -> li
     for c in order:
         _, i, a = best[c]
         one = records._replace(infos=[records.infos[i]], read=lambda _, i=i: records.read(i))
-        batch = next(iter(pipeline.eval_batches(one, config.data, batch=config.eval.batch)))
+        size = segment.whole_batch(config.eval.batch, segmenter.mesh)
+        batch = next(iter(pipeline.eval_batches(one, config.data, batch=size)))
         boxes = np.zeros((len(batch.image_id), 1, 4), np.float32)
         boxes[:] = np.array(a.box)
         region = jax.device_get(segmenter.crop(batch, boxes))[0, 0]

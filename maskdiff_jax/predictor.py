@@ -6,7 +6,6 @@
 The path is evaluation's, `segment.py`: the same resizing, the same regions, the same sampler.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,30 +14,62 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, segment
-from maskdiff_jax.data import transforms
-from maskdiff_jax.data.coco import Category
+from maskdiff_jax.data import paste, transforms
+from maskdiff_jax.data.coco import Category, decode_mask
 from maskdiff_jax.model import build
-from maskdiff_jax.ops import masks as mask_ops
 from maskdiff_jax.types import Batch, Instances
 
-MASK_BATCHES = (1, 4, 16)  # objects drawn together; one image seldom has more
+MASK_BATCHES = (1, 4, 16)  # objects whose masks are sampled together; one image seldom has more
 
 
 class Prediction(NamedTuple):
-    """n objects of one image, best first."""
+    """n objects of one image, best first.
 
+    Masks are kept as RLE and as the M x M values that were sampled: at the size of a photo they would take gigabytes.
+    ``masks``, ``soft`` and ``samples`` make arrays of the image's size, at every access anew.
+    """
+
+    hw: tuple[int, int]  # height, width of the image as given
     boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of the image as given
     scores: np.ndarray  # [n] float32, 0..1
     class_ids: np.ndarray  # [n] int32, positions in Predictor.categories
     labels: list[str]  # n class names
-    masks: np.ndarray  # [n, h, w] bool
-    soft: np.ndarray  # [n, h, w] float32, 0..1: mean of the drawn masks
+    rles: list[dict[str, Any]]  # n masks as compressed COCO RLE, {"size": [h, w], "counts": str}
     confidence: np.ndarray  # [n] float32, 0..1: how sure the mask is of itself, see segment.confidence
-    samples: np.ndarray | None  # [n, N, h, w] float32, 0..1: each drawn mask, where `load` was asked to keep them
+    regions: np.ndarray  # [n, 4] float32, xyxy: what the M x M values cover, the boxes with a margin
+    region_soft: np.ndarray  # [n, M, M] float32, 0..1: mean of the sampled masks
+    region_samples: np.ndarray | None  # [n, N, M, M] likewise: each sampled mask, where `load` was asked to keep them
+
+    @property
+    def masks(self) -> np.ndarray:
+        """[n, h, w] bool."""
+        return np.array([self.mask(i) for i in range(len(self.rles))], bool).reshape(-1, *self.hw)
+
+    @property
+    def soft(self) -> np.ndarray:
+        """[n, h, w] float32, 0..1: mean of the sampled masks."""
+        return _pasted(self.region_soft[:, None], self.regions, self.hw)[:, 0]
+
+    @property
+    def samples(self) -> np.ndarray | None:
+        """[n, N, h, w] float32, 0..1: each sampled mask, where `load` was asked to keep them."""
+        return None if self.region_samples is None else _pasted(self.region_samples, self.regions, self.hw)
+
+    def mask(self, i: int) -> np.ndarray:
+        """[h, w] bool: the mask of object i."""
+        return decode_mask(self.rles[i]).astype(bool)
+
+
+def _pasted(values: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """[n, N, M, M] -> [n, N, h, w] float32."""
+    out = np.zeros((*values.shape[:2], *hw), np.float32)
+    for i, k in np.ndindex(*values.shape[:2]):
+        out[i, k] = paste.paste(values[i, k], boxes[i], hw)
+    return out
 
 
 class Predictor:
-    """An exported model, compiled for each canvas when the first image needs it."""
+    """An exported model on one device, compiled for each padded size when the first image needs it."""
 
     categories: tuple[Category, ...]  # by class id
     active: np.ndarray  # [C] bool: the classes that can be detected
@@ -51,11 +82,10 @@ class Predictor:
         self._params = jax.device_put(exported.params)
         self._min_score, self._samples, self._keep = min_score, samples, keep
         self._top_n = min(c.eval.mask_top_n, c.model.detector.max_detections)
-        # masks are pasted below, at each image's own size: a canvas here would compile the net for each
         self._segmenter = segment.make_segmenter(
             build(c.model), exported.support, size=c.model.mask.size, context=c.data.context,
-            top_n=self._top_n, mask_batches=MASK_BATCHES, canvas=(1, 1),
-            threshold=c.eval.mask_threshold, samples=samples, noise_seed=noise_seed,
+            top_n=self._top_n, mask_batches=MASK_BATCHES, threshold=c.eval.mask_threshold,
+            samples=samples, noise_seed=noise_seed,
         )  # fmt: skip
 
     def __call__(self, image: np.ndarray, image_id: int = 0) -> Prediction:
@@ -75,39 +105,33 @@ class Predictor:
             self._segmenter, self._params, [batch], self.active,
             min_score=self._min_score, top_n=self._top_n, maskless=[],
         )  # fmt: skip
-        objects, soft, sure, each = [], [], [], []
-        for drawn in segment.draw_masks(self._segmenter, self._params, stream):
-            objects.append(drawn.objects)
-            soft.append(self._paste(drawn.soft[:, None], drawn)[:, 0])
-            sure.append(segment.confidence(drawn.soft, self._config.eval.mask_threshold))
-            if self._keep:
-                each.append(self._paste(drawn.each, drawn))
-        h, w = image.shape[:2]
-        ids = np.concatenate([o.class_id for o in objects]) if objects else np.zeros(0, np.int32)
-        pasted = np.concatenate(soft)[:, :h, :w] if soft else np.zeros((0, h, w), np.float32)
-        nothing = np.zeros((0, self._samples, h, w), np.float32)
+        parts = [_nothing(self._config.model.mask.size, self._samples)]
+        parts += segment.draw_masks(self._segmenter, self._params, stream)
+        drawn: segment.Drawn = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        objects, context = drawn.objects, self._config.data.context
+        regions = [paste.context_box(box, context, image.shape) for box in objects.box]
         return Prediction(
-            boxes=np.concatenate([o.box for o in objects]) if objects else np.zeros((0, 4), np.float32),
-            scores=np.concatenate([o.score for o in objects]) if objects else np.zeros(0, np.float32),
-            class_ids=ids,
-            labels=[self.categories[i].name for i in ids],
-            masks=pasted >= self._config.eval.mask_threshold,
-            soft=pasted,
-            confidence=np.concatenate(sure) if sure else np.zeros(0, np.float32),
-            samples=(np.concatenate(each)[..., :h, :w] if each else nothing) if self._keep else None,
+            hw=(image.shape[0], image.shape[1]),
+            boxes=objects.box,
+            scores=objects.score,
+            class_ids=objects.class_id,
+            labels=[self.categories[i].name for i in objects.class_id],
+            rles=segment.pasted(self._segmenter, drawn),
+            confidence=segment.confidence(drawn.soft, self._config.eval.mask_threshold),
+            regions=np.array(regions, np.float32).reshape(-1, 4),
+            region_soft=drawn.soft,
+            region_samples=drawn.each if self._keep else None,
         )
 
-    def _paste(self, masks: np.ndarray, drawn: segment.Drawn) -> np.ndarray:
-        """Soft masks [n, N, M, M] -> [n, N, H, W] on the smallest canvas that holds the image."""
-        hw, context = drawn.hw[0], self._config.data.context
-        canvas = segment.canvas_of([tuple(hw)])
-        pairs = zip(masks, drawn.objects.box, strict=True)
-        return np.stack([np.stack([_paste(m, box, hw, canvas, context) for m in of_one]) for of_one, box in pairs])
 
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _paste(mask: Any, box: Any, hw: Any, canvas: tuple[int, int], context: float) -> Any:
-    return mask_ops.paste(mask, mask_ops.context_box(box, context, hw), canvas)
+def _nothing(m: int, samples: int) -> segment.Drawn:
+    """No objects at all, in arrays of the right shapes."""
+    none = segment.Objects(
+        image_id=np.zeros(0, np.int32), rank=np.zeros(0, np.int32), class_id=np.zeros(0, np.int32),
+        score=np.zeros(0, np.float32), box=np.zeros((0, 4), np.float32), region=np.zeros((0, m, m, 3), np.uint8),
+    )  # fmt: skip
+    soft = np.zeros((0, m, m), np.float32)
+    return segment.Drawn(none, np.zeros((0, 2), np.int32), soft, np.zeros((0, samples, m, m), np.float32))
 
 
 def load(

@@ -112,6 +112,7 @@ def test_metrics_describe_themselves(trained):
         assert 0.0 <= m["metrics"][name] <= 100.0
     assert m["metrics"]["images"] == 6 and m["metrics"]["mask_iou/all"] > 0
     assert set(m["seconds"]) == {"novel", "detector", "mask", "evaluation"}
+    assert m["images_per_second"] is None or m["images_per_second"] > 0
     assert m["config"]["train"]["mask"]["steps"] == 4
     predictions = json.loads((trained / STAGE2 / "predictions.json").read_text())
     assert len(predictions) == m["metrics"]["detections"] > 0

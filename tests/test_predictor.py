@@ -14,8 +14,11 @@ from pycocotools import mask as rle
 
 from configs import fewshot
 from maskdiff_jax import checkpoint, predictor
+from maskdiff_jax.data import coco
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Support
+from tests import lowered
+from tests.reference import paste as reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +33,8 @@ def tiny_config():
     m.detector.update(proposals_test=16, rpn_pre_nms_test=16, min_score=0.01)
     m.mask.update(size=16, slots=2)
     m.mask.unet.update(width=16, multipliers=(1, 2), attention=(8,))
-    m.mask.diffusion.update(steps=2)
+    # a table of the noise schedule has T numbers and is part of the method, not data: keep it under a kilobyte
+    m.mask.diffusion.update(steps=2, timesteps=200)
     c.eval.update(mask_top_n=4, mask_min_score=0.0)
     return c.lock()
 
@@ -64,6 +68,10 @@ def test_any_image_size(model, hw):
     n = len(found.scores)
     assert n == 4 or hw == (1, 1) or hw == (7, 700)
     assert found.masks.shape == found.soft.shape == (n, *hw) and found.masks.dtype == bool
+    clear = np.abs(found.soft - 0.5) > 1e-6
+    assert found.masks.any() == (n > 0) or hw == (1, 1)
+    np.testing.assert_array_equal(found.masks[clear], (found.soft >= 0.5)[clear])
+    assert [coco.encode_mask(m) for m in found.masks] == found.rles
     assert len(found.labels) == len(found.class_ids) == len(found.boxes) == n
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes >= 0).all() and (found.boxes <= np.array([hw[1], hw[0]] * 2) + 1e-3).all()
@@ -94,11 +102,40 @@ def test_agrees_with_the_path_of_evaluation(model):
     stream = segment.detected_objects(
         seg, model._params, [batch], model.active, min_score=0.0, top_n=4, maskless=[]
     )
-    (objects, hw, soft, *_), *_ = segment.draw_masks(seg, model._params, stream)
+    drawn, *_ = segment.draw_masks(seg, model._params, stream)
     from maskdiff_jax.ops import masks
 
-    box = masks.context_box(objects.box[0], tiny_config().data.context, hw[0])
-    np.testing.assert_allclose(model(image).soft[0], masks.paste(soft[0], box, (64, 64)), atol=1e-6)
+    box = masks.context_box(drawn.objects.box[0], tiny_config().data.context, drawn.hw[0])
+    found = model(image)
+    np.testing.assert_allclose(found.soft[0], reference.paste(drawn.soft[0], box, (64, 64)), atol=1e-6)
+    assert segment.pasted(seg, drawn)[: len(found.rles)] == found.rles[: len(drawn.soft)]
+
+
+def test_programs_hold_no_data(model):
+    """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
+    seg, data = model._segmenter, tiny_config().data
+    batch = predictor.as_batch(picture(64, 64), 0, data)
+    objects = predictor._nothing(16, 1).objects
+    objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
+    programs = {
+        seg.detect: (model._params, batch, model.active),
+        seg.crop: (batch, np.zeros((1, 4, 4), np.float32)),
+        seg.sample: (model._params, seg.shots, seg.noise, objects),
+    }
+    for program, arguments in programs.items():
+        assert max(lowered.constants(program, *arguments), default=0) <= 1024
+        assert not lowered.device_arrays(program, *arguments)
+
+
+def test_other_shots_give_other_masks_without_compiling(model):
+    image, seg = picture(64, 64), model._segmenter
+    first, programs = model(image), seg.sample._cache_size()
+    model._segmenter = seg._replace(shots=seg.shots[::-1])
+    try:
+        second = model(image)
+    finally:
+        model._segmenter = seg
+    assert (first.region_soft != second.region_soft).any() and seg.sample._cache_size() == programs
 
 
 def test_active_classes_follow_the_stage():

@@ -25,3 +25,13 @@ def test_the_quickstart_table_is_the_benchmarks():
         assert f"| {name} | " + " | ".join(f"{v:.1f}" for v in row) + " |" in readme
     assert f"{r['seconds']['all'] / 60:.1f} minutes" in readme
     assert f"{r['peak_memory_gb']:.1f} GB" in readme
+
+
+def test_what_pasting_costs_is_the_benchmark():
+    r = json.loads((ROOT / "benchmarks/results/paste.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    share = 100 * r["pasting"]["paste_over_decode"]
+    assert f"ten masks of a 24-megapixel photo cost {share:.0f} % of the time of decoding it" in readme
+    large = r["prediction"]["large"]
+    assert r["objects"] == large["objects"] == 10 and r["height"] * r["width"] == 24_000_000
+    assert large["gb_above_model"] < 1 and share < 100

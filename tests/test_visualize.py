@@ -110,3 +110,15 @@ def test_to_rgb_clips_and_repeats():
     grey = visualize.to_rgb(np.array([[-1.0, 0.5, 2.0]]))
     np.testing.assert_array_equal(grey[0, :, 0], (0, 128, 255))
     assert visualize.to_rgb(np.zeros((2, 2, 4), np.uint8)).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (15, 20), (35, 35)])
+def test_outlines_around_the_object_alone_are_those_of_the_whole_image(monkeypatch, corner):
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    masks = np.zeros((2, 60, 60), bool)  # the second one is empty
+    masks[0, corner[0] : corner[0] + 25, corner[1] : corner[1] + 25] = np.hypot(*np.mgrid[-12:13, -12:13]) < 11.5
+    for factor in (1, 8):
+        found = visualize.overlay(image, masks, factor=factor)
+        with monkeypatch.context() as patch:
+            patch.setattr(visualize, "_window", lambda inside, margin: (slice(None), slice(None)))
+            np.testing.assert_array_equal(found, visualize.overlay(image, masks, factor=factor))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskdiff_jax.data import annotation_file, images, masks
+from maskdiff_jax.data import annotation_file, images, masks, truth
 from maskdiff_jax.data.images import decode_image as decode_image
 from maskdiff_jax.data.images import png as png
 from maskdiff_jax.data.masks import Unusable
@@ -72,6 +72,8 @@ class Records(NamedTuple):
     # ids of all annotations in the order of the file, which TFA's sampler depends on; () = order of infos
     annotation_order: Sequence[int] = ()
     encoded: Callable[[int], bytes] | None = None  # position in infos -> the image file's bytes
+    # what pycocotools reads in the json behind the records, see `truth.load`; None: there is no json
+    truth: Callable[[], dict[str, Any]] | None = None
 
 
 def load(
@@ -91,7 +93,8 @@ def load(
     counted by kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, no whole
     number or used before is replaced by the lowest free one, in the order of the file; an exact repeat of
     an annotation is dropped. Where more than half of the annotations would be dropped, the file is wrong as
-    a whole, and loading stops.
+    a whole, and loading stops. Scoring does not depend on any of this: `Records.truth` reads the file as
+    pycocotools does.
 
     Args:
       json_path: the annotations; needs "images", "annotations" and "categories".
@@ -158,6 +161,7 @@ def load(
         read=functools.partial(images.read_file, str(image_dir), files, shapes),
         annotation_order=tuple(order),
         encoded=functools.partial(images.read_encoded, str(image_dir), files, shapes),
+        truth=functools.partial(truth.load, json_path),
     )  # fmt: skip
     return with_novel(records, novel_classes)
 
@@ -182,7 +186,7 @@ def subset(records: Records, positions: Sequence[int], infos: Sequence[ImageInfo
 
 
 def ground_truth(records: Records) -> dict[str, Any]:
-    """The records as a COCO json dict: what pycocotools scores against, and what `save` writes."""
+    """The records as a COCO json dict, as `save` writes it."""
     annotations = []
     for info in records.infos:
         for a in info.annotations:

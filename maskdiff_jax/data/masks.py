@@ -37,6 +37,11 @@ def mask_box(rle: dict[str, Any]) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
+def pixels(rle: dict[str, Any]) -> int:
+    """How many pixels a mask has."""
+    return int(mask_utils.area(rle))
+
+
 def run_sums(annotations: Sequence) -> dict[int, tuple[int, int]]:
     """`runs.sums` of all annotations with compressed RLE, by their position."""
     found = {}
@@ -66,6 +71,16 @@ def from_json(
     Raises:
       Unusable: there is no mask, or none that can be trusted.
     """
+    rle, area = read(segmentation, height, width, mends, sums)
+    if area == 0:
+        raise Unusable("annotation whose mask has no pixel in the image")
+    return rle, area
+
+
+def read(
+    segmentation: Any, height: int, width: int, mends: list[str], sums: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], int]:
+    """`from_json`, but a mask may be empty: an RLE without foreground and 0 pixels."""
     if not segmentation:
         raise Unusable("annotation without a mask")
     if isinstance(segmentation, dict):
@@ -74,9 +89,22 @@ def from_json(
         counts, area = _from_polygons(segmentation, height, width, mends)
     else:
         raise Unusable("annotation whose segmentation is neither polygons nor RLE")
-    if area == 0:
-        raise Unusable("annotation whose mask has no pixel in the image")
     return {"size": [height, width], "counts": counts}, area
+
+
+def from_outlines(polygons: Any, height: int, width: int) -> dict[str, Any] | None:
+    """The RLE that pycocotools' `annToRLE` makes of a list of polygons, all of them, whatever they cover.
+
+    None where it would raise an error or could not be trusted: a value that is no number, a coordinate further
+    out than `FAR`, a first polygon of two points or fewer.
+    """
+    limit = FAR * max(height, width)
+    if not (isinstance(polygons, list) and all(_is_numbers(p, limit) for p in polygons)):
+        return None
+    if not polygons or len(polygons[0]) <= 4:
+        return None
+    outlines = mask_utils.frPyObjects([p for p in polygons if len(p) > 1], height, width)
+    return {"size": [height, width], "counts": bytes(mask_utils.merge(outlines)["counts"]).decode()}
 
 
 def _from_polygons(polygons: list, height: int, width: int, mends: list[str]) -> tuple[str, int]:
@@ -96,8 +124,15 @@ def _from_polygons(polygons: list, height: int, width: int, mends: list[str]) ->
 
 def _is_polygon(p: Any, limit: float) -> bool:
     """Three points or more, all of them numbers and none further out than `limit`."""
-    if not isinstance(p, list) or len(p) < 6 or len(p) % 2:
+    return _is_numbers(p, limit) and len(p) >= 6 and len(p) % 2 == 0
+
+
+def _is_numbers(p: Any, limit: float) -> bool:
+    """A list of numbers, perhaps empty, none further from 0 than `limit`."""
+    if not isinstance(p, list):
         return False
+    if not p:
+        return True
     try:
         # the sum finds NaN, which minimum and maximum may miss
         return math.isfinite(sum(p)) and -limit <= min(p) and max(p) <= limit

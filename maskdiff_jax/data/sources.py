@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskdiff_jax.data import coco, records, shapes, splits, voc
+from maskdiff_jax.data import coco, records, shapes, splits, truth, voc
 from maskdiff_jax.data.coco import Records
 from maskdiff_jax.data.records import Crops
 from maskdiff_jax.data.splits import Table
@@ -139,7 +139,8 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
 def _prepared_or_load(data: Any, split: str) -> Records:
     folder, _ = _prepared(data, split, "images")
     if records.is_prepared(folder):
-        return coco.with_novel(records.open_images(folder), data.novel_classes)
+        opened = records.open_images(folder)._replace(truth=functools.partial(truth.load, files(data, split)[0]))
+        return coco.with_novel(opened, data.novel_classes)
     return load(data, split)
 
 

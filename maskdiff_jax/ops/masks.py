@@ -1,4 +1,4 @@
-"""Between images and the square regions that masks are drawn in: cut, scale values, paste back.
+"""From images to the square regions that masks are sampled in: cut, scale values. `data.paste` is the inverse.
 
 One image or one object at a time; boxes are xyxy in pixels (the first pixel covers 0..1) and may be traced.
 """
@@ -53,33 +53,6 @@ def roi_target(mask: Array, box: Array, size: int) -> Array:
     """
     cells = roi_align(mask.astype(jnp.float32)[..., None], box[None], stride=1, size=size, sampling=0)
     return cells[0, ..., 0]
-
-
-def _paste_weights(start: Array, end: Array, size: int, length: int) -> Array:
-    """[length, size]: bilinear weights of `size` mask samples at each pixel centre of an axis."""
-    pixel = jnp.arange(length) + 0.5
-    position = (pixel - start) / jnp.maximum(end - start, 1e-6) * size - 0.5
-    w = jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(size)[None]))
-    # beyond the box the mask fades into the zeros around it; detectron2 cuts that off after a pixel
-    near = (pixel > jnp.floor(start) - 1) & (pixel < jnp.ceil(end) + 1) & (end > start)
-    return jnp.where(near[:, None], w, 0.0)
-
-
-def paste(mask: Array, box: Array, hw: tuple[int, int]) -> Array:
-    """Puts a soft mask back into the image it was cut from [detectron2 `paste_masks_in_image`].
-
-    Args:
-      mask: [M, M] in 0..1.
-      box: [4] xyxy; an empty box pastes nothing.
-      hw: height and width of the canvas, static.
-
-    Returns:
-      [H, W] float32 in 0..1: bilinear at pixel centres, zero outside the box (values on the way to zero, at
-      most 0.5, may stand one pixel beyond).
-    """
-    rows = _paste_weights(box[1], box[3], mask.shape[0], hw[0])
-    cols = _paste_weights(box[0], box[2], mask.shape[1], hw[1])
-    return jnp.einsum("yi,ij,xj->yx", rows, mask.astype(jnp.float32), cols, precision="highest")
 
 
 def context_box(box: Array, context: float, hw: Array) -> Array:

@@ -121,6 +121,21 @@ def check(folder: Path, data: bytes) -> None:
             assert str(path) in str(error) and "\n" not in str(error)
         else:
             check_records(records)
+            check_truth(records)
+
+
+def check_truth(records: coco.Records) -> None:
+    """What is scored holds every object of the records, and nothing that pycocotools could not read."""
+    assert records.truth is not None
+    found = records.truth()
+    json.dumps(found, allow_nan=False).encode()
+    sizes = {i["id"]: i["height"] * i["width"] for i in found["images"]}
+    for a in found["annotations"]:
+        assert len(a["bbox"]) == 4 and a["iscrowd"] in (0, 1) and sizes[a["image_id"]] > 0
+        if sizes[a["image_id"]] < 10**6 and "segmentation" in a:
+            coco.decode_mask(a["segmentation"])
+    assert {i.id for i in records.infos} == set(sizes)
+    assert len(found["annotations"]) >= sum(len(i.annotations) for i in records.infos)
 
 
 def check_records(records: coco.Records) -> None:

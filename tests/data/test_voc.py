@@ -180,7 +180,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
             for i in records.infos
             for a in i.annotations
         ]
-        return exact + [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5], 0
+        return exact + [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5], 0, None
 
     monkeypatch.setattr(pipeline, "open_split", lambda data, split: pool if split == "pool" else opened(data, split))
     monkeypatch.setattr(evaluate, "make_support", lambda c, pool: (dict.fromkeys(novel, (7,)), None))

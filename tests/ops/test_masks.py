@@ -1,4 +1,4 @@
-"""Cutting regions and pasting masks, against pillow and slow loops."""
+"""Cutting regions, against pillow."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from PIL import Image
 from maskdiff_jax.ops import masks
 
 crop = jax.jit(masks.crop_resize, static_argnums=2)
-paste = jax.jit(masks.paste, static_argnums=2)
 
 
 def image(seed=0, hw=(60, 80)):
@@ -64,47 +63,6 @@ def test_crop_resize_does_not_look_at_the_canvas():
 def test_crop_resize_of_nothing_is_finite():
     for box in ([5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0], [80.0, 60.0, 80.0, 60.0]):
         assert np.isfinite(crop(image(), jnp.array(box), 16)).all()
-
-
-def slow_paste(mask, box, hw):
-    out = np.zeros(hw)
-    m = len(mask)
-    for y in range(hw[0]):
-        for x in range(hw[1]):
-            v = (y + 0.5 - box[1]) / (box[3] - box[1]) * m - 0.5
-            u = (x + 0.5 - box[0]) / (box[2] - box[0]) * m - 0.5
-            inside = box[0] - 1 <= x + 0.5 <= box[2] + 1 and box[1] - 1 <= y + 0.5 <= box[3] + 1
-            for j in (int(np.floor(v)), int(np.floor(v)) + 1):
-                for i in (int(np.floor(u)), int(np.floor(u)) + 1):
-                    if inside and 0 <= j < m and 0 <= i < m:
-                        out[y, x] += mask[j, i] * (1 - abs(v - j)) * (1 - abs(u - i))
-    return out
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 15), st.integers(1, 15), st.integers(0, 9))
-def test_paste_agrees_with_a_loop(x0, y0, w, h, seed):
-    mask = np.random.default_rng(seed).random((6, 6)).astype(np.float32)
-    box = np.array([x0, y0, x0 + w, y0 + h], np.float32)
-    np.testing.assert_allclose(paste(mask, box, (20, 22)), slow_paste(mask, box, (20, 22)), atol=1e-5)
-
-
-def test_paste_keeps_to_its_box():
-    out = paste(jnp.ones((8, 8)), jnp.array([3.0, 4.0, 13.0, 10.0]), (16, 20))
-    inside = np.zeros((16, 20), bool)
-    inside[4:10, 3:13] = True
-    np.testing.assert_array_equal(out > 0.5, inside)
-    assert out.max() <= 1.0 + 1e-6 and not out[:2].any() and not out[:, 15:].any()
-    assert not paste(jnp.ones((8, 8)), jnp.array([3.0, 4.0, 3.0, 4.0]), (16, 20)).any()
-
-
-def test_cut_and_paste_round_trip():
-    truth = np.zeros((40, 48), np.float32)
-    truth[8:30, 10:37] = np.hypot(*np.mgrid[-11:11, -13:14]) < 11
-    box = jnp.array([8.5, 7.0, 39.0, 31.5])
-    cut = crop(truth[..., None], box, 32)[..., 0]
-    out = paste(cut, box, (40, 48)) >= 0.5
-    assert (out & (truth > 0)).sum() / (out | (truth > 0)).sum() > 0.95
 
 
 def test_context_box():
