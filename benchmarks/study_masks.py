@@ -16,6 +16,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,11 @@ def study(data: Data, name: str, seed: int, steps: int, settings: list[dict[str,
         params = checkpoint.load_params(mine / "params", like)
     else:
         start = time.monotonic()
-        params, curve = train(data, seed, steps)
+        curve = []
+        for i, _, params in train(data, seed, steps):
+            curve.append(score(data, params, MID)[0]["miou"])
+            print(f"step {i}: mean IoU {curve[-1]}", flush=True)
+        params = jax.tree.map(np.asarray, params)
         checkpoint.save_params(mine / "params", params)
         took = round(time.monotonic() - start, 1)
         about.write_text(json.dumps({"training": name, "seed": seed, "steps": steps, "curve": curve, "train_s": took}))
@@ -177,8 +182,17 @@ def slug(name: str, seed: int) -> str:
     return f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-seed{seed}"
 
 
-def train(data: Data, seed: int, steps: int) -> tuple[Any, list[float]]:
-    """The mask head's parameters (running mean), and its mean IoU over all classes after each quarter."""
+def train(data: Data, seed: int, steps: int, points: int = QUARTERS) -> Iterator[tuple[int, float, Any]]:
+    """Trains a mask head alone.
+
+    Args:
+      data: the crops and the config are read.
+      seed: of the initial weights, the order of the data and the noise.
+      points: how many times in `steps`, evenly spaced, the parameters are yielded.
+
+    Yields:
+      the step, the mean training loss since the last point, the model's parameters (EMA).
+    """
     c, r, k = data.config, data.config.train.mask, data.config.model.mask
     model = build(c.model)
     params = jax.jit(model.init)(jax.random.key(seed))
@@ -193,13 +207,13 @@ def train(data: Data, seed: int, steps: int) -> tuple[Any, list[float]]:
     loader = pipeline.mask_loader(
         data.crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=r.batch, seed=seed
     )
-    curve = []
+    seen = []
     for i in range(1, steps + 1):
-        state, _ = step(state, sharding.put_batch(next(loader), mesh), key)
-        if i % max(steps // QUARTERS, 1) == 0:
-            curve.append(score(data, optim.overlay(state.params, state.ema), MID)[0]["miou"])
-            print(f"step {i}: mean IoU {curve[-1]}", flush=True)
-    return jax.tree.map(np.asarray, optim.overlay(state.params, state.ema)), curve
+        state, metrics = step(state, sharding.put_batch(next(loader), mesh), key)
+        seen.append(metrics["loss"])
+        if i % max(steps // points, 1) == 0:
+            yield i, float(np.mean(jax.device_get(seen))), optim.overlay(state.params, state.ema)
+            seen = []
 
 
 def gather(folder: Path, names: list[str]) -> dict[str, Any]:

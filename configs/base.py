@@ -174,6 +174,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.timesteps = 1000  # T [P]
     f.schedule = "linear"  # a name in diffusion.SCHEDULES
     f.prediction = "sigmoid"  # "eps" [P], "x0", "v", or "sigmoid": x0 as a logit with BCE (D3.5)
+    # of eps: "none" [P], "skip" (sqrt(1 - abar) y_t is added), "edm" (the net puts out v), "logit" (of y_0), see
+    # diffusion.precondition
+    f.precondition = "none"
+    # by t, of the squared error: "none" [P], "min_snr" [Hang et al. 2023], "truncated_snr" [Salimans and Ho 2022]
+    f.loss_weight = "none"
+    f.snr_gamma = 5.0  # of min_snr
     f.signal_scale = 0.5  # b: masks are coded as -b and +b (D3.2); 1.0 [P]
     f.learn_sigma = False  # a second output channel gives the reverse variance
     f.p_uncond = 0.1  # share of training samples without their class
