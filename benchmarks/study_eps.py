@@ -1,9 +1,8 @@
 """Can the paper's own head learn: predicting the noise on shapes, what stands in its way, what helps.
 
     python benchmarks/study_eps.py                            # every training of TRAININGS, on validation scenes
-    python benchmarks/study_eps.py --trainings=edm --steps=600
-    python benchmarks/study_eps.py --final                    # configs/base.py:shapes,paper=true as it stands, the
-                                                              # paper's samplers, on test scenes
+    python benchmarks/study_eps.py --trainings=logit --steps=3000 --points=5     # shapes,paper=true as it stands
+    python benchmarks/study_eps.py --trainings=logit --steps=3000 --final        # the paper's samplers on test scenes
 
 Trainings are compared on validation scenes: `shapes` of another seed, which no training and no table of
 docs/mask_head.md sees. Each is trained alone, on base classes, and scored with a cheap form of the paper's sampler.
@@ -25,55 +24,100 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import study_masks, timing
-from benchmarks.mask_scores import Data, changed, score
+from benchmarks.mask_scores import Data, baselines, changed, score
 from benchmarks.study_masks import slug
 from configs import base
 from launch import cli
-from maskdiff_jax import checkpoint, evaluate
+from maskdiff_jax import checkpoint, evaluate, stages
 from maskdiff_jax import diffusion as df
-from maskdiff_jax.data import coco, fewshot, pipeline
+from maskdiff_jax.data import fewshot, pipeline
 from maskdiff_jax.model import build
-from maskdiff_jax import stages
 
 TIMES = (0, 9, 49, 99, 199, 299, 399, 499, 599, 699, 799, 899, 999)
 CHEAP = {"sampler": "ddpm", "steps": 50, "guidance": 1.0}
+SETTINGS = [
+    CHEAP,
+    *({"sampler": "ddpm", "steps": s, "guidance": w} for s, w in ((250, 1.0), (250, 5.0), (1000, 1.0), (1000, 5.0))),
+    {"steps": 2, "guidance": 1.0},
+]
+FIELDS = ("miou", "miou_base", "miou_novel", "boundary_iou")
 D, U, R = "model.mask.diffusion.", "model.mask.unet.", "train.mask."
-SMALL = {U + "width": 32, U + "stem_patch": 2, R + "lr": 1e-3, R + "batch": 16, D + "precondition": "none",
-         D + "loss_weight": "none", R + "clip_norm": 1.0}  # fmt: skip
+# changes to configs/base.py:shapes,paper=true
 TRAININGS: dict[str, dict[str, Any]] = {
-    "literal": {},
+    "logit": {},
+    "literal": {D + "precondition": "none"},
     "skip": {D + "precondition": "skip"},
     "edm": {D + "precondition": "edm"},
+    "literal, min-SNR": {D + "precondition": "none", D + "loss_weight": "min_snr"},
     "edm, min-SNR": {D + "precondition": "edm", D + "loss_weight": "min_snr"},
     "edm, truncated SNR": {D + "precondition": "edm", D + "loss_weight": "truncated_snr"},
-    "logit": {D + "precondition": "logit"},
-    "logit, min-SNR": {D + "precondition": "logit", D + "loss_weight": "min_snr"},
-    "logit, truncated SNR": {D + "precondition": "logit", D + "loss_weight": "truncated_snr"},
-    "literal, min-SNR": {D + "loss_weight": "min_snr"},
+    "logit, truncated SNR": {D + "loss_weight": "truncated_snr"},
+    "literal, width 64": {D + "precondition": "none", U + "width": 64, U + "stem_patch": 1, R + "lr": 5e-4},
+    "logit, width 64": {U + "width": 64, U + "stem_patch": 1, R + "lr": 5e-4},
 }
 
 
 def main() -> None:
-    """Trains, scores, prints a row as soon as it is known."""
+    """Trains, scores, prints a row as soon as it is known, writes the json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trainings", help="comma-separated names")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--points", type=int, default=2)
-    parser.add_argument("--set", default="{}", help="json of config fields to change")
-    parser.add_argument("--scenes", type=int, default=32)
+    parser.add_argument("--trainings", help="names of TRAININGS, separated by semicolons; default: all")
+    parser.add_argument("--steps", type=int, default=600, help="of each training; the preset has 3000")
+    parser.add_argument("--points", type=int, default=2, help="how often each is scored")
+    parser.add_argument("--scenes", type=int, default=24, help="that are scored")
+    parser.add_argument("--final", action="store_true", help="score what was trained on test scenes, SETTINGS by turns")
     args = parser.parse_args()
     cli.set_up_jax()
-    data = open_data("validation", args.scenes)
+    data = open_data("test" if args.final else "validation", args.scenes)
+    print(json.dumps(baselines(data)), flush=True)
     for name in args.trainings.split(";") if args.trainings else TRAININGS:
-        mine = data._replace(config=changed(data.config, SMALL | TRAININGS[name] | json.loads(args.set)))
-        start = time.monotonic()
-        for step, loss, params in study_masks.train(mine, 0, args.steps, args.points):
-            print(name, step, f"loss {loss:.4f}", f"{time.monotonic() - start:.0f}s", flush=True)
-            found, _ = score(mine, params, CHEAP)
-            print("   ", {k: found[k] for k in ("miou", "miou_base", "miou_novel")}, f"{time.monotonic() - start:.0f}s", flush=True)
-        for row in errors(mine, params):
-            print("   ", row, flush=True)
-        checkpoint.save_params(Path("runs/study_eps") / slug(name + args.set, args.steps), jax.tree.map(np.asarray, params))
+        mine = data._replace(config=changed(data.config, TRAININGS[name]))
+        folder = Path("runs/study_eps") / slug(name, args.steps)
+        if args.final:
+            final(mine, folder, name)
+        else:
+            study(mine, folder, name, args.steps, args.points)
+        timing.write("study_eps", timing.machine() | {"runs": gather(folder.parent)})
+
+
+def study(data: Data, folder: Path, name: str, steps: int, points: int) -> None:
+    """Trains once and leaves the learning curve, the errors and the parameters in `folder`."""
+    r, start, curve = data.config.train.mask, time.monotonic(), []
+    about = {"training": name, "changes": TRAININGS[name], "steps": steps, "batch": r.batch, "lr": r.lr}
+    for step, loss, params in study_masks.train(data, 0, steps, points):
+        found, _ = score(data, params, CHEAP)
+        curve.append({"step": step, "loss": float(f"{loss:.4g}")} | {k: found[k] for k in FIELDS})
+        print(name, curve[-1], f"{time.monotonic() - start:.0f} s", flush=True)
+    rows = errors(data, params)
+    for row in rows:
+        print("   ", row, flush=True)
+    about |= {"validation_objects": study_masks.objects(data), "validation": baselines(data)}
+    checkpoint.save_params(folder / "params", jax.tree.map(np.asarray, params))
+    (folder / "training.json").write_text(json.dumps(about | {"curve": curve, "errors": rows}))
+
+
+def final(data: Data, folder: Path, name: str) -> None:
+    """Scores a training on test scenes, each setting once; a run that was cut off goes on."""
+    params = checkpoint.load_params(folder / "params", jax.eval_shape(build(data.config.model).init, jax.random.key(0)))
+    path = folder / "test.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    about = {"scenes": len(data.test.infos), "objects": study_masks.objects(data), "guesses": baselines(data)}
+    for setting in SETTINGS:
+        if any(all(r.get(k) == v for k, v in setting.items()) and r["scenes"] == about["scenes"] for r in rows):
+            continue
+        found, _ = score(data, params, setting)
+        rows.append(setting | about | {k: found[k] for k in FIELDS})
+        print(name, rows[-1], flush=True)
+        path.write_text(json.dumps(rows))
+
+
+def gather(folder: Path) -> list[dict[str, Any]]:
+    """All that was trained and scored, in the order of TRAININGS."""
+    runs = []
+    for path in folder.glob("*/training.json"):
+        test = path.parent / "test.json"
+        runs.append(json.loads(path.read_text()) | {"test": json.loads(test.read_text()) if test.is_file() else []})
+    names = list(TRAININGS)
+    return sorted(runs, key=lambda run: (-run["steps"], names.index(run["training"])))
 
 
 def open_data(split: str, scenes: int) -> Data:

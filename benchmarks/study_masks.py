@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import coco_mini, timing
-from benchmarks.mask_scores import DEFAULT, Data, changed, score
+from benchmarks.mask_scores import DEFAULT, Data, baselines, changed, score
 from configs import base
 from launch import cli
 from maskdiff_jax import checkpoint, evaluate, loop, optim, sharding, stages
@@ -108,7 +108,8 @@ def main() -> None:
     names = args.trainings.split(",") if args.trainings else list(trainings if args.full else TRAININGS)
     form = f"{'coco_mini_' if args.root else ''}{'gpu' if args.full else 'cpu'}"
     folder = Path("runs/study_masks") / f"{form}-{args.steps}"
-    about = {"objects": objects(data)} | timing.machine()
+    about = {"objects": objects(data), "guesses": baselines(data)} | timing.machine()
+    print(json.dumps(about["guesses"]), flush=True)
     seeds = [int(s) for s in (args.seeds or ("0,1,2" if args.full else "0")).split(",")]
     for seed in seeds:
         for name in names:

@@ -282,6 +282,10 @@ def _paper(c: ConfigDict, shots: int) -> None:
     k.slots = k.min_shots = c.fewshot.shots = shots
     k.diffusion.update(prediction="eps", signal_scale=1.0, sampler="ddpm", steps=1000, guidance=5.0)
     d.box_jitter, d.shot_augment, d.shot_unlabelled = 0.0, 0.0, "background"
+    if c.preset.startswith("shapes"):
+        # the paper's loss and sampler, in a form that a net of this size learns: docs/mask_head.md
+        k.diffusion.precondition = "logit"
+        r.mask.update(steps=3000, clip_norm=1.0)
     if c.preset == "coco":
         c.fewshot.sampler = "imtfa"
         r.novel.batch = 8  # TFA's rate is for 16 images and scales with the batch
