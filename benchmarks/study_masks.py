@@ -183,23 +183,27 @@ def slug(name: str, seed: int) -> str:
     return f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-seed{seed}"
 
 
-def train(data: Data, seed: int, steps: int, points: int = QUARTERS) -> Iterator[tuple[int, float, Any]]:
+def train(
+    data: Data, seed: int, steps: int, points: int = QUARTERS, params: Any = None
+) -> Iterator[tuple[int, float, Any]]:
     """Trains a mask head alone.
 
     Args:
       data: the crops and the config are read.
       seed: of the initial weights, the order of the data and the noise.
       points: how many times in `steps`, evenly spaced, the parameters are yielded.
+      params: of the model, to start from; default: fresh ones.
 
     Yields:
       the step, the mean training loss since the last point, the model's parameters (EMA).
     """
     c, r, k = data.config, data.config.train.mask, data.config.model.mask
     model = build(c.model)
-    params = jax.jit(model.init)(jax.random.key(seed))
+    params = jax.tree.map(jnp.copy, params) if params else jax.jit(model.init)(jax.random.key(seed))
     labels = optim.label_parameters(params, [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")])
-    keys = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
-    rule = optim.combine({"mask": optim.make_optimizer(steps=steps, **{f: r[f] for f in keys})}, labels)
+    keys = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    rate = r.lr * r.batch / r.base_batch
+    rule = optim.combine({"mask": optim.make_optimizer(steps=steps, lr=rate, **{f: r[f] for f in keys})}, labels)
     mesh = sharding.make_mesh(1)
     trainable, _ = optim.split(params, labels)
     state = TrainState(jnp.zeros((), jnp.int32), params, rule.init(trainable), jax.tree.map(jnp.copy, trainable))
