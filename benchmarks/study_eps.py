@@ -46,6 +46,7 @@ D, U, R = "model.mask.diffusion.", "model.mask.unet.", "train.mask."
 TRAININGS: dict[str, dict[str, Any]] = {
     "logit": {},
     "literal": {D + "precondition": "none"},
+    "literal, no patches": {D + "precondition": "none", U + "stem_patch": 1},
     "skip": {D + "precondition": "skip"},
     "edm": {D + "precondition": "edm"},
     "literal, min-SNR": {D + "precondition": "none", D + "loss_weight": "min_snr"},

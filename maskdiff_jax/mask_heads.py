@@ -24,7 +24,8 @@ class MaskHead(NamedTuple):
 
     `init(key) -> params`.
     `loss(params, key, batch) -> (scalar, {"loss", "accuracy", "iou", ...})`, the last two (0..1) of the
-    head's one-pass estimate at the times that were drawn.
+    head's one-pass estimate at the times that were drawn. A diffusion head's also takes these times, t [N] in 0..T-1,
+    as a fourth argument, to look at one of them.
     `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
     -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
     `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: what each step
@@ -35,7 +36,7 @@ class MaskHead(NamedTuple):
     """
 
     init: Callable[[Array], PyTree]
-    loss: Callable[[PyTree, Array, MaskBatch], tuple[Array, dict[str, Array]]]
+    loss: Callable[..., tuple[Array, dict[str, Array]]]
     predict: Callable[[PyTree, Array, Array, Array, Array], Array]
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
     distill: Callable[[int, bool, float], Callable[[PyTree, PyTree, Array, MaskBatch], tuple[Array, dict]]]
@@ -108,6 +109,7 @@ def diffusion_head(
             f"diffusion.prediction is '{kind}', must be one of {', '.join(df.PREDICTIONS)}; "
             f"diffusion.signal_scale is {b}, must be above 0"
         )
+    df.choose(df.PRECONDITIONS, f["precondition"], "diffusion.precondition")
     if f["precondition"] != "none" and kind != "eps":
         raise ValueError(f"diffusion.precondition='{f['precondition']}' needs diffusion.prediction='eps', not '{kind}'")
     weights = df.loss_weights(schedule, f["loss_weight"], kind, gamma=f["snr_gamma"], scale=b)
@@ -154,7 +156,9 @@ def diffusion_head(
             value = losses.sigmoid_cross_entropy(out, mask)
         else:
             target = {"eps": eps, "x0": x0 / b, "v": df.velocity(schedule, x0, t, eps)}[kind]
-            value = jnp.asarray(weights, jnp.float32)[t] * losses.squared_error(out, target)
+            value = losses.squared_error(out, target)
+            if f["loss_weight"] != "none":
+                value = jnp.asarray(weights, jnp.float32)[t] * value
         estimate = df.to_x0(schedule, kind, y, t, out, b)
         metrics = {}
         if v is not None:  # the hybrid loss: the bound trains the variance alone [Nichol and Dhariwal]

@@ -376,6 +376,7 @@ def test_class_agnostic_head_has_no_classes():
         ({"diffusion": {"prediction": "noise"}}, "sigmoid"),
         ({"diffusion": {"signal_scale": 0.0}}, "signal_scale"),
         ({"diffusion": {"sampler": "ddpm", "variance": "learned"}}, "learn_sigma"),
+        ({"diffusion": {"precondition": "v", "prediction": "eps"}}, "none, skip, edm, logit"),
         ({"diffusion": {"precondition": "edm"}}, "needs diffusion.prediction='eps'"),
         ({"diffusion": {"loss_weight": "min_snr"}}, "not 'sigmoid'"),
         ({"diffusion": {"steps": 101}}, "1..100"),
