@@ -89,7 +89,7 @@ PAPER = {"prediction": "eps", "signal_scale": 1.0, "sampler": "ddpm", "timesteps
 
 
 @pytest.mark.parametrize("weight", ["none", "min_snr", "truncated_snr"])
-def test_loss_of_the_noise_at_given_times(weight):
+def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
     """A net that says nothing: its error is what the precondition alone leaves, times the weight of that time."""
     batch, key, t = jax.tree.map(lambda a: np.concatenate([a] * 8), objects()), jax.random.key(1), 600
     schedule = diffusion.make_schedule("linear", 1000)
@@ -102,9 +102,10 @@ def test_loss_of_the_noise_at_given_times(weight):
         "edm": (eps - sigma * y) ** 2,
         "logit": (signal / sigma) ** 2 * (x0 - np.tanh(signal / sigma**2 * y)) ** 2,
     }
+    monkeypatch.setattr(mask_heads.UNet, "apply", lambda self, variables, x, *a, **k: x[..., :1] * 0)
     for name, error in want.items():
         head = mask_heads.diffusion_head(**options(diffusion=PAPER | {"precondition": name, "loss_weight": weight}))
-        value, _ = jit(head.loss)(zero_params(head), key, batch, np.full(32, t))
+        value, _ = head.loss({}, key, batch, np.full(32, t))
         np.testing.assert_allclose(value, factor * error.mean(), rtol=1e-4, err_msg=name)
 
 
@@ -397,4 +398,4 @@ def test_every_preset_makes_a_head(preset):
     assert params["stem"]["kernel"].shape[2] == (4 + 3 * given["slots"]) * given["unet"]["stem_patch"] ** 2
     if preset == "coco":
         total = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
-        assert total == 89_755_649 + 645_120
+        assert total == 89_772_929 + 645_120  # with 10 slots, and the class tables
