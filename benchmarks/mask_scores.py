@@ -107,6 +107,32 @@ def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
     return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
 
 
+def baselines(data: Data) -> dict[str, dict[str, float | None]]:
+    """Mean IoU of two guesses that look at no image, over base and novel objects.
+
+    Returns:
+      "all foreground": every pixel of the region, on the region's own grid; "the box": every pixel of the true box at
+      image size, which `score`'s masks are compared with.
+    """
+    size, found = data.config.model.mask.size, []
+    for annotations in data.truth.values():
+        for a in annotations:
+            true = coco.decode_mask(a.rle).astype(bool)
+            around = np.asarray(masks.context_box(np.asarray(a.box), data.config.data.context, true.shape))
+            filled = np.zeros_like(true)
+            x0, y0, x1, y1 = np.round(a.box).astype(int)
+            filled[y0:y1, x0:x1] = True
+            region = in_region(true, (size, size), around)
+            found.append((data.test.categories[a.class_id].novel, region.mean(), iou(true, filled)))
+    novel, *columns = (np.array(column) for column in zip(*found, strict=True))
+
+    def row(values: np.ndarray) -> dict[str, float | None]:
+        parts = {"miou": values, "miou_base": values[~novel], "miou_novel": values[novel]}
+        return {k: round(float(v.mean()), 4) if len(v) else None for k, v in parts.items()}
+
+    return dict(zip(("all foreground", "the box"), map(row, columns), strict=True))
+
+
 def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
     """A mask of an image [H, W], cut and resized to the region of a box; bool."""
     area = (*np.maximum(box[:2], 0), *np.minimum(box[2:], true.shape[::-1]))

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import coco_mini, timing
-from benchmarks.mask_scores import DEFAULT, Data, changed, score
+from benchmarks.mask_scores import DEFAULT, Data, baselines, changed, score
 from configs import base
 from launch import cli
 from maskdiff_jax import checkpoint, evaluate, loop, optim, sharding, stages
@@ -107,7 +108,8 @@ def main() -> None:
     names = args.trainings.split(",") if args.trainings else list(trainings if args.full else TRAININGS)
     form = f"{'coco_mini_' if args.root else ''}{'gpu' if args.full else 'cpu'}"
     folder = Path("runs/study_masks") / f"{form}-{args.steps}"
-    about = {"objects": objects(data)} | timing.machine()
+    about = {"objects": objects(data), "guesses": baselines(data)} | timing.machine()
+    print(json.dumps(about["guesses"]), flush=True)
     seeds = [int(s) for s in (args.seeds or ("0,1,2" if args.full else "0")).split(",")]
     for seed in seeds:
         for name in names:
@@ -155,7 +157,11 @@ def study(data: Data, name: str, seed: int, steps: int, settings: list[dict[str,
         params = checkpoint.load_params(mine / "params", like)
     else:
         start = time.monotonic()
-        params, curve = train(data, seed, steps)
+        curve = []
+        for i, _, params in train(data, seed, steps):
+            curve.append(score(data, params, MID)[0]["miou"])
+            print(f"step {i}: mean IoU {curve[-1]}", flush=True)
+        params = jax.tree.map(np.asarray, params)
         checkpoint.save_params(mine / "params", params)
         took = round(time.monotonic() - start, 1)
         about.write_text(json.dumps({"training": name, "seed": seed, "steps": steps, "curve": curve, "train_s": took}))
@@ -177,14 +183,27 @@ def slug(name: str, seed: int) -> str:
     return f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}-seed{seed}"
 
 
-def train(data: Data, seed: int, steps: int) -> tuple[Any, list[float]]:
-    """The mask head's parameters (running mean), and its mean IoU over all classes after each quarter."""
+def train(
+    data: Data, seed: int, steps: int, points: int = QUARTERS, params: Any = None
+) -> Iterator[tuple[int, float, Any]]:
+    """Trains a mask head alone.
+
+    Args:
+      data: the crops and the config are read.
+      seed: of the initial weights, the order of the data and the noise.
+      points: how many times in `steps`, evenly spaced, the parameters are yielded.
+      params: of the model, to start from; default: fresh ones.
+
+    Yields:
+      the step, the mean training loss since the last point, the model's parameters (EMA).
+    """
     c, r, k = data.config, data.config.train.mask, data.config.model.mask
     model = build(c.model)
-    params = jax.jit(model.init)(jax.random.key(seed))
+    params = jax.tree.map(jnp.copy, params) if params else jax.jit(model.init)(jax.random.key(seed))
     labels = optim.label_parameters(params, [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")])
-    keys = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
-    rule = optim.combine({"mask": optim.make_optimizer(steps=steps, **{f: r[f] for f in keys})}, labels)
+    keys = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    rate = r.lr * r.batch / r.base_batch
+    rule = optim.combine({"mask": optim.make_optimizer(steps=steps, lr=rate, **{f: r[f] for f in keys})}, labels)
     mesh = sharding.make_mesh(1)
     trainable, _ = optim.split(params, labels)
     state = TrainState(jnp.zeros((), jnp.int32), params, rule.init(trainable), jax.tree.map(jnp.copy, trainable))
@@ -193,13 +212,13 @@ def train(data: Data, seed: int, steps: int) -> tuple[Any, list[float]]:
     loader = pipeline.mask_loader(
         data.crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=r.batch, seed=seed
     )
-    curve = []
+    seen = []
     for i in range(1, steps + 1):
-        state, _ = step(state, sharding.put_batch(next(loader), mesh), key)
-        if i % max(steps // QUARTERS, 1) == 0:
-            curve.append(score(data, optim.overlay(state.params, state.ema), MID)[0]["miou"])
-            print(f"step {i}: mean IoU {curve[-1]}", flush=True)
-    return jax.tree.map(np.asarray, optim.overlay(state.params, state.ema)), curve
+        state, metrics = step(state, sharding.put_batch(next(loader), mesh), key)
+        seen.append(metrics["loss"])
+        if i % max(steps // points, 1) == 0:
+            yield i, float(np.mean(jax.device_get(seen))), optim.overlay(state.params, state.ema)
+            seen = []
 
 
 def gather(folder: Path, names: list[str]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What was measured of the mask head as the tables of docs/mask_head.md, and its picture.
 
-    python benchmarks/study_tables.py                    # results/study_masks_cpu.json, distill.json, agreement.json,
-                                                         # sampling_cpu.json -> the document's tables
+    python benchmarks/study_tables.py                    # results/study_masks_cpu.json, study_eps.json, distill.json,
+                                                         # shot_leak.json, agreement.json, sampling_cpu.json -> the
+                                                         # document's tables
     python benchmarks/study_tables.py --form=gpu
     python benchmarks/study_tables.py --picture          # also draws docs/mask_head.png, from runs/study_masks
 
@@ -79,7 +80,8 @@ def main() -> None:
     study = json.loads((timing.RESULTS / f"study_masks_{args.form}.json").read_text())
     blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
     blocks |= {"trainings": trainings(study), "unsure": unsure(study), "order": order(study)}
-    blocks |= {"distill": distilled(), "agreement": agreement(), "cost": cost()}
+    blocks |= {"distill": distilled(), "agreement": agreement(), "cost": cost(), "leak": leak()}
+    blocks |= noise()
 
     def fill(match: re.Match) -> str:
         return f"<!-- study: {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->"
@@ -156,6 +158,51 @@ def unsure(study: dict) -> str:
             out.append((name, f"{100 * error:.1f}", f"{r['uncertainty_vs_error']:.2f}", best, f"{gain:+.1f}"))
     head = ("", "calibration error", "rank correlation of variance and 1 - IoU", "best threshold", "its gain")
     return table(head, out)
+
+
+def noise() -> dict[str, str]:
+    """Noise prediction: trainings compared, the long one's curve, its masks by the paper's samplers, errors per t."""
+    runs = json.loads((timing.RESULTS / "study_eps.json").read_text())["runs"]
+    fields = FIELDS[:3]
+
+    def line(name: str, row: dict, *more: str) -> tuple[str, ...]:
+        return (name, *more, *("" if row.get(f) is None else percent([row[f]]) for f in fields))
+
+    compared = [line(r["training"], r["curve"][-1], str(r["steps"]), str(r["lr"])) for r in runs]
+    guesses = [line(name, row, "", "") for name, row in runs[0]["validation"].items()]
+    curve = [
+        line(f"{r['training']}, {p['step']} of {r['steps']}", p, f"{p['loss']:.4f}")
+        for r in runs for p in r["curve"] if r["steps"] == max(x["steps"] for x in runs)
+    ]  # fmt: skip
+    drawn = [
+        line(f"{t.get('sampler', 'ddim').upper()}, {t['steps']} steps, w = {t['guidance']:.0f}", t)
+        for r in runs for t in r["test"]
+    ]  # fmt: skip
+    tested = [line(name, row) for r in runs for t in r["test"][:1] for name, row in t["guesses"].items()]
+    short = [r for r in runs if r["steps"] == min(x["steps"] for x in runs)]
+    times = [
+        (str(e["t"]), f"{e['y0_zero']:.2g}", *(f"{r['errors'][i]['eps_mse']:.2g}" for r in short))
+        for i, e in enumerate(short[0]["errors"])
+    ]
+    ious = [
+        (str(e["t"]), *(percent([r["errors"][i]["iou"]]) for r in runs))
+        for i, e in enumerate(short[0]["errors"])
+    ]  # fmt: skip
+    names = [f"{r['training']}, {r['steps']}" for r in runs]
+    return {
+        "noise_trainings": table(("", "steps", "rate", *COLUMNS[:3]), guesses + compared),
+        "noise_curve": table(("", "training loss", *COLUMNS[:3]), curve),
+        "noise_samplers": table(("", *COLUMNS[:3]), tested + drawn),
+        "noise_errors": table(("t", "y_0 = 0", *(r["training"] for r in short)), times),
+        "noise_ious": table(("t", *names), ious),
+    }
+
+
+def leak() -> str:
+    """What the query itself as the shot gives more than another object of its class."""
+    rows = json.loads((timing.RESULTS / "shot_leak.json").read_text())["summary"]
+    out = [(f"{r['head']}: {r['shot']}", *(f"{100 * r[f]:.1f}" for f in FIELDS[:3])) for r in rows]
+    return table(("", *COLUMNS[:3]), out)
 
 
 def distilled() -> str:

@@ -174,6 +174,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.timesteps = 1000  # T [P]
     f.schedule = "linear"  # a name in diffusion.SCHEDULES
     f.prediction = "sigmoid"  # "eps" [P], "x0", "v", or "sigmoid": x0 as a logit with BCE (D3.5)
+    # of eps: "none" [P], "skip" (sqrt(1 - abar) y_t is added), "edm" (the net puts out v), "logit" (of y_0), see
+    # diffusion.precondition
+    f.precondition = "none"
+    # by t, of the squared error: "none" [P], "min_snr" [Hang et al. 2023], "truncated_snr" [Salimans and Ho 2022]
+    f.loss_weight = "none"
+    f.snr_gamma = 5.0  # of min_snr
     f.signal_scale = 0.5  # b: masks are coded as -b and +b (D3.2); 1.0 [P]
     f.learn_sigma = False  # a second output channel gives the reverse variance
     f.p_uncond = 0.1  # share of training samples without their class
@@ -276,6 +282,10 @@ def _paper(c: ConfigDict, shots: int) -> None:
     k.slots = k.min_shots = c.fewshot.shots = shots
     k.diffusion.update(prediction="eps", signal_scale=1.0, sampler="ddpm", steps=1000, guidance=5.0)
     d.box_jitter, d.shot_augment, d.shot_unlabelled = 0.0, 0.0, "background"
+    if c.preset.startswith("shapes"):
+        # the paper's loss and sampler, in a form that a net of this size learns: docs/mask_head.md
+        k.diffusion.precondition = "logit"
+        r.mask.update(steps=3000, clip_norm=1.0)
     if c.preset == "coco":
         c.fewshot.sampler = "imtfa"
         r.novel.batch = 8  # TFA's rate is for 16 images and scales with the batch

@@ -15,8 +15,8 @@ LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
 # what a later stage may choose anew beside that: how boxes are trained and found, and what a step of training sees
 FREE = (
-    "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout", "model.mask.diffusion.p_uncond",
-    *(f"model.mask.diffusion.{k}" for k in DRAWING),
+    "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout",
+    *(f"model.mask.diffusion.{k}" for k in ("p_uncond", "loss_weight", "snr_gamma", *DRAWING)),
     *(f"model.detector.{k}" for k in (
         "rpn_iou", "rpn_samples", "rpn_positive", "rpn_beta", "rpn_pre_nms_train", "rpn_pre_nms_test", "rpn_nms",
         "proposals_train", "proposals_test", "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",

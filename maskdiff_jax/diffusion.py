@@ -149,6 +149,97 @@ def _x0_from_sigmoid(s: Schedule, y, t, out, scale):
 PREDICTIONS = {"eps": _x0_from_eps, "x0": _x0_from_x0, "v": _x0_from_v, "sigmoid": _x0_from_sigmoid}
 
 
+def _net_is_eps(s: Schedule, y, t, out, scale):
+    return out
+
+
+def _net_with_skip(s: Schedule, y, t, out, scale):
+    return _at(s.sqrt_one_minus_alphas_cumprod, t, y) * y + out
+
+
+def _net_as_edm(s: Schedule, y, t, out, scale):
+    signal, sigma = scale * _at(s.sqrt_alphas_cumprod, t, y), _at(s.sqrt_one_minus_alphas_cumprod, t, y)
+    variance = signal**2 + sigma**2  # of y_t
+    return sigma / variance * y + signal / jnp.sqrt(variance) * out
+
+
+def _net_as_logit(s: Schedule, y, t, out, scale):
+    signal, sigma = _at(s.sqrt_alphas_cumprod, t, y), _at(s.sqrt_one_minus_alphas_cumprod, t, y)
+    x0 = scale * jnp.tanh(scale * signal / sigma**2 * y + 0.5 * out)
+    return (y - signal * x0) / sigma
+
+
+PRECONDITIONS = {"none": _net_is_eps, "skip": _net_with_skip, "edm": _net_as_edm, "logit": _net_as_logit}
+
+
+def precondition(schedule: Schedule, name: str, y: Array, t: Array, out: Array, scale: float = 1.0) -> Array:
+    """The noise that a net's output stands for, in four forms; what is predicted stays the noise.
+
+    For data of variance scale^2, y_t has variance `var` = scale^2 abar + 1 - abar.
+
+    Args:
+      name: "none": the output is the noise [Ho et al. 2020].
+        "skip": sqrt(1 - abar) y_t is added to it: the net need not copy y_t.
+        "edm": sqrt(1 - abar) / var y_t + scale sqrt(abar / var) out, c_skip and c_out of Karras et al. 2022 (Table 1)
+        for the noise: the best linear guess plus an output of unit variance at every t. For scale 1 the output is
+        the v of Salimans and Ho 2022.
+        "logit": the noise that follows from y_0 = scale tanh(scale sqrt(abar) / (1 - abar) y_t + out / 2), exact for
+        data that are +-scale: out is the logit that a pixel has before y_t is looked at, the first term is
+        what y_t adds to it by Bayes' rule.
+      y, t, out: y_t [N, ...], t [N], the net's output [N, ...].
+      scale: of the data.
+
+    Returns:
+      [N, ...].
+
+    Raises:
+      ValueError: unknown name.
+    """
+    return choose(PRECONDITIONS, name, "diffusion.precondition")(schedule, y, t, out, scale)
+
+
+def _min_snr(snr: np.ndarray, gamma: float) -> np.ndarray:
+    return np.minimum(snr, gamma)
+
+
+def _truncated_snr(snr: np.ndarray, gamma: float) -> np.ndarray:
+    return np.maximum(snr, 1.0)
+
+
+LOSS_WEIGHTS = {"min_snr": _min_snr, "truncated_snr": _truncated_snr}
+
+
+def loss_weights(
+    schedule: Schedule, name: str, prediction: str, *, gamma: float = 5.0, scale: float = 1.0
+) -> np.ndarray:
+    """What the squared error of a prediction is multiplied with at each t.
+
+    With snr = scale^2 abar / (1 - abar) the squared error of eps is snr times that of y_0 / scale, and the one of v
+    snr + scale^2 times; the weights are chosen for y_0 / scale and divided by that factor.
+
+    Args:
+      name: "none": 1 [Ho et al. 2020; the paper's Eq. 4]. "min_snr": min(snr, gamma) on y_0 [Hang et al. 2023]: less
+        weight where there is little noise. "truncated_snr": max(snr, 1) on y_0 [Salimans and Ho 2022]: more weight
+        where there is almost nothing else, which departs from Eq. 4.
+      prediction: "eps", "x0" or "v".
+
+    Returns:
+      [T] float64.
+
+    Raises:
+      ValueError: unknown name, or a prediction without a squared error.
+    """
+    if name == "none":
+        return np.ones_like(schedule.alphas_cumprod)
+    noise = 1.0 - schedule.alphas_cumprod
+    snr = scale**2 * schedule.alphas_cumprod / noise
+    factors = {"eps": snr, "x0": np.ones_like(snr), "v": scale**2 / noise}
+    if prediction not in factors:
+        raise ValueError(f"diffusion.loss_weight='{name}' needs diffusion.prediction eps, x0 or v, not '{prediction}'")
+    rule = choose({"none": None} | LOSS_WEIGHTS, name, "diffusion.loss_weight")
+    return rule(snr, gamma) / factors[prediction]
+
+
 def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, scale: float = 1.0) -> Array:
     """The estimate of y_0 that a net's output stands for.
 

@@ -24,7 +24,8 @@ class MaskHead(NamedTuple):
 
     `init(key) -> params`.
     `loss(params, key, batch) -> (scalar, {"loss", "accuracy", "iou", ...})`, the last two (0..1) of the
-    head's one-pass estimate at the times that were drawn.
+    head's one-pass estimate at the times that were drawn. A diffusion head's also takes these times, t [N] in 0..T-1,
+    as a fourth argument, to look at one of them.
     `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
     -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
     `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: what each step
@@ -35,7 +36,7 @@ class MaskHead(NamedTuple):
     """
 
     init: Callable[[Array], PyTree]
-    loss: Callable[[PyTree, Array, MaskBatch], tuple[Array, dict[str, Array]]]
+    loss: Callable[..., tuple[Array, dict[str, Array]]]
     predict: Callable[[PyTree, Array, Array, Array, Array], Array]
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
     distill: Callable[[int, bool, float], Callable[[PyTree, PyTree, Array, MaskBatch], tuple[Array, dict]]]
@@ -91,8 +92,8 @@ def diffusion_head(
       class_input: the class goes into every residual block and is what guidance strengthens.
       unet: width, multipliers, blocks, attention (sides in px, see `nets.unet.attention_levels`), heads,
         head_channels, scale_shift, stem_patch, resblock_updown, dropout.
-      diffusion: timesteps, schedule, prediction, signal_scale, learn_sigma, p_uncond, sampler, steps,
-        spacing, variance, eta, clip, averaged, guidance, guided; see configs/base.py.
+      diffusion: timesteps, schedule, prediction, precondition, signal_scale, loss_weight, snr_gamma, learn_sigma,
+        p_uncond, sampler, steps, spacing, variance, eta, clip, averaged, guidance, guided; see configs/base.py.
 
     Raises:
       ValueError: options that do not fit together.
@@ -108,6 +109,10 @@ def diffusion_head(
             f"diffusion.prediction is '{kind}', must be one of {', '.join(df.PREDICTIONS)}; "
             f"diffusion.signal_scale is {b}, must be above 0"
         )
+    df.choose(df.PRECONDITIONS, f["precondition"], "diffusion.precondition")
+    if f["precondition"] != "none" and kind != "eps":
+        raise ValueError(f"diffusion.precondition='{f['precondition']}' needs diffusion.prediction='eps', not '{kind}'")
+    weights = df.loss_weights(schedule, f["loss_weight"], kind, gamma=f["snr_gamma"], scale=b)
     shape = {"num_classes": num_classes, "dtype": dtype, "size": size, "class_input": class_input}
     net = _make_net(unet, out_channels=1 + learn_sigma, **shape)
     cond_of = partial(condition, slots=slots, background=shot_background)
@@ -122,24 +127,26 @@ def diffusion_head(
     guided_steps = (middles >= first) & (middles < last)
 
     def apply(params, y, t, cond, classes, key=None, vectors=None):
-        """y_t, its time and the condition -> (the net's output [N, M, M, 1], v or None)."""
+        """y_t, its time and the condition -> (what `prediction` names [N, M, M, 1], v or None)."""
+        noisy = y
         if b != 1.0:  # weaker signals have less variance: bring the input back to about 1 [Chen 2023]
             abar = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[t].reshape(-1, 1, 1, 1)
             y = y / jnp.sqrt(b * b * abar + 1.0 - abar)
         x = jnp.concatenate([y, cond], -1)
         out = net.apply({"params": params}, x, t, classes, key=key, vectors=vectors)
-        return out[..., :1], out[..., 1:] if learn_sigma else None
+        mean, v = out[..., :1], out[..., 1:] if learn_sigma else None
+        return (df.precondition(schedule, f["precondition"], noisy, t, mean, b) if kind == "eps" else mean), v
 
     def init(key):
         x = jnp.zeros((1, size, size, 4 + 3 * slots))
         return net.init(key, x, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))["params"]
 
-    def loss(params, key, batch):
+    def loss(params, key, batch, t=None):
         n = batch.classes.shape[0]
         keys = jax.random.split(key, 4)
         mask = batch.mask[..., None].astype(jnp.float32)
         x0 = b * (2.0 * mask - 1.0)
-        t = jax.random.randint(keys[0], (n,), 0, len(schedule.betas))
+        t = jax.random.randint(keys[0], (n,), 0, len(schedule.betas)) if t is None else t
         eps = jax.random.normal(keys[1], x0.shape)
         classes = jnp.where(jax.random.uniform(keys[2], (n,)) < f["p_uncond"], -1, batch.classes)
         y = df.add_noise(schedule, x0, t, eps)
@@ -150,6 +157,8 @@ def diffusion_head(
         else:
             target = {"eps": eps, "x0": x0 / b, "v": df.velocity(schedule, x0, t, eps)}[kind]
             value = losses.squared_error(out, target)
+            if f["loss_weight"] != "none":
+                value = jnp.asarray(weights, jnp.float32)[t] * value
         estimate = df.to_x0(schedule, kind, y, t, out, b)
         metrics = {}
         if v is not None:  # the hybrid loss: the bound trains the variance alone [Nichol and Dhariwal]

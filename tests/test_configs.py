@@ -23,6 +23,16 @@ def test_presets_build_locked_and_fit_json(arg):
             c.train.mask.no_such_field = 1
 
 
+def test_the_paper_predicts_noise_by_its_own_loss():
+    """Eq. 4 and Algorithm 2 in every preset; only the small nets of shapes read their output in another form."""
+    for preset, form in (("coco", "none"), ("custom", "none"), ("shapes", "logit"), ("shapes_hard", "logit")):
+        for module in (base, fewshot):
+            f = module.get_config(f"{preset},paper=true").model.mask.diffusion
+            assert (f.prediction, f.precondition, f.loss_weight, f.signal_scale) == ("eps", form, "none", 1.0)
+            assert (f.sampler, f.steps, f.guidance) == ("ddpm", 1000, 5.0)
+        assert base.get_config(preset).model.mask.diffusion.precondition == "none"
+
+
 def test_arguments():
     c = fewshot.get_config("coco,shots=10,seed=3")
     assert (c.preset, c.stage, c.fewshot.shots, c.fewshot.seed) == ("coco", "fewshot", 10, 3)

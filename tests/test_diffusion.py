@@ -88,6 +88,58 @@ def test_predictions_are_inverses(b):
     )
 
 
+@pytest.mark.parametrize("b", [1.0, 0.5])
+def test_preconditions_are_forms_of_the_noise(b):
+    """Each form inverted by hand: the output that stands for the true noise gives it back."""
+    x0, eps, t = b * np.sign(numbers(0, (1000, 64))), numbers(1, (1000, 64)), np.arange(1000)
+    y = np.asarray(df.add_noise(LINEAR, x0, t, eps))
+    signal, sigma = (np.sqrt(a)[:, None] for a in (LINEAR.alphas_cumprod, 1 - LINEAR.alphas_cumprod))
+    variance = b * b * signal**2 + sigma**2
+    unit = np.sqrt(variance) / (b * signal) * (eps - sigma / variance * y)
+    outs = {"none": eps, "skip": eps - sigma * y, "edm": unit, "logit": 400.0 * np.sign(x0)}
+    assert outs.keys() == df.PRECONDITIONS.keys()
+    for name, out in outs.items():
+        got = df.precondition(LINEAR, name, y, t, out, b)
+        # float32: eps = (y - signal x0) / sigma has its rounding divided by sigma, 0.01 at t = 0
+        np.testing.assert_allclose(got, eps, atol=5e-5, err_msg=name)
+    # what the net of "edm" has to put out: unit variance at every t, nothing of it left in y_t
+    assert abs((unit**2).mean(1).reshape(20, 50).mean(1) - 1).max() < 0.1
+    assert abs((unit * y).mean()) < 0.02
+    if b == 1.0:
+        np.testing.assert_allclose(unit, df.velocity(LINEAR, x0, t, eps), atol=0.02)
+
+
+@pytest.mark.parametrize("b", [1.0, 0.5])
+def test_logit_form_is_the_posterior_mean(b):
+    """Against Bayes' rule with the two densities of y_t written out; out is the prior's log odds."""
+    t, y, prior = np.full(41, 400), np.linspace(-3, 3, 41, dtype=np.float32)[:, None], 0.8
+    abar = LINEAR.alphas_cumprod[400]
+    plus, minus = (np.exp(-((y - m * b * np.sqrt(abar)) ** 2) / (2 * (1 - abar))) for m in (1, -1))
+    p = prior * plus / (prior * plus + (1 - prior) * minus)
+    want = (y - np.sqrt(abar) * b * (2 * p - 1)) / np.sqrt(1 - abar)
+    out = np.full_like(y, np.log(prior / (1 - prior)))
+    np.testing.assert_allclose(df.precondition(LINEAR, "logit", y, t, out, b), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+@pytest.mark.parametrize("b", [1.0, 0.5])
+def test_loss_weights_are_the_same_for_every_prediction(kind, b):
+    """Weight times squared error is the named weight times the squared error of y_0 / b."""
+    x0, wrong, eps, t = b * np.sign(numbers(0)), b * np.tanh(numbers(2)), numbers(1), np.array([50, 250, 700])
+    y = df.add_noise(LINEAR, x0, t, eps)
+    forms = {"eps": lambda x: df.to_eps(LINEAR, y, t, x), "x0": lambda x: x / b}
+    forms["v"] = lambda x: df.velocity(LINEAR, x, t, df.to_eps(LINEAR, y, t, x))
+    error = np.asarray((forms[kind](wrong) - forms[kind](x0)) ** 2).mean((1, 2, 3))
+    of_y0 = (((wrong - x0) / b) ** 2).mean((1, 2, 3))
+    abar = LINEAR.alphas_cumprod[t]
+    snr = b * b * abar / (1 - abar)
+    assert snr[0] > 5 > snr[1] and snr[1] > snr[2] and snr[2] < 1
+    for name, want in (("min_snr", np.minimum(snr, 5)), ("truncated_snr", np.maximum(snr, 1))):
+        weights = df.loss_weights(LINEAR, name, kind, gamma=5.0, scale=b)
+        np.testing.assert_allclose(weights[t] * error, want * of_y0, rtol=1e-3)
+    np.testing.assert_array_equal(df.loss_weights(LINEAR, "none", kind, scale=b), np.ones(1000))
+
+
 def test_learned_variance_lies_between():
     t = jnp.array([5, 500, 999])
     ends = [df.learned_log_variance(LINEAR, t, jnp.full((3, 1), v))[:, 0] for v in (-1.0, 1.0)]
@@ -109,6 +161,9 @@ def test_guidance_is_the_same_in_every_prediction(kind):
     [
         (lambda: df.make_schedule("square", 10), "linear, cosine"),
         (lambda: df.make_schedule("linear", 0), "timesteps"),
+        (lambda: df.precondition(LINEAR, "x", jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))), "skip, edm"),
+        (lambda: df.loss_weights(LINEAR, "snr", "eps"), "none, min_snr, truncated_snr"),
+        (lambda: df.loss_weights(LINEAR, "min_snr", "sigmoid"), "not 'sigmoid'"),
         (lambda: df.to_x0(LINEAR, "y", jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))), "sigmoid"),
     ],
 )

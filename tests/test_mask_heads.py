@@ -85,6 +85,41 @@ def test_losses_start_where_they_should(prediction, start):
     np.testing.assert_allclose(value - metrics["vlb"] * 100 / 1000, start, rtol=0.1)
 
 
+PAPER = {"prediction": "eps", "signal_scale": 1.0, "sampler": "ddpm", "timesteps": 1000}
+
+
+@pytest.mark.parametrize("weight", ["none", "min_snr", "truncated_snr"])
+def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
+    """A net that says nothing: its error is what the precondition alone leaves, times the weight of that time."""
+    batch, key, t = jax.tree.map(lambda a: np.concatenate([a] * 8), objects()), jax.random.key(1), 600
+    schedule = diffusion.make_schedule("linear", 1000)
+    x0, eps = 2.0 * batch.mask[..., None] - 1.0, jax.random.normal(jax.random.split(key, 4)[1], (32, M, M, 1))
+    signal, sigma = schedule.sqrt_alphas_cumprod[t], schedule.sqrt_one_minus_alphas_cumprod[t]
+    y, factor = signal * x0 + sigma * eps, diffusion.loss_weights(schedule, weight, "eps")[t]
+    want = {
+        "none": eps**2,
+        "skip": (eps - sigma * y) ** 2,
+        "edm": (eps - sigma * y) ** 2,
+        "logit": (signal / sigma) ** 2 * (x0 - np.tanh(signal / sigma**2 * y)) ** 2,
+    }
+    monkeypatch.setattr(mask_heads.UNet, "apply", lambda self, variables, x, *a, **k: x[..., :1] * 0)
+    for name, error in want.items():
+        head = mask_heads.diffusion_head(**options(diffusion=PAPER | {"precondition": name, "loss_weight": weight}))
+        value, _ = head.loss({}, key, batch, np.full(32, t))
+        np.testing.assert_allclose(value, factor * error.mean(), rtol=1e-4, err_msg=name)
+
+
+def test_sampling_starts_from_what_the_precondition_says():
+    """One step of a net that says nothing, by hand."""
+    batch, schedule = objects(), diffusion.make_schedule("linear", 1000)
+    noise = sampler.object_noise(KEYS, (M, M, 1))(0)[..., 0]
+    signal, sigma = schedule.sqrt_alphas_cumprod[-1], schedule.sqrt_one_minus_alphas_cumprod[-1]
+    want = {"edm": signal * noise, "logit": np.tanh(signal / sigma**2 * noise)}
+    for name, x0 in want.items():
+        head = mask_heads.diffusion_head(**options(diffusion=PAPER | {"precondition": name, "steps": 1}))
+        np.testing.assert_allclose(draw(head, zero_params(head), batch), (x0 + 1) / 2, atol=1e-4, err_msg=name)
+
+
 def test_gradients_reach_everything_and_the_bound_trains_the_variance_alone():
     head, batch = (
         mask_heads.diffusion_head(**options(diffusion={"learn_sigma": True, "prediction": "eps"})),
@@ -296,10 +331,12 @@ def test_input_of_a_weak_signal_has_unit_variance():
     assert 0.7 < deviation.min() and deviation.max() < 1.3
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "plain"])
+@pytest.mark.parametrize("kind", ["diffusion", "plain", "noise"])
 def test_heads_learn_eight_objects(kind):
-    make = {"diffusion": mask_heads.diffusion_head, "plain": mask_heads.plain_unet_head}[kind]
-    head, batch = make(**options(unet={"scale_shift": kind == "plain"})), objects(8)
+    make = mask_heads.plain_unet_head if kind == "plain" else mask_heads.diffusion_head
+    # the paper's loss and sampler: literal, 150 steps would leave it at noise
+    paper = PAPER | {"precondition": "logit", "steps": 20} if kind == "noise" else {}
+    head, batch = make(**options(unet={"scale_shift": kind == "plain"}, diffusion=paper)), objects(8)
     params = jit(head.init)(jax.random.key(0))
     tx = optax.adam(5e-3)
 
@@ -340,6 +377,9 @@ def test_class_agnostic_head_has_no_classes():
         ({"diffusion": {"prediction": "noise"}}, "sigmoid"),
         ({"diffusion": {"signal_scale": 0.0}}, "signal_scale"),
         ({"diffusion": {"sampler": "ddpm", "variance": "learned"}}, "learn_sigma"),
+        ({"diffusion": {"precondition": "v", "prediction": "eps"}}, "none, skip, edm, logit"),
+        ({"diffusion": {"precondition": "edm"}}, "needs diffusion.prediction='eps'"),
+        ({"diffusion": {"loss_weight": "min_snr"}}, "not 'sigmoid'"),
         ({"diffusion": {"steps": 101}}, "1..100"),
         ({"unet": {"attention": (16,)}}, "unet.attention"),
     ],
@@ -358,7 +398,7 @@ def test_every_preset_makes_a_head(preset):
     assert params["stem"]["kernel"].shape[2] == (4 + 3 * given["slots"]) * given["unet"]["stem_patch"] ** 2
     if preset == "coco":
         total = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
-        assert total == 89_755_649 + 645_120
+        assert total == 89_772_929 + 645_120  # with 10 slots, and the class tables
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
