@@ -36,7 +36,8 @@ def main() -> int:
             return 1
         print("" if seconds is None else f"{seconds:5.0f} s ", command.line, flush=True)
     if not args.list:
-        print(f"rehearsal passed: {len(recipe) - args.start + 1} commands, {(time.monotonic() - begin) / 60:.1f} minutes")
+        minutes = (time.monotonic() - begin) / 60
+        print(f"rehearsal passed: {len(recipe) - args.start + 1} commands, {minutes:.1f} minutes")
     return 0
 
 

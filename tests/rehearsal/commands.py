@@ -28,10 +28,10 @@ BASE, NOVEL = ("bbox/base/AP", "segm/base/AP"), ("bbox/novel/AP", "segm/novel/AP
 
 class Command(NamedTuple):
     line: str  # as README writes it, without "python launch/"
-    leaves: str = ""  # a file or folder that it writes; of metrics.json `metrics` are looked at
-    metrics: tuple[str, ...] = ()
+    leaves: str = ""  # a file or folder that it writes
+    metrics: tuple[str, ...] = ()  # what must be finite in `leaves`, a metrics.json
     small: dict | None = SMALL  # None: the script takes no config
-    short: bool = False  # also in the short form, tests/test_rehearsal.py
+    boxes_only: bool = False  # an evaluation that samples no mask
 
 
 def recipe() -> list[Command]:
@@ -40,15 +40,13 @@ def recipe() -> list[Command]:
 
 
 def _stage_1() -> list[Command]:
-    base = "configs/base.py:coco,weights=msra"
+    base, run = "configs/base.py:coco,weights=msra", "runs/base-coco"
     return [
         Command("prepare_data.py --config configs/base.py:coco --check"),
-        Command(f"import_weights.py --config {base} --workdir=runs/msra R-50.pkl", "runs/msra/weights.json", short=True),
+        Command(f"import_weights.py --config {base} --workdir=runs/msra R-50.pkl", "runs/msra/weights.json"),
+        Command(f"train.py --config {base} --config.init_from=runs/msra", f"{run}/checkpoints/final"),
         Command(
-            f"train.py --config {base} --config.init_from=runs/msra", "runs/base-coco/checkpoints/final", short=True
-        ),
-        Command(
-            f"evaluate.py --config {base} --config.init_from=runs/msra", "runs/base-coco/metrics.json",
+            f"evaluate.py --config {base} --config.init_from=runs/msra", f"{run}/metrics.json",
             (*AP, *BASE, "mask_iou/base"),
         ),
     ]  # fmt: skip
@@ -60,69 +58,60 @@ def _few_shot() -> list[Command]:
     for k in (1, 5, 10):
         config, run = f"configs/fewshot.py:coco,shots={k},weights=msra", f"runs/fewshot-coco-{k}shot-seed0"
         commands += [
-            Command(f"train.py --config {config}", f"{run}/checkpoints/final", short=k == 1),
-            Command(f"evaluate.py --config {config}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL), short=k == 1),
+            Command(f"train.py --config {config}", f"{run}/checkpoints/final"),
+            Command(f"evaluate.py --config {config}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
         ]
     return commands
 
 
 def _shot_files() -> list[Command]:
-    """Other ways to K shots; seeds, so that the report has an interval."""
-    files = "--config configs/fewshot.py:coco --config.fewshot.sampler=imtfa"
-    config = "configs/fewshot.py:coco,shots={},seed={}"
+    """Other ways to K shots: files as TFA publishes them, its sampler, iMTFA's; another seed for the report."""
+    sampler, files = "--config.fewshot.sampler=imtfa", "datasets/coco/imtfa"
+    from_files = "--config.fewshot.shots_from=datasets/coco/cocosplit"
+    second = f"--config configs/fewshot.py:coco,shots=1,seed=1 {sampler}"
     return [
-        Command(f"shots.py {files} --output=datasets/coco/imtfa", "datasets/coco/imtfa/seed9"),
-        # as TFA publishes them
-        Command(f"shots.py {files} --output=datasets/coco/cocosplit --seeds=3", "datasets/coco/cocosplit/seed3"),
-        Command(f"train.py --config {config.format(5, 3)} --config.fewshot.shots_from=datasets/coco/cocosplit"),
-        Command(f"train.py --config {config.format(1, 4)} --config.fewshot.shots_from=datasets/coco/imtfa"),
-        Command(f"train.py --config {config.format(10, 1)} --config.fewshot.sampler=tfa"),
-        Command(f"train.py --config {config.format(1, 1)} --config.fewshot.sampler=imtfa"),
-        Command(f"evaluate.py --config {config.format(1, 1)} --config.fewshot.sampler=imtfa"),
+        Command(f"shots.py --config configs/fewshot.py:coco {sampler} --output={files}", f"{files}/seed9"),
+        Command(f"shots.py --config configs/fewshot.py:coco {sampler} --output=datasets/coco/cocosplit --seeds=3"),
+        Command(f"train.py --config configs/fewshot.py:coco,shots=5,seed=3 {from_files}"),
+        Command("train.py --config configs/fewshot.py:coco,shots=10,seed=1 --config.fewshot.sampler=tfa"),
+        Command(f"train.py {second}"),
+        Command(f"evaluate.py {second}", "runs/fewshot-coco-1shot-seed1/metrics.json", (*AP, *NOVEL)),
     ]
 
 
 def _novel_and_voc() -> list[Command]:
-    """COCO-Novel and COCO2VOC."""
-    commands = []
-    for k in (10, 1):
-        run = f"runs/novel-coco-{k}shot-seed0"
-        config = f"--config configs/fewshot.py:coco,shots={k} --config.fewshot.classes=novel --workdir={run}"
-        commands += [
-            Command(f"train.py {config}", f"{run}/checkpoints/final"),
-            Command(f"evaluate.py {config}", f"{run}/metrics.json", NOVEL),
-        ]
-    voc, given = "--config.eval.source=voc", ("like_fgn/bbox/novel/AP", "like_fgn/segm/novel/AP")
-    every, run1 = "--config configs/fewshot.py:coco,shots=1", "runs/fewshot-coco-1shot-seed0"
+    """COCO-Novel and COCO2VOC, the latter also with the classes of each photo given."""
+    ten, one = "runs/novel-coco-10shot-seed0", "runs/novel-coco-1shot-seed0"
+    novel = "--config configs/fewshot.py:coco,shots={} --config.fewshot.classes=novel --workdir={}"
+    every, run = "--config configs/fewshot.py:coco,shots=1", "runs/fewshot-coco-1shot-seed0"
+    voc, given = "--config.eval.source=voc", "--config.eval.like_fgn=true"
+    both = (*NOVEL, "like_fgn/bbox/novel/AP", "like_fgn/segm/novel/AP")
     return [
-        *commands,
-        Command(f"evaluate.py {config} {voc} --config.eval.like_fgn=true", f"{run}/voc/metrics.json", (*NOVEL, *given)),
-        Command(f"evaluate.py {every} {voc}", f"{run1}/voc/metrics.json", NOVEL),
-        Command(
-            f"evaluate.py {every} {voc} --config.eval.like_fgn=true", f"{run1}/voc/metrics.json", (*NOVEL, *given),
-            short=True,
-        ),
-    ]  # fmt: skip
+        Command(f"train.py {novel.format(10, ten)}", f"{ten}/checkpoints/final"),
+        Command(f"evaluate.py {novel.format(10, ten)}", f"{ten}/metrics.json", NOVEL),
+        Command(f"train.py {novel.format(1, one)}", f"{one}/checkpoints/final"),
+        Command(f"evaluate.py {novel.format(1, one)} {voc} {given}", f"{one}/voc/metrics.json", both),
+        Command(f"evaluate.py {every} {voc}", f"{run}/voc/metrics.json", NOVEL),
+        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", both),
+    ]
 
 
 def _use() -> list[Command]:
-    config = "configs/fewshot.py:coco,shots=1"
     runs = "runs/base-coco runs/fewshot-coco-1shot-seed0 runs/fewshot-coco-1shot-seed1"
+    export = "export.py --config configs/fewshot.py:coco,shots=1 --output=exports/coco"
+    sample = "sample.py --model=exports/coco --min_score=0.0 photo.jpg gray.jpg"
     return [
         Command(f"report.py {runs} --output=runs/report", "runs/report/index.html", small=None),
-        Command(f"export.py --config {config} --output=exports/coco", "exports/coco/export.json", short=True),
-        Command(
-            "sample.py --model=exports/coco --min_score=0.0 photo.jpg gray.jpg", "samples/results.json", small=None,
-            short=True,
-        ),
-    ]  # fmt: skip
+        Command(export, "exports/coco/export.json"),
+        Command(sample, "samples/results.json", small=None),
+    ]
 
 
 def _zoo() -> list[Command]:
     zoo = "--config configs/base.py:coco,weights=zoo --workdir=runs/zoo"
     return [
         Command(f"import_weights.py {zoo} model_final_b275ba.pkl", "runs/zoo/weights.json"),
-        Command(f"evaluate.py {zoo}", "runs/zoo/metrics.json", ("bbox/AP",)),
+        Command(f"evaluate.py {zoo}", "runs/zoo/metrics.json", ("bbox/AP",), boxes_only=True),
     ]
 
 
@@ -130,11 +119,12 @@ def _paper() -> list[Command]:
     """The paper taken literally; from here on the data are prepared."""
     commands = [Command("prepare_data.py --config configs/base.py:coco")]
     for k in (1, 5, 10):
-        base, run = f"configs/base.py:coco,paper=true,shots={k}", f"runs/fewshot-coco-paper-{k}shot-seed0"
-        few = f"configs/fewshot.py:coco,paper=true,shots={k}"
+        base, few = (f"configs/{stage}.py:coco,paper=true,shots={k}" for stage in ("base", "fewshot"))
+        start, run = f"runs/msra-{k}shot", f"runs/fewshot-coco-paper-{k}shot-seed0"
         commands += [
-            Command(f"train.py --config {base} --config.init_from=runs/msra", short=k == 1),
-            Command(f"train.py --config {few}", f"{run}/checkpoints/final", short=k == 1),
-            Command(f"evaluate.py --config {few}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL), short=k == 1),
+            Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json"),
+            Command(f"train.py --config {base} --config.init_from={start}"),
+            Command(f"train.py --config {few}", f"{run}/checkpoints/final"),
+            Command(f"evaluate.py --config {few}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
         ]
     return [c._replace(small=SMALL_PAPER) for c in commands]

@@ -63,6 +63,6 @@ def _problem(command: Command, folder: Path) -> str:
     metrics = json.loads(path.read_text())["metrics"]
     wrong = [f"{m} is {metrics.get(m)}" for m in command.metrics if not math.isfinite(metrics.get(m, math.nan))]
     found = json.loads((path.parent / "predictions.json").read_text())
-    if not any("segmentation" in p for p in found) and command.small["eval.mask_top_n"]:
+    if not command.boxes_only and not any("segmentation" in p for p in found):
         wrong.append("no mask was sampled")
     return ", ".join(wrong)

@@ -22,8 +22,8 @@ def write_msra(path: Path, width: int) -> None:
 def write_zoo(path: Path, width: int, fpn: int, fc: int) -> None:
     """detectron2's ``faster_rcnn_R_50_FPN_1x`` of the model zoo: everything under "model", linear classifier."""
     rng = np.random.default_rng(1)
-    small = (1, 1, 1, 1)  # of which only what lies beyond the backbone is taken
-    state = {k: _filled(rng, k, w.shape) for k, w in names.detector(width, small, fpn, fc).items() if "bottom_up" not in k}
+    whole = names.detector(width, (1, 1, 1, 1), fpn, fc)  # of which only what lies beyond the backbone is taken
+    state = {k: _filled(rng, k, w.shape) for k, w in whole.items() if "bottom_up" not in k}
     body = _backbone(rng, names.detectron2_name, width)
     state |= {f"backbone.bottom_up.{k}": w for k, w in body.items()}
     _save(path, {"model": state, "__author__": "generated"})
