@@ -22,6 +22,10 @@ SMALL = {
 SMALL_PAPER = SMALL | {
     "eval.images": 2, "eval.mask_batch": 2, "eval.mask_top_n": 1, "eval.min_gt_area": 10**9, "eval.pictures": 0,
 }  # fmt: skip
+SHORTER = {
+    "train.detector.steps": 1, "train.mask.steps": 1, "train.novel.steps": 1,
+    "eval.images": 1, "eval.batch": 1, "eval.mask_batch": 1, "eval.mask_top_n": 1,
+}  # fmt: skip
 AP = ("bbox/AP", "segm/AP")
 BASE, NOVEL = ("bbox/base/AP", "segm/base/AP"), ("bbox/novel/AP", "segm/novel/AP")
 
@@ -32,6 +36,7 @@ class Command(NamedTuple):
     metrics: tuple[str, ...] = ()  # what must be finite in `leaves`, a metrics.json
     small: dict | None = SMALL  # None: the script takes no config
     boxes_only: bool = False  # an evaluation that samples no mask
+    short: bool = False  # also in the short form
 
 
 def recipe() -> list[Command]:
@@ -39,17 +44,19 @@ def recipe() -> list[Command]:
     return [*_stage_1(), *_few_shot(), *_shot_files(), *_novel_and_voc(), *_use(), *_zoo(), *_paper()]
 
 
+def short() -> list[Command]:
+    """One command of each kind, in both readings, with a step per phase and a photo per evaluation."""
+    return [c._replace(small=c.small and c.small | SHORTER) for c in recipe() if c.short]
+
+
 def _stage_1() -> list[Command]:
-    base, run = "configs/base.py:coco,weights=msra", "runs/base-coco"
+    base, start, run = "configs/base.py:coco,weights=msra", "runs/msra", "runs/base-coco"
     return [
         Command("prepare_data.py --config configs/base.py:coco --check"),
-        Command(f"import_weights.py --config {base} --workdir=runs/msra R-50.pkl", "runs/msra/weights.json"),
-        Command(f"train.py --config {base} --config.init_from=runs/msra", f"{run}/checkpoints/final"),
-        Command(
-            f"evaluate.py --config {base} --config.init_from=runs/msra", f"{run}/metrics.json",
-            (*AP, *BASE, "mask_iou/base"),
-        ),
-    ]  # fmt: skip
+        Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json", short=True),
+        Command(f"train.py --config {base} --config.init_from={start}", f"{run}/checkpoints/final", short=True),
+        Command(f"evaluate.py --config {base} --config.init_from={start}", f"{run}/metrics.json", (*AP, *BASE)),
+    ]
 
 
 def _few_shot() -> list[Command]:
@@ -58,7 +65,7 @@ def _few_shot() -> list[Command]:
     for k in (1, 5, 10):
         config, run = f"configs/fewshot.py:coco,shots={k},weights=msra", f"runs/fewshot-coco-{k}shot-seed0"
         commands += [
-            Command(f"train.py --config {config}", f"{run}/checkpoints/final"),
+            Command(f"train.py --config {config}", f"{run}/checkpoints/final", short=k == 1),
             Command(f"evaluate.py --config {config}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
         ]
     return commands
@@ -92,7 +99,7 @@ def _novel_and_voc() -> list[Command]:
         Command(f"train.py {novel.format(1, one)}", f"{one}/checkpoints/final"),
         Command(f"evaluate.py {novel.format(1, one)} {voc} {given}", f"{one}/voc/metrics.json", both),
         Command(f"evaluate.py {every} {voc}", f"{run}/voc/metrics.json", NOVEL),
-        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", both),
+        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", both, short=True),
     ]
 
 
@@ -102,8 +109,8 @@ def _use() -> list[Command]:
     sample = "sample.py --model=exports/coco --min_score=0.0 photo.jpg gray.jpg"
     return [
         Command(f"report.py {runs} --output=runs/report", "runs/report/index.html", small=None),
-        Command(export, "exports/coco/export.json"),
-        Command(sample, "samples/results.json", small=None),
+        Command(export, "exports/coco/export.json", short=True),
+        Command(sample, "samples/results.json", small=None, short=True),
     ]
 
 
@@ -127,4 +134,5 @@ def _paper() -> list[Command]:
             Command(f"train.py --config {few}", f"{run}/checkpoints/final"),
             Command(f"evaluate.py --config {few}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
         ]
-    return [c._replace(small=SMALL_PAPER) for c in commands]
+    # with ten shots as many inputs as in the other reading: programs are shared
+    return [c._replace(small=SMALL_PAPER, short="shots=10" in c.line) for c in commands]
