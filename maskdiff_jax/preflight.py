@@ -1,6 +1,7 @@
 """What can go wrong hours or days after training starts and can be seen before: settings, disk, data of later steps."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from maskdiff_jax import optim, sharding
-from maskdiff_jax.data import checks, pipeline, shapes, sources
+from maskdiff_jax.data import checks, pipeline, shapes, sources, tfa
 from maskdiff_jax.model import build
 
 PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
@@ -101,13 +102,25 @@ def _check_data(config: ConfigDict) -> list[str]:
             )
     if config.stage != "base" or config.fewshot.short_classes == "take_all" or not data.novel_classes:
         return []
-    notes = []
-    for shots in [config.fewshot.shots] if config.paper else SHOTS:
+    return _check_shots(config, categories, count)
+
+
+def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter) -> list[str]:
+    """Which K stage 2 cannot have, given how many objects each class has; for paper=true, which has one K, an error."""
+    s, notes = config.fewshot, []
+    for shots in [s.shots] if config.paper else SHOTS:
+        levels = tfa.LEVELS.get(s.sampler, (shots,))
+        if shots not in levels:
+            notes.append(
+                f"stage 2 with {shots} shots: fewshot.sampler={s.sampler} samples {', '.join(map(str, levels))} only; "
+                "instances samples any number"
+            )
         short = [f"{name} {count[i]}" for i, name in categories.items() if count[i] < shots]
         if short:
             more = f" and {len(short) - NAMED} more classes" if len(short) > NAMED else ""
             notes.append(
-                f"stage 2 with {shots} shots has too few objects in {data.train_json}: {', '.join(short[:NAMED])}{more}"
+                f"stage 2 with {shots} shots: {config.data.train_json} has too few objects of "
+                f"{', '.join(short[:NAMED])}{more}"
             )
     if notes and config.paper:
         raise ValueError(f"{notes[0]}; the mask head of paper=true serves no other K")

@@ -80,9 +80,12 @@ def test_shots_that_stage_2_will_want(custom, tmp_path):
     custom.fewshot.short_classes = "error"
     notes = preflight.check(custom, tmp_path)
     assert [int(re.match(r"stage 2 with (\d+) shots", n)[1]) for n in notes] == [1, 5, 10]
-    assert "too few objects in train.json: " in notes[0] and "more classes" in notes[0]
+    assert "train.json has too few objects of " in notes[0] and "more classes" in notes[0]
     custom.paper, custom.fewshot.shots = True, 5  # the mask head has inputs for 5 shots, neither more nor fewer
-    with pytest.raises(ValueError, match="stage 2 with 5 shots has too few objects .*serves no other K"):
+    with pytest.raises(ValueError, match="stage 2 with 5 shots: .* has too few objects .*serves no other K"):
+        preflight.check(custom, tmp_path)
+    custom.fewshot.update(sampler="imtfa", shots=3)
+    with pytest.raises(ValueError, match="3 shots: fewshot.sampler=imtfa samples 1, 5, 10 only; instances samples any"):
         preflight.check(custom, tmp_path)
 
 

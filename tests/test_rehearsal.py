@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
     """config.data of the preset on a generated COCO."""
-    root = tmp_path_factory.mktemp("datasets") / "coco"
+    root = tmp_path_factory.mktemp("rehearsal") / "datasets/coco"
     coco_layout.write(root, test=4)
     data = base.get_config("coco").data.copy_and_resolve_references()
     data.update(root=str(root), counts="", workers=0)
@@ -121,6 +121,13 @@ def test_readmes_recipe_is_rehearsed():
     lines = " ".join(c.line for c in commands.recipe())
     for script in ("prepare_data", "import_weights", "train", "evaluate", "shots", "report", "export", "sample"):
         assert f"{script}.py" in lines
+
+
+def test_the_data_are_looked_at_first(coco):
+    """The first command, through its script: it reads COCO and VOC."""
+    folder = Path(coco.root).parent.parent
+    voc_layout.write(folder / "datasets/VOCdevkit")
+    stage.run(commands.recipe()[0], folder)
 
 
 @pytest.mark.slow

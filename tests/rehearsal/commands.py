@@ -33,6 +33,7 @@ BASE, NOVEL = ("bbox/base/AP", "segm/base/AP"), ("bbox/novel/AP", "segm/novel/AP
 class Command(NamedTuple):
     line: str  # as README writes it, without "python launch/"
     leaves: str = ""  # a file or folder that it writes
+    says: str = ""  # what it prints, among other things
     metrics: tuple[str, ...] = ()  # what must be finite in `leaves`, a metrics.json
     small: dict | None = SMALL  # None: the script takes no config
     boxes_only: bool = False  # an evaluation that samples no mask
@@ -52,10 +53,12 @@ def short() -> list[Command]:
 def _stage_1() -> list[Command]:
     base, start, run = "configs/base.py:coco,weights=msra", "runs/msra", "runs/base-coco"
     return [
-        Command("prepare_data.py --config configs/base.py:coco --check"),
+        Command(
+            "prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc", says="voc test: 8 images"
+        ),
         Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json", short=True),
         Command(f"train.py --config {base} --config.init_from={start}", f"{run}/checkpoints/final", short=True),
-        Command(f"evaluate.py --config {base} --config.init_from={start}", f"{run}/metrics.json", (*AP, *BASE)),
+        Command(f"evaluate.py --config {base} --config.init_from={start}", f"{run}/metrics.json", metrics=(*AP, *BASE)),
     ]
 
 
@@ -66,7 +69,7 @@ def _few_shot() -> list[Command]:
         config, run = f"configs/fewshot.py:coco,shots={k},weights=msra", f"runs/fewshot-coco-{k}shot-seed0"
         commands += [
             Command(f"train.py --config {config}", f"{run}/checkpoints/final", short=k == 1),
-            Command(f"evaluate.py --config {config}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
+            Command(f"evaluate.py --config {config}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
         ]
     return commands
 
@@ -82,7 +85,7 @@ def _shot_files() -> list[Command]:
         Command(f"train.py --config configs/fewshot.py:coco,shots=5,seed=3 {from_files}"),
         Command("train.py --config configs/fewshot.py:coco,shots=10,seed=1 --config.fewshot.sampler=tfa"),
         Command(f"train.py {second}"),
-        Command(f"evaluate.py {second}", "runs/fewshot-coco-1shot-seed1/metrics.json", (*AP, *NOVEL)),
+        Command(f"evaluate.py {second}", "runs/fewshot-coco-1shot-seed1/metrics.json", metrics=(*AP, *NOVEL)),
     ]
 
 
@@ -95,11 +98,11 @@ def _novel_and_voc() -> list[Command]:
     both = (*NOVEL, "like_fgn/bbox/novel/AP", "like_fgn/segm/novel/AP")
     return [
         Command(f"train.py {novel.format(10, ten)}", f"{ten}/checkpoints/final"),
-        Command(f"evaluate.py {novel.format(10, ten)}", f"{ten}/metrics.json", NOVEL),
+        Command(f"evaluate.py {novel.format(10, ten)}", f"{ten}/metrics.json", metrics=NOVEL),
         Command(f"train.py {novel.format(1, one)}", f"{one}/checkpoints/final"),
-        Command(f"evaluate.py {novel.format(1, one)} {voc} {given}", f"{one}/voc/metrics.json", both),
-        Command(f"evaluate.py {every} {voc}", f"{run}/voc/metrics.json", NOVEL),
-        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", both, short=True),
+        Command(f"evaluate.py {novel.format(1, one)} {voc} {given}", f"{one}/voc/metrics.json", metrics=both),
+        Command(f"evaluate.py {every} {voc}", f"{run}/voc/metrics.json", metrics=NOVEL),
+        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", metrics=both, short=True),
     ]
 
 
@@ -118,7 +121,7 @@ def _zoo() -> list[Command]:
     zoo = "--config configs/base.py:coco,weights=zoo --workdir=runs/zoo"
     return [
         Command(f"import_weights.py {zoo} model_final_b275ba.pkl", "runs/zoo/weights.json"),
-        Command(f"evaluate.py {zoo}", "runs/zoo/metrics.json", ("bbox/AP",), boxes_only=True),
+        Command(f"evaluate.py {zoo}", "runs/zoo/metrics.json", metrics=("bbox/AP",), boxes_only=True),
     ]
 
 
@@ -132,7 +135,7 @@ def _paper() -> list[Command]:
             Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json"),
             Command(f"train.py --config {base} --config.init_from={start}"),
             Command(f"train.py --config {few}", f"{run}/checkpoints/final"),
-            Command(f"evaluate.py --config {few}", f"{run}/metrics.json", (*AP, *BASE, *NOVEL)),
+            Command(f"evaluate.py --config {few}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
         ]
     # with ten shots as many inputs as in the other reading: programs are shared
     return [c._replace(small=SMALL_PAPER, short="shots=10" in c.line) for c in commands]

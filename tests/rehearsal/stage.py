@@ -47,7 +47,7 @@ def run(command: Command, folder: Path) -> float:
     seconds = time.monotonic() - start
     if out.returncode:
         raise AssertionError(f"exit code {out.returncode} of {command.line}\n{(out.stdout + out.stderr)[-SHOWN:]}")
-    problem = _problem(command, folder)
+    problem = _problem(command, folder) if command.says in out.stdout else f"no '{command.says}'"
     if problem:
         raise AssertionError(f"{problem} after {command.line}\n{(out.stdout + out.stderr)[-SHOWN:]}")
     return seconds
