@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,8 +77,8 @@ def checkpoint_bytes(config: ConfigDict) -> int:
 
     A state holds all parameters and, for each trained one, its mean (EMA) and one or two moments.
     """
-    params = jax.eval_shape(build(config.model).init, jax.random.key(0))
-    sizes = {k: int(np.prod(v.shape)) for k, v in flatten_dict(params, sep="/").items()}
+    leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
+    sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
     part_of = {"detector": "detector/", "novel": "detector/box_predictor/", "mask": "mask_head/"}
     states = [0]
     for name in PHASES[config.stage]:
