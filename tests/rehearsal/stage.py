@@ -31,7 +31,7 @@ def set_up(folder: Path) -> None:
 
 
 def run(command: Command, folder: Path) -> float:
-    """Runs a command in ``folder`` and looks at what it leaves; its seconds.
+    """Runs a command in ``folder`` and looks at what it leaves; its seconds. Its output goes to ``output.txt``.
 
     Raises:
       AssertionError: it failed, or left something else than it should; with its output.
@@ -45,6 +45,8 @@ def run(command: Command, folder: Path) -> float:
         cwd=folder, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
     )  # fmt: skip
     seconds = time.monotonic() - start
+    with open(folder / "output.txt", "a") as file:
+        file.write(f"$ {command.line}\n{out.stdout}{out.stderr}\n")
     if out.returncode:
         raise AssertionError(f"exit code {out.returncode} of {command.line}\n{(out.stdout + out.stderr)[-SHOWN:]}")
     problem = _problem(command, folder) if command.says in out.stdout else f"no '{command.says}'"
