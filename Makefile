@@ -1,6 +1,7 @@
 # make quickstart   trains, evaluates and reports on the embedded data set: runs/quickstart/report/index.html
 #                   (prints the finished result when there is one; FRESH=1 trains again)
 # make test         the fast tests;  make test-all: the slow ones too
+# make rehearsal    every command of README's recipe on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
 # make bench        every script of benchmarks/
 # make clean        removes .venv and caches; runs/ and datasets/ stay
@@ -23,7 +24,7 @@ CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 pyth
 # compiled programs are kept between runs
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help quickstart test test-all lint bench clean
+.PHONY: help quickstart test test-all rehearsal lint bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -58,6 +59,9 @@ test: $(RUNTIME) $(DEV)
 
 test-all: $(RUNTIME) $(DEV)
 	@$(PY) -m pytest -m ""
+
+rehearsal: $(RUNTIME)
+	@$(PY) -m tests.rehearsal
 
 lint: $(RUNTIME) $(DEV)
 	@$(PY) -m ruff check .

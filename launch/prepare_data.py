@@ -2,6 +2,7 @@
 
     python launch/prepare_data.py --config configs/base.py:coco            # writes below config.data.root
     python launch/prepare_data.py --config configs/base.py:custom --check  # says what the data set holds
+    python launch/prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc  # VOC's as well
 
 Every source works without this: shapes are drawn on first use, COCO-format json and images are read
 as they are. Where the prepared set exists and was made from the same json and settings it is read
@@ -27,25 +28,43 @@ _SPLITS = flags.DEFINE_list("splits", ["train", "pool", "test"], "What to prepar
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prepares or checks each split once; coco and custom draw their shots from the training split."""
     del workdir  # data sets belong to config.data.root, not to a run
-    from maskdiff_jax.data import buckets, checks, pipeline, sources
+    from maskdiff_jax.data import pipeline
 
-    for split in _SPLITS.value:
-        if split == "pool" and "train" in _SPLITS.value and not config.data.source.startswith("shapes"):
-            continue
-        if split != "test" and config.data.source == "voc":
-            continue  # VOC is there to be tested on
-        if _CHECK.value:
-            progress = functools.partial(sources.progress_line, what=f"reading the {split} images")
-            examples: dict[str, str] = {}
-            found = checks.check(config.data, split, progress=progress, examples=examples)
-            limits = {key: config.data[key] for key in ("min_box_side", "min_mask_area")}
-            print(checks.describe(*found, examples=examples, **limits))
-            sizes = [(i.height, i.width) for i in found[0].infos]
-            print("  " + buckets.line(buckets.padding(sizes, config.data)))
-        else:
-            size = None if split == "test" else config.model.mask.size  # shots are for training
-            for folder in pipeline.prepare_split(config.data, split, shot_size=size):
-                print(f"prepared: {folder}")
+    for data, splits in _datasets(config):
+        for split in splits:
+            if _CHECK.value:
+                _check(data, split)
+            else:
+                size = None if split == "test" else config.model.mask.size  # shots are for training
+                for folder in pipeline.prepare_split(data, split, shot_size=size):
+                    print(f"prepared: {folder}")
+
+
+def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
+    """The dataset of training and, where there is one, that of ``eval.source``; each with its splits."""
+    splits = list(_SPLITS.value)
+    if "train" in splits and not config.data.source.startswith("shapes"):
+        splits = [s for s in splits if s != "pool"]
+    tested = [s for s in splits if s == "test"]  # VOC is there to be tested on
+    found = [(config.data, tested if config.data.source == "voc" else splits)]
+    if config.eval.source:
+        other = config.data.copy_and_resolve_references()
+        other.update(source=config.eval.source, root=config.eval.root)
+        found.append((other, tested))
+    return found
+
+
+def _check(data: ConfigDict, split: str) -> None:
+    """Reads everything and prints what it is and what is wrong with it."""
+    from maskdiff_jax.data import buckets, checks, sources
+
+    progress = functools.partial(sources.progress_line, what=f"reading the {split} images of {data.source}")
+    examples: dict[str, str] = {}
+    found = checks.check(data, split, progress=progress, examples=examples)
+    limits = {key: data[key] for key in ("min_box_side", "min_mask_area")}
+    print(checks.describe(*found, examples=examples, **limits))
+    sizes = [(i.height, i.width) for i in found[0].infos]
+    print("  " + buckets.line(buckets.padding(sizes, data)))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,13 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
-    from maskdiff_jax import compatibility, train
+    from maskdiff_jax import compatibility, preflight, train
 
     for name, value in compatibility.flat(config.to_dict()).items():
         print(f"{name} = {value!r}")
+    if not (workdir / "checkpoints" / "final").is_dir():  # else there is nothing left to do
+        for note in preflight.check(config, workdir):
+            print(f"note: {note}")
     if config.stage == "base" and config.weights != "zoo":
         tell_stage_2(config)
     seconds = train.run(config, workdir)

@@ -50,9 +50,10 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
             "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
             f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
         )
-    params = initial_params(model, c)
-    params = train(_detector_phase(c, model, "detector", records, base), params)
-    return train(_mask_phase(c, model, pipeline.open_crops(c.data, records, "train")), params)
+    # both phases before the first one trains: what is wrong with the second is not to be found out days later
+    detector = _detector_phase(c, model, "detector", records, base)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "train"))
+    return train(mask, train(detector, initial_params(model, c)))
 
 
 def _detector_phase(
@@ -90,10 +91,12 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     shots = draw_shots(c, pool)
     fewshot.save_shots(workdir / "shots.json", shots)
     records = fewshot.shot_records(pool, shots, c.data.shot_unlabelled)
-    params = _novel_rows(c, model, params, pool, shots, base, new, train)
     ids = new if s.classes == "novel" else np.concatenate([base, new])
-    params = train(_detector_phase(c, model, "detector", records, ids), params)
-    return train(_mask_phase(c, model, pipeline.open_crops(c.data, records, "pool")), params)
+    # before the first phase trains, as in stage 1
+    detector = _detector_phase(c, model, "detector", records, ids)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "pool"))
+    params = _novel_rows(c, model, params, pool, shots, base, new, train)
+    return train(mask, train(detector, params))
 
 
 def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from maskdiff_jax.data import coco, masks, shapes, sources
+from maskdiff_jax.data import annotation_file, coco, masks, shapes, sources
 from maskdiff_jax.data.coco import Annotation, Records
 
 SHOTS = (1, 5, 10)  # the K that people ask for [P]
@@ -65,6 +66,20 @@ def check(
             len(objects) > data.max_boxes
         )
     return records, +problems
+
+
+def objects_per_class(json_path: str | Path) -> tuple[dict[int, str], Counter]:
+    """The categories of a COCO-format json, {id: name}, and how many objects each has; crowd regions are none.
+
+    Annotations are only counted: a faulty one is `coco.load`'s to drop or to correct.
+
+    Raises:
+      FileNotFoundError, ValueError: the file is missing, or is no such json.
+    """
+    _, annotations, raw_categories = annotation_file.lists(Path(json_path))
+    categories = dict(annotation_file.categories(raw_categories, Path(json_path)))
+    objects = [a for a in annotations if isinstance(a, dict) and not a.get("iscrowd")]
+    return categories, Counter(i for a in objects if isinstance(i := a.get("category_id"), int))
 
 
 def describe(

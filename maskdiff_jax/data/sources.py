@@ -6,6 +6,7 @@ Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn f
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -141,7 +142,22 @@ def _prepared_or_load(data: Any, split: str) -> Records:
     if records.is_prepared(folder):
         opened = records.open_images(folder)._replace(truth=functools.partial(truth.load, files(data, split)[0]))
         return coco.with_novel(opened, data.novel_classes)
-    return load(data, split)
+    found = load(data, split)
+    if data.source != "voc" and not data.more_images:  # else each image was looked for already
+        _check_images(found, files(data, split)[1])
+    return found
+
+
+def _check_images(found: Records, folder: Path) -> None:
+    """Raises FileNotFoundError where images are missing, now and not when training comes to the first of them."""
+    wanted = [Path(i.file_name) for i in found.infos]
+    there = {p: set(os.listdir(folder / p)) if (folder / p).is_dir() else set() for p in {w.parent for w in wanted}}
+    missing = [str(w) for w in wanted if w.name not in there[w.parent]]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(wanted)} images of {found.name} {found.split} are missing in {folder}, among them "
+            f"{', '.join(missing[:3])}: put them there, or take them out of the json"
+        )
 
 
 def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict[str, Any]]:
