@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from maskdiff_jax import segment
 from maskdiff_jax.data import coco, paste, pipeline
 from maskdiff_jax.model import build
+from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Support
 
 THRESHOLD = 0.5  # of the pasted soft mask
@@ -77,7 +78,7 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
     for found, hw, soft, _ in drawn(data, params, setting):
         for i, size in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
-            around = paste.context_box(found.box[i], data.config.data.context, size)
+            around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
             true, mine = coco.decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
             ious.append(iou(true, mine))
             edges.append(iou(edge(true), edge(mine)))
@@ -100,11 +101,6 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
         "uncertainty_vs_error": rank_correlation(np.array(spread), 1 - values),
         "calibration": [[round(v, 4) for v in (p / n, t / n, n / bins[:, 0].sum())] for n, p, t in bins if n],
     }, values
-
-
-def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
-    """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
-    return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
 
 
 def baselines(data: Data) -> dict[str, dict[str, float | None]]:
@@ -138,6 +134,11 @@ def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.n
     area = (*np.maximum(box[:2], 0), *np.minimum(box[2:], true.shape[::-1]))
     region = Image.fromarray(true.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR, box=area)
     return np.asarray(region) >= 128
+
+
+def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
+    return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
 
 
 def count_pixels(bins: np.ndarray, soft: np.ndarray, region: np.ndarray) -> None:

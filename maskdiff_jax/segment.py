@@ -130,10 +130,10 @@ def _per_device(function: Callable, mesh: Mesh, divided: tuple[bool, ...]) -> Ca
 
     Nothing is exchanged: images and objects are independent of each other.
     """
-    specs = tuple(PartitionSpec(*mesh.axis_names) if d else PartitionSpec() for d in divided)
-    run = jax.shard_map(
-        function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(*mesh.axis_names), check_vma=False
-    )
+    # an axis of its own name: what divides batches over "data" inside (training does) would divide a part again
+    own, part = Mesh(mesh.devices, "part"), PartitionSpec("part")
+    specs = tuple(part if d else PartitionSpec() for d in divided)
+    run = jax.shard_map(function, mesh=own, in_specs=specs, out_specs=part, check_vma=False)
     return jax.jit(run)
 
 
