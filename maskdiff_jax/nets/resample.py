@@ -3,6 +3,8 @@
 N objects, H x W pixels, F channels, channels last.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -42,7 +44,7 @@ class UpConv(nn.Module):
         n, h, w, f = x.shape
         bias = self.param("bias", bias_of(9 * f), (self.features,))
         if self.has_variable("params", "folded"):
-            folded = self.get_variable("params", "folded")
+            folded: Any = self.get_variable("params", "folded")
         else:
             folded = fold_kernel(self.param("kernel", KERNEL, (3, 3, f, self.features)))
 
