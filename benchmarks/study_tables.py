@@ -218,10 +218,15 @@ def loss_shares(run: dict) -> tuple[str, str]:
 
 
 def leak() -> str:
-    """What the query itself as the shot gives more than another object of its class."""
+    """mIoU by the shot given, and what the query itself gives more than another object of its class."""
     rows = json.loads((timing.RESULTS / "shot_leak.json").read_text())["summary"]
-    out = [(f"{r['head']}: {r['shot']}", *(f"{100 * r[f]:.1f}" for f in FIELDS[:3])) for r in rows]
-    return table(("", *COLUMNS[:3]), out)
+    heads, shots = (list(dict.fromkeys(r[key] for r in rows)) for key in ("head", "shot"))
+    found = {(r["head"], r["shot"]): r for r in rows}
+    out = [
+        (head, *(f"{100 * found[head, x]['miou']:.1f}" for x in shots), f"{100 * found[head, 'leak']['miou_novel']:.1f}")
+        for head in heads
+    ]
+    return table(("", *shots, "leak, novel classes"), out)
 
 
 def distilled() -> str:
