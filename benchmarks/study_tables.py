@@ -222,10 +222,10 @@ def leak() -> str:
     rows = json.loads((timing.RESULTS / "shot_leak.json").read_text())["summary"]
     heads, shots = (list(dict.fromkeys(r[key] for r in rows)) for key in ("head", "shot"))
     found = {(r["head"], r["shot"]): r for r in rows}
-    out = [
-        (head, *(f"{100 * found[head, x]['miou']:.1f}" for x in shots), f"{100 * found[head, 'leak']['miou_novel']:.1f}")
-        for head in heads
-    ]
+    out = []
+    for head in heads:
+        values = [*(found[head, x]["miou"] for x in shots), found[head, "leak"]["miou_novel"]]
+        out.append((head, *(f"{100 * v:.1f}" for v in values)))
     return table(("", *shots, "leak, novel classes"), out)
 
 
