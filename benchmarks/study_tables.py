@@ -16,6 +16,8 @@ import statistics
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
@@ -81,6 +83,7 @@ def main() -> None:
     blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
     blocks |= {"trainings": trainings(study), "unsure": unsure(study), "order": order(study)}
     blocks |= {"distill": distilled(), "agreement": agreement(), "cost": cost(), "leak": leak()}
+    blocks |= {"guesses": guesses(study["guesses"])}
     blocks |= noise()
 
     def fill(match: re.Match) -> str:
@@ -126,6 +129,11 @@ def scores(study: dict, lines: list[Line]) -> str:
     return table(("", *COLUMNS), out)
 
 
+def guesses(found: dict[str, dict[str, float]]) -> str:
+    """What looking at no image scores."""
+    return table(("", *COLUMNS[:3]), [(name, *(percent([row[f]]) for f in FIELDS[:3])) for name, row in found.items()])
+
+
 def trainings(study: dict) -> str:
     """The curves: mean IoU after each quarter, 5 steps without guidance."""
     out = []
@@ -168,8 +176,8 @@ def noise() -> dict[str, str]:
     def line(name: str, row: dict, *more: str) -> tuple[str, ...]:
         return (name, *more, *("" if row.get(f) is None else percent([row[f]]) for f in fields))
 
-    compared = [line(r["training"], r["curve"][-1], str(r["steps"]), str(r["lr"])) for r in runs]
-    guesses = [line(name, row, "", "") for name, row in runs[0]["validation"].items()]
+    compared = [line(r["training"], r["curve"][-1], str(r["steps"]), *loss_shares(r)) for r in runs]
+    guessed = [line(name, row, "", "", "") for name, row in runs[0]["validation"].items()]
     curve = [
         line(f"{r['training']}, {p['step']} of {r['steps']}", p, f"{p['loss']:.4f}")
         for r in runs for p in r["curve"] if r["steps"] == max(x["steps"] for x in runs)
@@ -190,7 +198,7 @@ def noise() -> dict[str, str]:
     ]  # fmt: skip
     names = [f"{r['training']}, {r['steps']}" for r in runs]
     return {
-        "noise_trainings": table(("", "steps", "rate", *COLUMNS[:3]), guesses + compared),
+        "noise_trainings": table(("", "steps", "loss of t < 200", "of t ≥ 700", *COLUMNS[:3]), guessed + compared),
         "noise_curve": table(("", "training loss", *COLUMNS[:3]), curve),
         "noise_samplers": table(("", *COLUMNS[:3]), tested + drawn),
         "noise_errors": table(("t", "y_0 = 0", *(r["training"] for r in short)), times),
@@ -198,11 +206,27 @@ def noise() -> dict[str, str]:
     }
 
 
+def loss_shares(run: dict) -> tuple[str, str]:
+    """What low and high t make up of Eq. 4's loss, in percent, times between the measured ones interpolated; "" where
+    the training weights t."""
+    if any(field.endswith("loss_weight") for field in run["changes"]):
+        return "", ""
+    last = run["errors"][-1]["t"]
+    at, errors = zip(*((e["t"], e["eps_mse"]) for e in run["errors"]), strict=True)
+    error = np.interp(np.arange(last + 1), at, errors)
+    return percent([error[:200].sum() / error.sum()]), percent([error[700:].sum() / error.sum()])
+
+
 def leak() -> str:
-    """What the query itself as the shot gives more than another object of its class."""
+    """mIoU by the shot given, and what the query itself gives more than another object of its class."""
     rows = json.loads((timing.RESULTS / "shot_leak.json").read_text())["summary"]
-    out = [(f"{r['head']}: {r['shot']}", *(f"{100 * r[f]:.1f}" for f in FIELDS[:3])) for r in rows]
-    return table(("", *COLUMNS[:3]), out)
+    heads, shots = (list(dict.fromkeys(r[key] for r in rows)) for key in ("head", "shot"))
+    found = {(r["head"], r["shot"]): r for r in rows}
+    out = []
+    for head in heads:
+        values = [*(found[head, x]["miou"] for x in shots), found[head, "leak"]["miou_novel"]]
+        out.append((head, *(f"{100 * v:.1f}" for v in values)))
+    return table(("", *shots, "leak, novel classes"), out)
 
 
 def distilled() -> str:

@@ -78,11 +78,14 @@ def test_stage_2_has_its_own_rates():
 def test_what_stage_2_cannot_start_from_is_named():
     first, second = base.get_config("shapes"), fewshot.get_config("shapes,shots=1")
     second.model.mask.diffusion.steps = second.model.detector.max_detections = 7  # free to differ
+    second.model.mask.diffusion.loss_weight = "min_snr"
     before = json.loads(first.to_json_best_effort())
     assert stage2_problems(second, before) == []
     second.model.mask.unet.width, second.data.novel_classes = 8, ("star",)
+    second.model.mask.diffusion.precondition = "logit"
     found = stage2_problems(second, before)
-    assert len(found) == 2 and "model.mask.unet.width is 32 there and 8 here" in found[1]
+    assert len(found) == 3 and "diffusion.precondition is 'none' there and 'logit' here" in found[1]
+    assert "model.mask.unet.width is 32 there and 8 here" in found[2]
     second.fewshot.shots = 6
     assert "model.mask.slots=5" in stage2_problems(second, before)[0]
 
