@@ -14,7 +14,7 @@ SMALL = {
     "model.detector.min_score": 0.0,  # a net that has learned nothing must still find something
     "model.mask.unet.width": UNET,
     "train.detector.steps": 2, "train.detector.batch": 2, "train.mask.steps": 2, "train.mask.batch": 4,
-    "train.novel.steps": 2, "train.novel.batch": 2,
+    "train.novel.steps": 2, "train.novel.batch": 2, "train.devices": 1,
     "eval.images": 4, "eval.batch": 2, "eval.mask_batch": 8, "eval.mask_top_n": 4, "eval.mask_min_score": 0.0,
     "eval.pictures": 1,
 }  # fmt: skip
