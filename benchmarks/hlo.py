@@ -126,6 +126,7 @@ def analyze(text: str) -> Program:
 
 def _walk(name: str, times: int, computations: dict, kernels: list[Kernel], loops: list[Loop]) -> None:
     types = {i.name: i.type for i in computations[name]}
+    by_name = {i.name: i for i in computations[name]}
     for i in computations[name]:
         if i.opcode == "while":
             found = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.rest)
@@ -142,7 +143,22 @@ def _walk(name: str, times: int, computations: dict, kernels: list[Kernel], loop
             for inner in _branches(i):
                 _walk(inner, times, computations, kernels, loops)
         elif i.opcode not in SILENT:
-            kernels.append(_kernel(i, times, types, computations))
+            buffers = [_buffer(o, by_name) for o in i.operands]
+            kernels.append(_kernel(i, times, types, buffers, computations))
+
+
+def _buffer(name: str, by_name: dict[str, Instruction]) -> str:
+    """The instruction whose memory another name for it means: two names of one operand are read once."""
+    while True:
+        i = by_name[name]
+        if i.opcode in ("bitcast", "opt-barrier") and size(i.type) == size(by_name[i.operands[0]].type):
+            name = i.operands[0]
+        elif i.opcode == "get-tuple-element" and by_name[_buffer(i.operands[0], by_name)].opcode == "tuple":
+            index = re.search(r"index=(\d+)", i.rest)
+            assert index, i
+            name = by_name[_buffer(i.operands[0], by_name)].operands[int(index.group(1))]
+        else:
+            return name
 
 
 def _called(i: Instruction, what: str) -> str:
@@ -165,15 +181,15 @@ def _source(i: Instruction) -> str:
     return found.group(1) if found else ""
 
 
-def _kernel(i: Instruction, times: int, types: dict[str, str], computations: dict) -> Kernel:
+def _kernel(i: Instruction, times: int, types: dict[str, str], buffers: list[str], computations: dict) -> Kernel:
     flops = 0.0
-    operands = {o: size(types[o]) for o in i.operands if o in types}
+    operands = {b: size(types[o]) for b, o in zip(buffers, i.operands, strict=True)}
     result = size(i.type)
     if i.opcode == "fusion":
         body = computations[_called(i, "calls")]
         inner = {x.name: x.type for x in body}
         flops = sum(_flops(x, inner) for x in body)
-        operands, result = _fusion_bytes(i, body, inner, types)
+        operands, result = _fusion_bytes(body, inner, buffers)
     elif i.opcode == "custom-call":
         flops = _flops(i, types)
         result = sum(size(f"{t}[{','.join(map(str, s))}]") for t, s in shapes(i.type) if t != "s8")  # workspace
@@ -187,7 +203,7 @@ def _kernel(i: Instruction, times: int, types: dict[str, str], computations: dic
     return Kernel(i, flops, result + sum(operands.values()), times, _source(i))
 
 
-def _fusion_bytes(i: Instruction, body: list[Instruction], inner: dict, types: dict) -> tuple[dict, float]:
+def _fusion_bytes(body: list[Instruction], inner: dict, buffers: list[str]) -> tuple[dict, float]:
     """Bytes of each operand that a fusion reads, and of what it writes."""
     parameters = [x for x in body if x.opcode == "parameter"]
     by_name = {x.name: x for x in body}
@@ -201,7 +217,7 @@ def _fusion_bytes(i: Instruction, body: list[Instruction], inner: dict, types: d
             result += size(root.type)
     read_bytes = {}
     for p in parameters:
-        operand = i.operands[int(p.operands[0])]
+        operand = buffers[int(p.operands[0])]
         users = [x for x in body if p.name in x.operands]
         if p.name in updated and all(u.opcode in ("dynamic-update-slice", "bitcast") for u in users):
             taken = 0.0

@@ -65,15 +65,27 @@ def norm_act(x: Array, a: Array, b: Array, mask: Array | None, groups: int, eps:
 
 def _backward(groups: int, eps: float, act: Activation, saved: Any, dy: Array) -> tuple:
     x, a, b, mask, mean, variance, inv, count = saved
-    space, f, d = tuple(range(1, x.ndim - 1)), x.astype(jnp.float32), dy.astype(jnp.float32)
-    gain = inv * a
-    if act is not None:
-        d = jax.vjp(act, f * _wide(gain, x) + _wide(b - mean * gain, x))[1](d)[0]
-    d_b = d.sum(space)
-    d_gain = (d * f).sum(space) - d_b * mean
+    space, gain = tuple(range(1, x.ndim - 1)), inv * a
+    # 16 bits mean an accelerator, which waits for memory. The compiler would store the float32 gradient between its
+    # three uses: from inputs that a barrier makes look new each use computes it again
+    fresh = jax.lax.optimization_barrier if x.dtype.itemsize == 2 else lambda values: values
+
+    def widened(x, dy):
+        """Features and the gradient in front of the activation, float32."""
+        f, d = x.astype(jnp.float32), dy.astype(jnp.float32)
+        if act is not None:
+            d = jax.vjp(act, f * _wide(gain, x) + _wide(b - mean * gain, x))[1](d)[0]
+        return f, d
+
+    d_b = widened(x, dy)[1].sum(space)
+    f, d = widened(*fresh((x, dy)))
+    # a later sum over the objects would read everything once more, if it could be merged with these
+    d_b, d_f = fresh((d_b, (d * f).sum(space)))
+    d_gain = d_f - d_b * mean
     # through the statistics: x moves its group's mean and variance
     d_variance = jnp.where(variance > 0, -0.5 * _over_group(d_gain * a, groups) * inv**3, 0.0)
     d_mean = -_over_group(d_b * gain, groups) - 2.0 * mean * d_variance
+    f, d = widened(*fresh((x, dy, d_b))[:2])
     through = f * _wide(2.0 * d_variance / count, x) + _wide(d_mean / count, x)
     dx = d * _wide(gain, x) + (through if mask is None else through * mask)
     return dx.astype(x.dtype), d_gain * inv, d_b, None if mask is None else jnp.zeros_like(mask)

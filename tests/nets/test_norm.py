@@ -74,3 +74,26 @@ def test_dtype_and_degenerate_input():
 def test_silu():
     x = np.linspace(-100, 100, 20001)
     np.testing.assert_allclose(silu(x.astype(np.float32)), x / (1 + np.exp(-x)), rtol=1e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("act", [None, silu])
+def test_gradient_from_16_bits_is_that_of_float32(act):
+    """From the same bfloat16 inputs: only what is returned is rounded, nothing in between."""
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(3.0, 2.0, (2, 16, 16, 64)), jnp.bfloat16)
+    dy = jnp.asarray(rng.normal(size=x.shape), jnp.bfloat16)
+    a, b = (jnp.asarray(v, jnp.float32) for v in rng.normal(size=(2, 2, 64)))
+
+    def grads(x, dy):
+        back = jax.vjp(lambda *p: norm_act(*p, None, 16, 1e-5, act), x, a, b)[1]
+        return back(dy)
+
+    got = jax.jit(grads)(x, dy)
+    want = jax.jit(grads)(x.astype(jnp.float32), dy.astype(jnp.float32))
+    assert got[0].dtype == jnp.bfloat16
+    for g, w in zip(got[1:], want[1:], strict=True):
+        np.testing.assert_allclose(g, w, atol=1e-5 * np.abs(w).max())
+    rounded = want[0].astype(jnp.bfloat16).astype(jnp.float32)
+    # the same but where float32 rounding decides between two neighbors in bfloat16
+    assert (got[0].astype(jnp.float32) != rounded).mean() < 1e-3
+    np.testing.assert_allclose(got[0].astype(jnp.float32), want[0], rtol=2**-8, atol=1e-5)
