@@ -36,7 +36,7 @@ def paper(c: ConfigDict, shots: int) -> None:
 
 
 def split(c: ConfigDict, name: str) -> None:
-    """Which images of COCO; "": TFA's, or for weights=zoo the ones they are known on. TFA's fields stand above.
+    """Which images of COCO; "": TFA's (the fields in base.py), or for weights=zoo those of its published AP.
 
     Raises:
       ValueError: an unknown name, or a preset without a choice.
@@ -61,7 +61,7 @@ def custom(c: ConfigDict) -> None:
 
 
 def weights(c: ConfigDict, name: str) -> None:
-    """What goes with the weights ``name`` ("": the preset's own); the fields of msra stand above.
+    """What goes with the weights ``name`` ("": the preset's own); the fields of msra are those of base.py.
 
     Raises:
       ValueError: an unknown name, or weights for a preset that has a detector of its own.
