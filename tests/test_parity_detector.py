@@ -178,8 +178,8 @@ def test_parity_cosine(k):
         within(row, want, 1e-5)
     length = np.linalg.norm(kernel, axis=0) + 1e-5
     step = 4 if k == 80 else 1
-    # the original's gradient is for the normalised weight; ours is that times the length
-    within((gw / length).T[:, ::step], z[f"K{k}/grad_cls_weight"], 1e-5)
+    # the original's gradient is for the normalized weight, ours for a column of this length
+    within((gw * length).T[:, ::step], z[f"K{k}/grad_cls_weight"], 1e-5)
     unit = (kernel / length).T[:, :: 16 if k == 80 else 1]
     within(unit, z[f"K{k}/weight_after_first_call"], 3e-6)
 

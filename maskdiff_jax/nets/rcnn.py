@@ -131,14 +131,13 @@ class Cosine(nn.Module):
 def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = jnp.float32) -> Array:
     """The cosine classifier as a pure function.
 
-    TFA overwrites the weight by its normalised version before each call, so the norm is outside the
-    gradient and a step of descent moves unit vectors. The same walk without overwriting: with w = n u, u
-    the unit vector and g the gradient for u, give w the gradient n g; then w - lr n g = n (u - lr g), and
-    the next call sees the direction that TFA's would, whatever n has become (weight decay included).
+    TFA overwrites the weight by its normalized version before each call, so the norm is outside the gradient and a
+    step of descent moves unit vectors. The overwriting is done by the training step, after every update: see
+    `optim.unit_columns`. Without it the columns would grow or shrink without end.
 
     Args:
       x: [..., F].
-      kernel: [F, C + 1], columns of any length.
+      kernel: [F, C + 1], columns of length 1 in training; elsewhere of any length, e.g. the EMA of unit columns.
       scale: factor of the cosine.
       dtype: of the matrix product.
 
@@ -149,9 +148,7 @@ def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = j
     squares = (x * x).sum(-1, keepdims=True)
     full = squares > 0
     norm = jnp.where(full, jnp.sqrt(jnp.where(full, squares, 1.0)), 0.0)
-    length = jax.lax.stop_gradient(jnp.sqrt((kernel * kernel).sum(0)) + NORM_EPS)
-    fixed = jax.lax.stop_gradient(kernel)
-    unit = fixed / length + (kernel - fixed) * length
+    unit = kernel / jax.lax.stop_gradient(jnp.sqrt((kernel * kernel).sum(0)) + NORM_EPS)
     return scale * matmul_f32((x / (norm + NORM_EPS)).astype(dtype), unit.astype(dtype))
 
 
