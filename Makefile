@@ -3,7 +3,7 @@
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of README's recipe on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
-# make bench        every script of benchmarks/
+# make bench        every script of benchmarks/ but gpu_compile.py, which needs CUDA wheels
 # make clean        removes .venv and caches; runs/ and datasets/ stay
 #
 # Each target makes .venv first where it is missing or older than its requirements. PYTHON=python3.12 chooses
@@ -69,7 +69,7 @@ lint: $(RUNTIME) $(DEV)
 	@$(PY) -m pyright
 
 bench: $(RUNTIME)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script"; done
+	@for script in $(filter-out benchmarks/gpu_compile.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script"; done
 
 clean:
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
