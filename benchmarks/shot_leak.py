@@ -4,7 +4,7 @@
     python benchmarks/shot_leak.py --run=FOLDER --seeds=0,1,2,3
 
 A shot is cut out along its mask, so a shot of the query is the answer. In stage 2 with K = 1 the only shot of a class
-is its only query; it is turned, moved or scaled first (`data.transforms.augment_shot`) and left out in a share of the
+is its only query; its pose is changed first (`data.transforms.augment_own_shot`) and it is left out in a share of the
 samples (`data.shot_drop`). A head that learned to copy all the same would gain where the shot is the query, as it is or
 augmented, and lose where it is another object of the class. Here the mask head of stage 1 is trained as
 configs/fewshot.py:shapes,shots=1 trains it, at the preset's length and 16 times as long, and once more with the shot in
@@ -92,7 +92,7 @@ def trained(data: Data, seed: int, steps: int, params: Any) -> Any:
 def copying(data: Data, seed: int, steps: int, params: Any) -> Any:
     """The same, with shots in the pose of the query and without leaving any out."""
     config = changed(data.config, {"data.shot_drop": 0.0})
-    with mock.patch.object(transforms, "augment_shot", lambda shot, rng: shot):
+    with mock.patch.object(transforms, "augment_own_shot", lambda shot, mask, rng: shot):
         return trained(data._replace(config=config), seed, steps, params)
 
 
@@ -110,7 +110,7 @@ def cut_queries(data: Data, seed: int) -> Queries:
     of_class = data.support.shots[table.classes]
     shots = {
         "the query": cuts,
-        "the query, augmented": np.stack([transforms.augment_shot(x, rng) for x in cuts]),
+        "the query, augmented": np.stack([transforms.augment_own_shot(x, x[..., 3] >= 128, rng) for x in cuts]),
         "another object": cuts[other],
         "the shot of stage 2": of_class[:, 0],
         "none": np.zeros_like(cuts),
