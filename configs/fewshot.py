@@ -14,10 +14,10 @@ from configs import base
 # TFA's steps of the two phases for K = 1, 5 and 10, at 16 images per step
 TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
 OPTIMIZERS = ("adamw", "sgd")
-# Passes of the mask head over the K shots of every class. On shapes, novel objects gain a little until about 100
-# passes at K = 5; at K = 1 every pass beyond some 25 costs mask IoU, as the head learns its few objects by heart
-# (benchmarks/study_finetune.py, validation scenes). TFA's steps for the detector would be thousands of passes.
-MASK_PASSES = {1: 25, 5: 100, 10: 100}
+# Epochs of the mask head over the K shots of every class. On shapes, novel objects gain 0.7 points of mask IoU in 100
+# epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, as the head learns its few objects
+# by heart (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
+MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -65,6 +65,6 @@ def _photos(c: ConfigDict, optimizer: str) -> None:
     else:
         r.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
     objects = shots * (c.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
-    passes = MASK_PASSES.get(shots, MASK_PASSES[10])
-    mask_steps = steps if c.paper else round(passes * objects / r.mask.batch)  # the paper trains all jointly
+    epochs = MASK_EPOCHS.get(shots, MASK_EPOCHS[10])
+    mask_steps = steps if c.paper else round(epochs * objects / r.mask.batch)  # the paper trains all jointly
     r.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
