@@ -72,6 +72,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     )  # fmt: skip
 
     predictions, maskless, speed = predict(config, segmenter, params, records, active)
+    folder = folder_of(c, workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "predictions.json", predictions)  # hours of sampling, kept whatever happens below
     metrics, per_class, curves = score(records, predictions, ids)
     if e.like_fgn:
         filtered, _, _ = score(records, of_true_classes(records, predictions), ids)
@@ -91,8 +94,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "detections": len(predictions),
         "detections_without_mask": maskless,
     }
-    folder = folder_of(c, workdir)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures.draw(config, folder / "figures", model, params, records, support, predictions, segmenter)
     seconds = read_seconds(workdir) | {"evaluation": round(time.monotonic() - start, 1)}
     document = {
@@ -106,7 +107,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "novel_classes": [x.name for x in records.categories if x.novel],
         "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds, "images_per_second": speed,
     }  # fmt: skip
-    write_json(folder / "predictions.json", predictions)
     write_json(folder / "metrics.json", document)
     return document
 

@@ -137,5 +137,17 @@ def _paper() -> list[Command]:
             Command(f"train.py --config {few}", f"{run}/checkpoints/final"),
             Command(f"evaluate.py --config {few}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
         ]
+    # COCO-Novel and COCO2VOC, from the same stage 1
+    few, run = "configs/fewshot.py:coco,paper=true,shots=1", "runs/novel-coco-paper-1shot-seed0"
+    novel = f"--config {few} --config.fewshot.classes=novel --workdir={run}"
+    voc, both = "--config.eval.source=voc --config.eval.like_fgn=true", (*AP, "like_fgn/bbox/AP", "like_fgn/segm/AP")
+    every = "runs/fewshot-coco-paper-1shot-seed0"
+    more = [
+        Command(f"train.py {novel}", f"{run}/checkpoints/final"),
+        Command(f"evaluate.py {novel}", f"{run}/metrics.json", metrics=NOVEL),
+        Command(f"evaluate.py {novel} {voc}", f"{run}/voc/metrics.json", metrics=both),
+        Command(f"evaluate.py --config {few} {voc}", f"{every}/voc/metrics.json", metrics=both),
+    ]
     # with ten shots as many inputs as in the other reading: programs are shared
-    return [c._replace(small=SMALL_PAPER, short="shots=10" in c.line) for c in commands]
+    short = [c._replace(short="shots=10" in c.line) for c in commands]
+    return [c._replace(small=SMALL_PAPER) for c in (*short, *more)]
