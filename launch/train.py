@@ -41,13 +41,17 @@ def tell_stage_2(config: ConfigDict) -> None:
     from maskdiff_jax import compatibility
 
     before = json.loads(config.to_json_best_effort())
-    for shots in [config.fewshot.shots] if config.paper else [1, 5, 10]:
-        arg = f"{config.preset},shots={shots},paper={config.paper},weights={config.weights}".lower()
-        after = fewshot.get_config(arg)
+    several = (1, 5) if config.preset.startswith("shapes") else (1, 5, 10)  # shapes have 5 slots
+    found: dict[str, list[str]] = {}
+    for shots in (config.fewshot.shots,) if config.paper else several:
+        after = fewshot.get_config(
+            f"{config.preset},shots={shots},paper={str(config.paper).lower()},weights={config.weights}"
+        )
         after.model.num_classes = config.model.num_classes  # 0 where the data set says
-        problems = compatibility.stage2_problems(after, before)
-        if problems:
-            print(f"note: stage 2 (configs/fewshot.py:{arg}) will not start from this run: {'; '.join(problems)}")
+        for problem in compatibility.stage2_problems(after, before):
+            found.setdefault(problem, []).append(str(shots))
+    for problem, shots in found.items():
+        print(f"note: stage 2 (shots={' or '.join(shots)}) will not start from this run as it is: {problem}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What the scripts set before jax starts."""
+"""What the scripts set before jax starts, and what they say before they start."""
 
 import os
 
 import pytest
 
-from launch import cli
+from configs import base
+from launch import cli, train
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,15 @@ def test_convolutions_of_full_size_nets(monkeypatch, size, jaxlib, before, after
     monkeypatch.setattr(cli, "version", {"jaxlib": jaxlib}.__getitem__)
     cli.set_up_jax(size)
     assert os.environ.get("XLA_FLAGS") == after
+
+
+def test_stage_1_says_what_stage_2_will_need(capsys):
+    train.tell_stage_2(base.get_config("shapes"))
+    train.tell_stage_2(base.get_config("coco,paper=true,shots=10"))
+    assert capsys.readouterr().out == ""
+    config = base.get_config("coco")
+    config.model.mask.unet.width, config.model.mask.slots = 8, 5
+    train.tell_stage_2(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and any("shots=10" in x and "model.mask.slots=5" in x for x in lines)
+    assert any("(shots=1 or 5)" in x and "model.mask.unet.width is 8 there and 128 here" in x for x in lines)
