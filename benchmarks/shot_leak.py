@@ -4,11 +4,11 @@
     python benchmarks/shot_leak.py --run=FOLDER --seeds=0,1,2,3
 
 A shot is cut out along its mask, so a shot of the query is the answer. In stage 2 with K = 1 the only shot of a class
-is its only query; its pose is changed first (`data.transforms.augment_own_shot`) and it is left out in a share of the
+is its only query; its pose is changed first (`data.transforms.augment_own_shot`) and it is dropped in a share of the
 samples (`data.shot_drop`). A head that learned to copy all the same would gain where the shot is the query, as it is or
 augmented, and lose where it is another object of the class. Here the mask head of stage 1 is trained as
 configs/fewshot.py:shapes,shots=1 trains it, at the preset's length and 16 times as long, and once more with the shot in
-the query's own pose and never left out, where a leak is likeliest. Each is scored on test objects, on the region's own
+the query's own pose and never dropped, where a leak is likeliest. Each is scored on test objects, on the region's own
 grid, with these shots: the query; the query, augmented; another test object of its class; the shot that stage 2 trained
 on; none.
 """

@@ -3,7 +3,7 @@
 Training drops or fixes annotations (`coco.load`); a published score counts them as they are: boxes without height or
 outside the image, masks without a pixel, areas that are not the mask's. Here nothing is changed that COCOeval
 [pycocotools/cocoeval.py] can read, and what it cannot read without an error, or would read past its memory, is fixed
-the way `coco.load` does or left out.
+the way `coco.load` does or dropped.
 """
 
 import itertools
