@@ -53,7 +53,7 @@ def run_sums(annotations: Sequence) -> dict[int, tuple[int, int]]:
 
 
 def from_json(
-    segmentation: Any, height: int, width: int, mends: list[str], sums: tuple[int, int] | None = None
+    segmentation: Any, height: int, width: int, fixes: list[str], sums: tuple[int, int] | None = None
 ) -> tuple[dict[str, Any], int]:
     """The mask of an annotation's "segmentation", of whatever type the json gives it.
 
@@ -62,7 +62,7 @@ def from_json(
         pycocotools' rule decides), one polygon that is not in a list, uncompressed or compressed RLE.
       height: of the image, px.
       width: of the image, px.
-      mends: gets the kinds of faults that were mended.
+      fixes: gets the kinds of faults that were fixed.
       sums: of compressed RLE, if `run_sums` has them already.
 
     Returns:
@@ -71,22 +71,22 @@ def from_json(
     Raises:
       Unusable: there is no mask, or none that can be trusted.
     """
-    rle, area = read(segmentation, height, width, mends, sums)
+    rle, area = read(segmentation, height, width, fixes, sums)
     if area == 0:
         raise Unusable("annotation whose mask has no pixel in the image")
     return rle, area
 
 
 def read(
-    segmentation: Any, height: int, width: int, mends: list[str], sums: tuple[int, int] | None = None
+    segmentation: Any, height: int, width: int, fixes: list[str], sums: tuple[int, int] | None = None
 ) -> tuple[dict[str, Any], int]:
-    """`from_json`, but a mask may be empty: an RLE without foreground and 0 pixels."""
+    """As `from_json`, errors included, but a mask may be empty: an RLE without foreground and 0 pixels."""
     if not segmentation:
         raise Unusable("annotation without a mask")
     if isinstance(segmentation, dict):
         counts, area = _from_runs(segmentation, height, width, sums)
     elif isinstance(segmentation, list):
-        counts, area = _from_polygons(segmentation, height, width, mends)
+        counts, area = _from_polygons(segmentation, height, width, fixes)
     else:
         raise Unusable("annotation whose segmentation is neither polygons nor RLE")
     return {"size": [height, width], "counts": counts}, area
@@ -107,16 +107,16 @@ def from_outlines(polygons: Any, height: int, width: int) -> dict[str, Any] | No
     return {"size": [height, width], "counts": bytes(mask_utils.merge(outlines)["counts"]).decode()}
 
 
-def _from_polygons(polygons: list, height: int, width: int, mends: list[str]) -> tuple[str, int]:
+def _from_polygons(polygons: list, height: int, width: int, fixes: list[str]) -> tuple[str, int]:
     if isinstance(polygons[0], (int, float)):
         polygons = [polygons]
-        mends.append("polygon is not in a list of polygons (read as the only one)")
+        fixes.append("polygon is not in a list of polygons (read as the only one)")
     limit = FAR * max(height, width)
     good = [p for p in polygons if _is_polygon(p, limit)]
     if not good:
         raise Unusable("annotation with a broken polygon")
     if len(good) < len(polygons):
-        mends.append("broken polygon of an object that has others (left out)")
+        fixes.append("broken polygon of an object that has others (left out)")
     outlines = mask_utils.frPyObjects(good, height, width)
     rle = outlines[0] if len(good) == 1 else mask_utils.merge(outlines)
     return bytes(rle["counts"]).decode(), int(mask_utils.area(rle))
