@@ -3,7 +3,7 @@
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of README's recipe on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
-# make bench        every script of benchmarks/ but gpu_compile.py, which needs CUDA wheels
+# make bench        the short timings of benchmarks/timing/; each study has its own command: see benchmarks/README.md
 # make clean        removes .venv and caches; runs/ and datasets/ stay
 #
 # Each target makes .venv first where it is missing or older than its requirements. PYTHON=python3.12 chooses
@@ -65,11 +65,12 @@ rehearsal: $(RUNTIME)
 
 lint: $(RUNTIME) $(DEV)
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 	@.venv/bin/lint-imports --cache-dir .cache/import_linter
 	@$(PY) -m pyright
 
 bench: $(RUNTIME)
-	@for script in $(filter-out benchmarks/gpu_compile.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script"; done
+	@for script in $(filter-out benchmarks/timing/gpu_compile.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script"; done
 
 clean:
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -64,7 +64,7 @@ def set_up_jax(mask_size: int = 0) -> None:
 
     Args:
       mask_size: px, ``model.mask.size``. From 64 on, where nets have their full width, a CPU gets Eigen's convolutions
-        in place of YNNPACK's, which jaxlib 0.10 chooses: benchmarks/sampling.py and detector.py time both.
+        in place of YNNPACK's, which jaxlib 0.10 chooses: benchmarks/timing/sampling.py and detector.py time both.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save

@@ -19,7 +19,9 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Evaluates and prints the table."""
-    from maskdiff_jax import evaluate, report, train
+    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.reporting import report
+    from maskdiff_jax.training import run as train
 
     train.claim(config, workdir, must_exist=True)
     document = evaluate.run(config, workdir)

@@ -21,7 +21,8 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: WORKDIR/e
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Exports and says where."""
-    from maskdiff_jax import export, train
+    from maskdiff_jax.inference import export
+    from maskdiff_jax.training import run as train
 
     train.claim(config, workdir, must_exist=True)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "export"

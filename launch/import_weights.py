@@ -20,18 +20,18 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
     """Imports and says what was filled, what was left out, what is still fresh."""
-    from maskdiff_jax import import_weights
+    from maskdiff_jax.pretrained import convert
 
     if not files:
         raise ValueError("which file? usage: import_weights.py --config configs/base.py:coco,weights=msra R-50.pkl")
-    document = import_weights.run(config, workdir, files)
+    document = convert.run(config, workdir, files)
     for x in document["files"]:
         print(f"{x['file']}: {x['kind']}, {x['tensors']} tensors, {x['parameters']:,} parameters; exported back: equal")
         if names := x["left_out"]:
             more = f" and {len(names) - 12} more, see weights.json" if len(names) > 12 else ""
             print(f"  left out: {', '.join(names[:12])}{more}")
     for what in ("filled", "fresh"):
-        print(f"{what}: {', '.join(import_weights.summary(document[what])) or 'nothing'}")
+        print(f"{what}: {', '.join(convert.summary(document[what])) or 'nothing'}")
     print(f"imported: {workdir}")
 
 

@@ -32,7 +32,10 @@ def main(argv: list[str]) -> None:
     import jax
 
     from configs import base, fewshot
-    from maskdiff_jax import compatibility, evaluate, report, train
+    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.reporting import report
+    from maskdiff_jax.training import compatibility
+    from maskdiff_jax.training import run as train
 
     folder = Path(_FOLDER.value)
     if _FRESH.value:

@@ -22,7 +22,7 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder for index.html; default: rep
 
 def main(argv: list[str]) -> None:
     """Writes the page and prints the table."""
-    from maskdiff_jax import report
+    from maskdiff_jax.reporting import report
 
     workdirs = [Path(x) for x in argv[1:]] or _workdirs_of_config()
     folder = Path(_OUTPUT.value) if _OUTPUT.value else workdirs[-1] / "report"

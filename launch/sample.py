@@ -22,9 +22,7 @@ from launch import cli
 _MODEL = flags.DEFINE_string("model", None, "Folder written by launch/export.py. Required.")
 _OUTPUT = flags.DEFINE_string("output", "samples", "Folder for overlays and results.json.")
 _NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "Seed of the masks' noise; default: as evaluated.")
-_SAMPLES = flags.DEFINE_integer(
-    "samples", None, "Masks drawn per object and averaged; default: as evaluated."
-)
+_SAMPLES = flags.DEFINE_integer("samples", None, "Masks drawn per object and averaged; default: as evaluated.")
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are left out, 0..1.")
 
@@ -44,8 +42,9 @@ def main(argv: list[str]) -> int:
     cli.set_up_jax(_mask_size(Path(_MODEL.value)))
     from PIL import Image
 
-    from maskdiff_jax import predictor, visualize
-    from maskdiff_jax.data.coco import decode_image
+    from maskdiff_jax.data.formats.coco import decode_image
+    from maskdiff_jax.inference import predictor
+    from maskdiff_jax.reporting import visualize
 
     model = predictor.load(
         _MODEL.value, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value

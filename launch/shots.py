@@ -26,17 +26,20 @@ _SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to draw.
 def main(config: ConfigDict, workdir: Path) -> None:
     """Draws from the annotations that config.data names and says where the files are."""
     del workdir  # shots belong to a data set, not to a run
-    from maskdiff_jax.data import shapes, sources, splits, tfa
+    from maskdiff_jax.data import sources
+    from maskdiff_jax.data.fewshot import tfa
+    from maskdiff_jax.data.formats import coco_splits
+    from maskdiff_jax.data.synthetic import scenes
 
     if not _OUTPUT.value:
         raise ValueError("where to? give --output=FOLDER")
     if not all(s.isdecimal() for s in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)} must be whole numbers, e.g. --seeds=0,1,2")
-    if config.data.source in shapes.LEVELS:
+    if config.data.source in scenes.LEVELS:
         raise ValueError("the embedded scenes have no json to draw from: give a config of coco or custom")
     json_path, _ = sources.files(config.data, "pool")
     if config.data.counts:
-        splits.check_counts(json_path, config.data.counts, "train")
+        coco_splits.check_counts(json_path, config.data.counts, "train")
     progress = functools.partial(sources.progress_line, what="drawing seeds")
     seeds = [int(s) for s in _SEEDS.value]
     count = tfa.write(json_path, _OUTPUT.value, seeds, config.fewshot.sampler, progress=progress)

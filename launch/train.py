@@ -21,7 +21,8 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
-    from maskdiff_jax import compatibility, preflight, train
+    from maskdiff_jax.training import compatibility, preflight
+    from maskdiff_jax.training import run as train
 
     for name, value in compatibility.flat(config.to_dict()).items():
         print(f"{name} = {value!r}")
@@ -38,7 +39,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def tell_stage_2(config: ConfigDict) -> None:
     """Before hours of stage 1: what stage 2 will have to be given to start from it, for each K of its preset."""
     from configs import fewshot
-    from maskdiff_jax import compatibility
+    from maskdiff_jax.training import compatibility
 
     before = json.loads(config.to_json_best_effort())
     several = (1, 5) if config.preset.startswith("shapes") else (1, 5, 10)  # shapes have 5 slots

@@ -295,9 +295,7 @@ def _loss(
     logits, deltas, is_fg, used, wanted = per_image(sampled, (0, None, 0, 0, 0, 0))(
         keys[:, 0], boxes_all, inside_all, gt, logits_all, deltas_all
     )
-    rpn_cls, rpn_box = losses.rpn_losses(
-        logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta
-    )
+    rpn_cls, rpn_box = losses.rpn_losses(logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta)
 
     proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
     draw_rois = functools.partial(

@@ -41,9 +41,7 @@ def make_batch(boxes, classes, *, ignore=None, slots=4, hw=(64, 64), size=(64, 6
     image[:, : hw[0], : hw[1]] = rng.integers(0, 255, (2, *hw, 3))
     pad = slots - len(boxes)
     boxes = np.concatenate([np.reshape(boxes, (-1, 4)), np.zeros((pad, 4))]).astype(np.float32)
-    ignore = np.r_[np.zeros(len(classes), bool) if ignore is None else ignore, np.zeros(pad, bool)].astype(
-        bool
-    )
+    ignore = np.r_[np.zeros(len(classes), bool) if ignore is None else ignore, np.zeros(pad, bool)].astype(bool)
     classes = np.r_[classes, -np.ones(pad)].astype(np.int32)
     two = lambda v: np.stack([v, v])
     hw = two(np.array(hw, np.int32))
@@ -135,9 +133,7 @@ def test_detections_are_well_formed():
     real = out.classes >= 0
     assert (np.diff(out.scores, axis=1) <= 0).all() and (out.scores[real] > 0.01).all()
     assert (out.boxes[real] >= 0).all() and (out.boxes[real] <= [60, 50, 60, 50]).all()
-    assert (
-        (out.boxes[~real] == 0).all() and (out.scores[~real] == 0).all() and (out.classes[~real] == -1).all()
-    )
+    assert (out.boxes[~real] == 0).all() and (out.scores[~real] == 0).all() and (out.classes[~real] == -1).all()
 
 
 @pytest.mark.slow

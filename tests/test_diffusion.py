@@ -83,9 +83,7 @@ def test_predictions_are_inverses(b):
         np.testing.assert_allclose(df.to_x0(LINEAR, kind, y, t, out, b), x0, atol=1e-3, err_msg=kind)
     np.testing.assert_allclose(df.to_eps(LINEAR, y, t, x0)[1:], eps[1:], atol=1e-4)
     p = jax.nn.sigmoid(0.3)
-    np.testing.assert_allclose(
-        df.to_x0(LINEAR, "sigmoid", y, t, jnp.full_like(y, 0.3), b), b * (2 * p - 1), rtol=1e-5
-    )
+    np.testing.assert_allclose(df.to_x0(LINEAR, "sigmoid", y, t, jnp.full_like(y, 0.3), b), b * (2 * p - 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("b", [1.0, 0.5])

@@ -71,9 +71,7 @@ def test_untrained_head_says_nothing():
     assert set(metrics) == {"loss", "accuracy", "iou"}
 
 
-@pytest.mark.parametrize(
-    ("prediction", "start"), [("eps", 1.0), ("x0", 1.0), ("v", 1.0), ("sigmoid", np.log(2))]
-)
+@pytest.mark.parametrize(("prediction", "start"), [("eps", 1.0), ("x0", 1.0), ("v", 1.0), ("sigmoid", np.log(2))])
 def test_losses_start_where_they_should(prediction, start):
     scale = 0.5 if prediction in ("sigmoid", "x0") else 1.0
     head = mask_heads.diffusion_head(
@@ -179,9 +177,7 @@ def test_no_guidance_costs_one_branch():
 
 
 def test_guidance():
-    heads = {
-        w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)
-    }
+    heads = {w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)}
     batch, params = objects(), some_params(heads[1.0])
     guided = {w: draw(h, params, batch) for w, h in heads.items()}
     assert np.abs(guided[1.0] - guided[5.0]).mean() > 0.01
@@ -314,9 +310,7 @@ def test_condition():
 
 def test_input_of_a_weak_signal_has_unit_variance():
     """y_t is divided by its deviation, which is b at t = 0 and 1 at the end."""
-    head = mask_heads.diffusion_head(
-        **options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1})
-    )
+    head = mask_heads.diffusion_head(**options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1}))
     seen = []
     original = mask_heads.UNet.apply
     try:
@@ -363,9 +357,7 @@ def test_heads_learn_eight_objects(kind):
 def test_class_agnostic_head_has_no_classes():
     head, batch = mask_heads.diffusion_head(**options(class_input=False)), objects()
     params = some_params(head)
-    assert not any(
-        "class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)
-    )
+    assert not any("class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params))
     np.testing.assert_array_equal(
         draw(head, params, batch), draw(head, params, batch._replace(classes=(batch.classes + 1) % 3))
     )

@@ -61,9 +61,7 @@ def test_ddim_rows():
     to = np.append(now[1:], 1.0)
     y, x0 = 0.3, -0.8
     eps = (y - np.sqrt(now) * x0) / np.sqrt(1 - now)
-    np.testing.assert_allclose(
-        zero.rows.a * y + zero.rows.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9
-    )
+    np.testing.assert_allclose(zero.rows.a * y + zero.rows.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9)
     assert not zero.rows.s.any() and not zero.rows.c.any()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from maskdiff_jax import sharding
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 CODE = """
     import jax, jax.numpy as jnp, numpy as np
@@ -70,7 +70,9 @@ SMALL = """
     )
 """
 
-MODEL = SMALL + """
+MODEL = (
+    SMALL
+    + """
     loss = lambda params, key, batches: (
         m.detector_loss(params, key, batches[0], jax.numpy.ones(12, bool))[0] + m.mask_loss(params, key, batches[1])[0]
     )
@@ -90,8 +92,11 @@ MODEL = SMALL + """
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4 * size), ga, gb)
     print("equal")
 """
+)
 
-PROGRAMS = SMALL + """
+PROGRAMS = (
+    SMALL
+    + """
     import jax.numpy as jnp
     from benchmarks import hlo
     from maskdiff_jax import loop, optim
@@ -132,6 +137,7 @@ PROGRAMS = SMALL + """
     assert not detect.collectives, [k.source for k in detect.collectives]
     print("equal")
 """
+)
 
 
 @pytest.mark.parametrize(

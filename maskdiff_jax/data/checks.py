@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdiff_jax.data import annotation_file, coco, masks, shapes, sources
-from maskdiff_jax.data.coco import Annotation, Records
+from maskdiff_jax.data import sources
+from maskdiff_jax.data.formats import coco, coco_json, segmentation
+from maskdiff_jax.data.formats.coco import Annotation, Records
+from maskdiff_jax.data.synthetic import scenes
 
 SHOTS = (1, 5, 10)  # the K that people ask for [P]
 NAMED = 3  # classes that a line names, of those that lack objects
@@ -42,7 +44,7 @@ def check(
     """
     problems: Counter = Counter()
     examples = {} if examples is None else examples
-    if data.source in shapes.LEVELS:
+    if data.source in scenes.LEVELS:
         records = sources.SOURCES[data.source](data, split)
     else:
         records = sources.load(data, split, problems=problems, examples=examples)
@@ -59,12 +61,10 @@ def check(
         for a in objects:
             usable = _usable(a, data.min_box_side, data.min_mask_area)
             problems[SMALL] += not usable
-            if usable and _agreement(a.box, masks.mask_box(a.rle)) < AGREEMENT:
+            if usable and _agreement(a.box, segmentation.mask_box(a.rle)) < AGREEMENT:
                 problems[ELSEWHERE] += 1
                 examples.setdefault(ELSEWHERE, f"annotation {a.id} of {records.infos[i].file_name}")
-        problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest stay)"] += (
-            len(objects) > data.max_boxes
-        )
+        problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest stay)"] += len(objects) > data.max_boxes
     return records, +problems
 
 
@@ -76,8 +76,8 @@ def objects_per_class(json_path: str | Path) -> tuple[dict[int, str], Counter]:
     Raises:
       FileNotFoundError, ValueError: the file is missing, or is no such json.
     """
-    _, annotations, raw_categories = annotation_file.lists(Path(json_path))
-    categories = dict(annotation_file.categories(raw_categories, Path(json_path)))
+    _, annotations, raw_categories = coco_json.lists(Path(json_path))
+    categories = dict(coco_json.categories(raw_categories, Path(json_path)))
     objects = [a for a in annotations if isinstance(a, dict) and not a.get("iscrowd")]
     return categories, Counter(i for a in objects if isinstance(i := a.get("category_id"), int))
 

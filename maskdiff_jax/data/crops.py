@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskdiff_jax.data import coco, transforms
-from maskdiff_jax.data.coco import Category, Records
+from maskdiff_jax.data import transforms
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.formats.coco import Category, Records
 
 
 class CropInfo(NamedTuple):
@@ -41,9 +42,7 @@ class CropInfos(Sequence):
 
     def take(self, where: np.ndarray) -> "CropInfos":
         """Those at the positions `where` [m]."""
-        return CropInfos(
-            self.annotation_ids[where], self.image_ids[where], self.class_ids[where], self.boxes[where]
-        )
+        return CropInfos(self.annotation_ids[where], self.image_ids[where], self.class_ids[where], self.boxes[where])
 
 
 def no_shots(size: int) -> None:

@@ -59,9 +59,7 @@ def mask_batch(table: CropTable, o: MaskOptions, members: np.ndarray, rng: np.ra
     return MaskBatch(region, mask, shots, table.classes[members])
 
 
-def draw_shots(
-    members: np.ndarray, rank: int, o: MaskOptions, rng: np.random.Generator
-) -> tuple[np.ndarray, bool]:
+def draw_shots(members: np.ndarray, rank: int, o: MaskOptions, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
     """Draws the shots of one sample.
 
     Args:
@@ -132,9 +130,7 @@ def _packed_bytes(picture: Image.Image) -> int:
     return 4 * picture.width * picture.height
 
 
-def _shot(
-    packed: Callable[[int], Image.Image], boxes: np.ndarray, size: int, context: float, i: int
-) -> np.ndarray:
+def _shot(packed: Callable[[int], Image.Image], boxes: np.ndarray, size: int, context: float, i: int) -> np.ndarray:
     return transforms.shot_cut(packed(i), boxes[i], size, context)
 
 

@@ -13,11 +13,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from maskdiff_jax.data import buckets, image_batches, mask_batches, sources, transforms
-from maskdiff_jax.data import records as prepared
+from maskdiff_jax.data import buckets, detector_batches, mask_batches, sources, transforms
 from maskdiff_jax.data.cache import Cached
-from maskdiff_jax.data.coco import Records
 from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_records, select
+from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.types import Batch
 
 SOURCES = sources.SOURCES
@@ -99,9 +99,7 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
     there = CropInfos.of(crops.infos).annotation_ids
     lost = wanted[~np.isin(wanted, there)]
     if len(lost):
-        raise ValueError(
-            f"{folder} lacks annotation {lost[0]} of {records.name} {records.split}: delete that folder"
-        )
+        raise ValueError(f"{folder} lacks annotation {lost[0]} of {records.name} {records.split}: delete that folder")
     order = np.argsort(there)
     return select(crops, order[np.searchsorted(there, wanted, sorter=order)])
 
@@ -136,21 +134,19 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
       An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
       get_state and set_state. Crowd regions are left out, as in detectron2.
     """
-    usable = [
-        i for i, info in enumerate(records.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)
-    ]
+    usable = [i for i, info in enumerate(records.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)]
     if not usable:
         raise ValueError(f"no image of {records.name} {records.split} has an object to learn from")
     decoded = sum(3 * records.infos[i].height * records.infos[i].width for i in usable)
     read = _cached(records.read, _limit(data, _cache_bytes(data), decoded))
-    table = image_batches.image_table(records, usable, data.max_boxes, read)
-    options = image_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
+    table = detector_batches.image_table(records, usable, data.max_boxes, read)
+    options = detector_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
     canvases = buckets.canvases_of(table.sizes, max(data.short_sides), data)
     buckets.tell(table.sizes, data)
     groups, shares = [], []
     for canvas in sorted(set(canvases)):
         members = np.array([k for k, c in enumerate(canvases) if c == canvas])
-        make = functools.partial(image_batches.training_batch, table, canvas, data.max_boxes, options)
+        make = functools.partial(detector_batches.training_batch, table, canvas, data.max_boxes, options)
         group = _endless(grain.MapDataset.source(members), seed + len(groups), batch)
         groups.append(group.random_map(make))
         shares.append(len(members) / len(usable))
@@ -183,9 +179,7 @@ def mask_loader(
     if not 1 <= min_shots <= slots:
         raise ValueError(f"model.mask.min_shots is {min_shots}: it must be 1..{slots} (model.mask.slots)")
     if not len(crops.infos):
-        raise ValueError(
-            "no object is large enough for the mask head: lower data.min_box_side, data.min_mask_area"
-        )
+        raise ValueError("no object is large enough for the mask head: lower data.min_box_side, data.min_mask_area")
     if data.crop_margin < transforms.needed_margin(data.box_jitter, data.context):
         raise ValueError(
             f"data.crop_margin is {data.crop_margin}, but data.box_jitter and data.context need "
@@ -209,16 +203,14 @@ def eval_batches(records: Records, data: Any, *, batch: int) -> Iterator[Batch]:
     ignored ones.
     """
     everything = range(len(records.infos))
-    table = image_batches.image_table(records, everything, data.max_boxes, records.read, crowd=True)
+    table = detector_batches.image_table(records, everything, data.max_boxes, records.read, crowd=True)
     hw = [transforms.resized_hw(*s, data.test_short_side, data.long_side) for s in table.sizes.tolist()]
     canvases = buckets.canvases_of(table.sizes, data.test_short_side, data)
     plan = []
     for canvas in sorted(set(canvases)):
         members = [k for k, c in enumerate(canvases) if c == canvas]
         plan += [(canvas, members[k : k + batch]) for k in range(0, len(members), batch)]
-    make = functools.partial(
-        image_batches.test_batch, table, plan, hw, data.max_boxes, data.region_long_side, batch
-    )
+    make = functools.partial(detector_batches.test_batch, table, plan, hw, data.max_boxes, data.region_long_side, batch)
     return iter(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
 
 

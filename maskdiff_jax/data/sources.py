@@ -15,10 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskdiff_jax.data import coco, records, shapes, splits, truth, voc
-from maskdiff_jax.data.coco import Records
-from maskdiff_jax.data.records import Crops
-from maskdiff_jax.data.splits import Table
+from maskdiff_jax.data.formats import coco, coco_splits, ground_truth, voc
+from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.formats.coco_splits import Table
+from maskdiff_jax.data.prepared import records
+from maskdiff_jax.data.prepared.records import Crops
+from maskdiff_jax.data.synthetic import scenes
 
 SPLITS = ("train", "pool", "test")
 CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 are rows of differences, see `crops.encode`
@@ -29,7 +31,7 @@ def open_shapes(data: Any, split: str, *, level: str) -> Records:
     folder, settings = _prepared(data, split, "images")
     if not records.is_prepared(folder):
         progress = functools.partial(progress_line, what=f"drawing the {split} scenes of {level}, once")
-        drawn = shapes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
+        drawn = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
         progress = functools.partial(progress_line, what=f"writing them to {folder}")
         records.write_images(drawn, folder, settings, progress=progress)
     return coco.with_novel(records.open_images(folder), data.novel_classes)
@@ -53,9 +55,7 @@ def open_voc(data: Any, split: str) -> Records:
     return _prepared_or_load(data, split)
 
 
-def load(
-    data: Any, split: str, *, problems: Counter | None = None, examples: dict[str, str] | None = None
-) -> Records:
+def load(data: Any, split: str, *, problems: Counter | None = None, examples: dict[str, str] | None = None) -> Records:
     """The json and image files of a source that has them, prepared or not.
 
     Args:
@@ -72,17 +72,17 @@ def load(
     if data.source == "voc":
         return coco.load(json_path, image_dir, data.novel_classes, **options)
     if data.counts:
-        splits.check_counts(json_path, data.counts, _key(split))
+        coco_splits.check_counts(json_path, data.counts, _key(split))
     if not data.more_images:
         return coco.load(json_path, image_dir, data.novel_classes, **options)
     found = coco.load(json_path, data.root, data.novel_classes, **options)
     own = data.train_images if _key(split) == "train" else data.test_images
-    return splits.locate(found, data.root, (own, *data.more_images))
+    return coco_splits.locate(found, data.root, (own, *data.more_images))
 
 
 def annotation_table(data: Any, split: str) -> Table | None:
     """Every annotation of the json behind a split, as TFA's draw needs them; None for embedded scenes."""
-    return None if data.source in shapes.LEVELS else splits.read_table(files(data, split)[0])
+    return None if data.source in scenes.LEVELS else coco_splits.read_table(files(data, split)[0])
 
 
 def crops_folder(data: Any, split: str) -> tuple[Path, dict[str, Any]]:
@@ -140,7 +140,7 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
 def _prepared_or_load(data: Any, split: str) -> Records:
     folder, _ = _prepared(data, split, "images")
     if records.is_prepared(folder):
-        opened = records.open_images(folder)._replace(truth=functools.partial(truth.load, files(data, split)[0]))
+        opened = records.open_images(folder)._replace(truth=functools.partial(ground_truth.load, files(data, split)[0]))
         return coco.with_novel(opened, data.novel_classes)
     found = load(data, split)
     if data.source != "voc" and not data.more_images:  # else each image was looked for already
@@ -162,9 +162,9 @@ def _check_images(found: Records, folder: Path) -> None:
 
 def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict[str, Any]]:
     settings: dict[str, Any] = {"source": data.source, "what": what, **more}
-    if data.source in shapes.LEVELS:
+    if data.source in scenes.LEVELS:
         count = {"train": data.shapes_train, "pool": data.shapes_pool, "test": data.shapes_test}[split]
-        settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=shapes.VERSION)
+        settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=scenes.VERSION)
     else:
         json_path, _ = files(data, split)
         split = _key(split)

@@ -27,9 +27,7 @@ class FrozenBatchNorm(nn.Module):
         """[N, H, W, C] -> the same, scaled by scale / sqrt(var + eps) around mean, plus bias."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         fills = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
-        leaf = {
-            k: jax.lax.stop_gradient(self.param(k, f, x.shape[-1:], jnp.float32)) for k, f in fills.items()
-        }
+        leaf = {k: jax.lax.stop_gradient(self.param(k, f, x.shape[-1:], jnp.float32)) for k, f in fills.items()}
         a = leaf["scale"] * jax.lax.rsqrt(leaf["var"] + self.eps)
         b = leaf["bias"] - leaf["mean"] * a
         y = x.astype(jnp.float32) * a + b

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from configs import base
-from maskdiff_jax.data import checks, coco, pipeline, shapes, splits
+from maskdiff_jax.data import checks, pipeline
+from maskdiff_jax.data.formats import coco, coco_splits
+from maskdiff_jax.data.synthetic import scenes
 
 
 def test_unknown_source_and_split(shapes_data):
@@ -33,7 +35,7 @@ def custom(tmp_path):
     data = base.get_config("custom").data.copy_and_resolve_references()
     data.root, data.workers, data.novel_classes = str(tmp_path), 0, ("ring",)
     for split in ("train", "test"):
-        coco.save(shapes.scenes("shapes", split, 0, 4), tmp_path / f"{split}.json", tmp_path / split)
+        coco.save(scenes.scenes("shapes", split, 0, 4), tmp_path / f"{split}.json", tmp_path / split)
     return data
 
 
@@ -47,9 +49,7 @@ def test_custom(custom):
     assert prepared.annotation_order == train.annotation_order
     np.testing.assert_array_equal(prepared.read(2), train.read(2))
     # a changed json is another data set: the prepared one is left aside
-    coco.save(
-        shapes.scenes("shapes", "train", 1, 3), Path(custom.root) / "train.json", Path(custom.root) / "train"
-    )
+    coco.save(scenes.scenes("shapes", "train", 1, 3), Path(custom.root) / "train.json", Path(custom.root) / "train")
     assert len(pipeline.open_split(custom, "train").infos) == 3
 
 
@@ -83,7 +83,7 @@ def split_files(root):
             for i, c in zip(images, (1, 80), strict=True)
         ]  # fmt: skip
         raw = {"images": images, "annotations": annotations}
-        raw["categories"] = [{"id": i, "name": n} for i, n in splits.CLASSES.items()]
+        raw["categories"] = [{"id": i, "name": n} for i, n in coco_splits.CLASSES.items()]
         (root / f"cocosplit/datasplit/{stem}.json").write_text(json.dumps(raw))
     where = ["train2014/COCO_train2014_000000000009.jpg", "val2014/COCO_val2014_000000000042.jpg"]
     where += ["val2017/000000000073.jpg", "train2017/000000000074.jpg"]
@@ -130,14 +130,14 @@ def test_counts_of_the_published_files(tmp_path):
 def test_a_file_with_the_published_counts_passes(tmp_path, monkeypatch):
     split_files(tmp_path)
     known = {"train": {"images": 2, "base objects": 1, "images with base objects": 1, "toaster": 1, "truck": 0}}
-    monkeypatch.setitem(splits.KNOWN, "tfa", known | {"test": {"images": 2, "annotations": 2}})
+    monkeypatch.setitem(coco_splits.KNOWN, "tfa", known | {"test": {"images": 2, "annotations": 2}})
     data = tfa_data(tmp_path)
     assert len(pipeline.open_split(data, "train").infos) == 2
     # a set that is prepared unchecked is not taken for a checked one
     data.counts = ""
     pipeline.prepare_split(data, "test")
     data.counts = "tfa"
-    monkeypatch.setitem(splits.KNOWN["tfa"], "test", {"images": 3})
+    monkeypatch.setitem(coco_splits.KNOWN["tfa"], "test", {"images": 3})
     with pytest.raises(ValueError, match="images 2, not 3"):
         pipeline.open_split(data, "test")
 
@@ -148,12 +148,12 @@ def test_crowd_regions_are_no_base_objects(tmp_path):
     raw = json.loads(path.read_text())
     raw["annotations"][1]["iscrowd"] = 1
     path.write_text(json.dumps(raw))
-    found = splits.count(splits.read_table(path))
+    found = coco_splits.count(coco_splits.read_table(path))
     assert (found["annotations"], found["base objects"], found["images with base objects"]) == (2, 0, 0)
     raw["annotations"][1]["id"] = raw["annotations"][0]["id"]
     path.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match="occurs more than once"):
-        splits.read_table(path)
+        coco_splits.read_table(path)
 
 
 def test_splits_are_a_choice_of_coco_alone():

@@ -7,8 +7,8 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from maskdiff_jax import optim
 from maskdiff_jax.nets import conv, fpn, rcnn, resnet
+from maskdiff_jax.training import optim
 
 KEY = jax.random.key(0)
 

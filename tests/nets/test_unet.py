@@ -1,4 +1,4 @@
-"""Sizes, starts and options of the UNet; its values are checked in tests/test_parity_mask.py."""
+"""Sizes, starts and options of the UNet; its values are checked in tests/parity/test_parity_mask.py."""
 
 from functools import partial
 
@@ -31,9 +31,7 @@ def randomised(params, seed=0):
 
     def fill(path, p):
         if p.ndim < 2:
-            return jnp.asarray(
-                1.0 * (path[-1].key == "scale") + 0.1 * rng.standard_normal(p.shape), jnp.float32
-            )
+            return jnp.asarray(1.0 * (path[-1].key == "scale") + 0.1 * rng.standard_normal(p.shape), jnp.float32)
         # a class has as much to say as a channel: N(0, 1)
         fan_in = 1 if path[-1].key == "class_table" else np.prod(p.shape[:-1])
         return jnp.asarray(rng.standard_normal(p.shape) / np.sqrt(fan_in), jnp.float32)
@@ -79,9 +77,7 @@ def test_attention_levels():
     params = shapes(UNet(attention=attention_levels((16,), 128, 1, 5)), 7)
     at = [name for name in params if "attention" in name]
     assert sorted(at) == sorted(
-        [f"input{i}_attention" for i in (10, 11)]
-        + [f"output{i}_attention" for i in (3, 4, 5)]
-        + ["middle1_attention"]
+        [f"input{i}_attention" for i in (10, 11)] + [f"output{i}_attention" for i in (3, 4, 5)] + ["middle1_attention"]
     )
 
 
@@ -105,9 +101,7 @@ def test_untrained_net_returns_zero_and_starts_like_pytorch():
     limit = np.prod(kernel.shape[:3]) ** -0.5
     assert 0.9 * limit < np.abs(kernel).max() <= limit
     assert 0 < np.abs(params["stem"]["bias"]).max() <= limit
-    assert (
-        params["input1_res"]["class_table"].shape == (3, 8) and not params["input1_res"]["class_table"].any()
-    )
+    assert params["input1_res"]["class_table"].shape == (3, 8) and not params["input1_res"]["class_table"].any()
 
 
 @pytest.mark.parametrize("options", [
@@ -145,9 +139,7 @@ def test_norm_cannot_cancel_the_class(preset, groups):
         for scale_shift in (True, False):
             block = unet.ResBlock(features, groups, scale_shift, num_classes=2)
             x, emb = jax.random.normal(jax.random.key(0), (1, 4, 4, features)), jnp.ones((1, 16))
-            params = randomised(
-                jax.eval_shape(block.init, jax.random.key(0), x, emb, jnp.eye(2)[:1])["params"]
-            )
+            params = randomised(jax.eval_shape(block.init, jax.random.key(0), x, emb, jnp.eye(2)[:1])["params"])
             x, emb = (jnp.concatenate([v, v]) for v in (x, emb))
             one, two = jit(block.apply)({"params": params}, x, emb, jnp.eye(2))
             assert np.abs(one - two).mean() > 0.1

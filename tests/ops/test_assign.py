@@ -68,9 +68,7 @@ def ground_truth(**kw):
 
 
 def test_ignored_objects_are_neither_targets_nor_background():
-    proposals = jnp.array(
-        [[0.0, 0, 40, 38], [60, 60, 100, 98], [60, 60, 80, 80], [100, 0, 120, 30], [0, 0, 0, 0]]
-    )
+    proposals = jnp.array([[0.0, 0, 40, 38], [60, 60, 100, 98], [60, 60, 80, 80], [100, 0, 120, 30], [0, 0, 0, 0]])
     valid = jnp.array([True, True, True, True, False])
     options = dict(background=12, threshold=0.5, count=8, positive=0.5, weights=(10.0, 10.0, 5.0, 5.0))
     draw = lambda gt: assign.sample_rois(KEY, proposals, valid, gt, **options)
@@ -85,15 +83,11 @@ def test_ignored_objects_are_neither_targets_nor_background():
 
 
 def test_anchors_on_ignored_objects_and_outside_are_left_out():
-    anchors = jnp.array(
-        [[0.0, 0, 40, 40], [62, 62, 100, 100], [70, 70, 80, 80], [100, 0, 120, 30], [200, 0, 220, 30]]
-    )
+    anchors = jnp.array([[0.0, 0, 40, 40], [62, 62, 100, 100], [70, 70, 80, 80], [100, 0, 120, 30], [200, 0, 220, 30]])
     inside = jnp.array([True, True, True, True, False])
     options = dict(thresholds=(0.3, 0.7), count=8, positive=0.5, weights=(1.0, 1.0, 1.0, 1.0))
     hidden = ground_truth(target=jnp.array([True, False, False]), ignored=jnp.array([False, True, False]))
-    index, is_fg, used, deltas = (
-        np.asarray(v) for v in assign.sample_anchors(KEY, anchors, inside, hidden, **options)
-    )
+    index, is_fg, used, deltas = (np.asarray(v) for v in assign.sample_anchors(KEY, anchors, inside, hidden, **options))
     assert sorted(index[used]) == [0, 3] and list(index[is_fg]) == [0]
     np.testing.assert_allclose(deltas[is_fg], 0, atol=1e-6)
     index, _, used, _ = assign.sample_anchors(KEY, anchors, inside, ground_truth(), **options)

@@ -51,7 +51,5 @@ def test_a_chain_of_suppressions():
 def test_nothing_valid():
     boxes = jnp.ones((3, 4))
     assert not nms.nms(boxes, jnp.ones(3), 0.5, valid=jnp.zeros(3, bool)).any()
-    _, filled = nms.nms_top(
-        boxes, jnp.ones(3), 0.5, count=2, classes=jnp.zeros(3, int), valid=jnp.zeros(3, bool)
-    )
+    _, filled = nms.nms_top(boxes, jnp.ones(3), 0.5, count=2, classes=jnp.zeros(3, int), valid=jnp.zeros(3, bool))
     assert not filled.any()

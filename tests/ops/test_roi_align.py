@@ -44,9 +44,7 @@ def test_pieces_and_extent_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("sampling", [0, 2])
 def test_levels(sampling):
-    maps = {
-        l: np.random.default_rng(l).normal(size=(64 >> l, 64 >> l, 2)).astype(np.float32) for l in (2, 3, 4)
-    }
+    maps = {l: np.random.default_rng(l).normal(size=(64 >> l, 64 >> l, 2)).astype(np.float32) for l in (2, 3, 4)}
     boxes = np.float32([[4, 4, 14, 14], [4, 4, 24, 24], [0, 0, 60, 60], [0, 0, 0, 0]])
     level = roi_align.assign_level(boxes, canonical=(20.0, 3), lowest=2, highest=4)
     np.testing.assert_array_equal(level, [2, 3, 4, 2])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from maskdiff_jax.data import splits
+from maskdiff_jax.data.formats import coco_splits
 from tests.rehearsal import scenes
 
 # height, width in px: the most frequent ones, a square, a panorama
@@ -21,7 +21,7 @@ SIZES = (
     (480, 640), (640, 480), (427, 640), (375, 500), (640, 427), (480, 640), (500, 375), (333, 500), (426, 640),
     (640, 640), (240, 640), (480, 640), (425, 640), (640, 480),
 )  # fmt: skip
-CATEGORY_IDS = list(splits.CLASSES)
+CATEGORY_IDS = list(coco_splits.CLASSES)
 EACH = 12  # training photos that hold a class: TFA's sampler needs ten for K = 10, and a choice
 PER_PHOTO = 6  # objects, in training
 GREY, TINY, TWICE, CROWD, EMPTY = 11, 3, 5, 9, 37  # every so many-th photo is or has one
@@ -124,7 +124,7 @@ class _Split:
             "images": self.images,
             "licenses": [{"url": "", "id": 1, "name": "none"}],
             "annotations": [self.annotations[i] for i in order],
-            "categories": [{"supercategory": "thing", "id": i, "name": n} for i, n in splits.CLASSES.items()],
+            "categories": [{"supercategory": "thing", "id": i, "name": n} for i, n in coco_splits.CLASSES.items()],
         }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from maskdiff_jax.data import shapes_art as art
+from maskdiff_jax.data.synthetic import outlines as art
 
 CLASSES = 80
 OUTLINES = list(art.OUTLINES.values())

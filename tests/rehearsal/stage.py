@@ -14,7 +14,7 @@ from PIL import Image
 from tests.rehearsal import coco_layout, commands, voc_layout, weights
 from tests.rehearsal.commands import Command
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHOWN = 8000  # characters of the output of a command that failed
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from maskdiff_jax.data import splits, voc
+from maskdiff_jax.data.formats import coco_splits, voc
 from tests.rehearsal import scenes
 
 SIZES = ((375, 500), (500, 375), (333, 500))  # height, width in px
 TAKE_OVER = 2  # so many photos of 2007 are in VOC2012 again, as 2007_ + their name
 RIM = 5  # px: void around objects, of a filter's side
-CLASS_IDS = [list(splits.CLASSES.values()).index(name) for name in voc.NAMES]  # of VOC's 1..20 among COCO's 80
+CLASS_IDS = [list(coco_splits.CLASSES.values()).index(name) for name in voc.NAMES]  # of VOC's 1..20 among COCO's 80
 
 
 def write(root: Path, *, each: int = 4, seed: int = 1) -> None:

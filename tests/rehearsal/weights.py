@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import foreign_names as names
+from tests.pretrained import third_party_names as names
 
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50
 RESIDUAL = 0.3  # scale of each block's last norm: with 1 the features would grow twofold from block to block

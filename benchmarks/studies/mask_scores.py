@@ -1,0 +1,199 @@
+"""Scores of masks drawn in true boxes: mean IoU, boundary IoU, calibration, what moves them. For study_masks.py."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageFilter
+
+from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.inference import paste, segment
+from maskdiff_jax.model import build
+from maskdiff_jax.ops import masks
+from maskdiff_jax.types import Support
+
+THRESHOLD = 0.5  # of the pasted soft mask
+THRESHOLDS = np.arange(0.5, 1.0, 0.05)
+CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
+# what the settings of a study vary: each names what it changes
+DEFAULT = {
+    "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
+    "samples": 1, "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
+}  # fmt: skip
+
+
+class Data(NamedTuple):
+    """What every training and every scoring reads."""
+
+    config: ConfigDict
+    crops: Any  # base objects of the training split
+    test: coco.Records
+    support: Support
+    truth: dict[int, list]  # image id -> annotations
+
+
+def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    """A copy with fields replaced; names as "a.b.c"."""
+    copy = ConfigDict(config.to_dict())
+    copy.update_from_flattened_dict(changes)
+    return copy
+
+
+def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.Drawn]:
+    """Draws a mask for every true object, class and shots given.
+
+    Args:
+      data: the test split and the Support bank are read.
+      params: of the model.
+      setting: fields of `DEFAULT` to change.
+    """
+    o = DEFAULT | setting
+    changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
+    c = changed(data.config, changes)
+    model, support = build(c.model), shown(data.support, o["shots"], o["order"], c.model.mask.slots)
+    segmenter = segment.make_segmenter(
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(c.eval.mask_batch,),
+        threshold=THRESHOLD, samples=o["samples"], noise_seed=o["noise"],
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    boxes = {}
+    for image_id, annotations in data.truth.items():
+        if annotations:
+            tight = np.array([a.box for a in annotations], np.float64)
+            moved = loosened(tight, o["jitter"], rng)
+            boxes[image_id] = moved.astype(np.float32), np.array([a.class_id for a in annotations])
+    batches = pipeline.eval_batches(data.test, c.data, batch=c.eval.batch)
+    yield from segment.draw_masks(segmenter, params, segment.true_objects(segmenter, batches, boxes))
+
+
+def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Compares what `drawn` yields with the truth.
+
+    Returns:
+      the scores, the IoU of each object.
+    """
+    ious, edges, novel, spread, cuts = [], [], [], [], []
+    bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
+    for found, hw, soft, _ in drawn(data, params, setting):
+        for i, size in enumerate(hw):
+            a = data.truth[int(found.image_id[i])][found.rank[i]]
+            around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
+            true, mine = coco.decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
+            ious.append(iou(true, mine))
+            edges.append(iou(edge(true), edge(mine)))
+            novel.append(data.test.categories[a.class_id].novel)
+            spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
+            region = in_region(true, soft[i].shape, around)
+            count_pixels(bins, soft[i], region)
+            cuts.append([iou(region, soft[i] >= cut) for cut in CUTS])
+    values, edges, novel = np.array(ious), np.array(edges), np.array(novel)
+    by_cut = np.mean(cuts, 0)
+    return {
+        "miou": round(float(values.mean()), 4),
+        "miou_base": round(float(values[~novel].mean()), 4),
+        "miou_novel": round(float(values[novel].mean()), 4) if novel.any() else None,
+        "boundary_iou": round(float(edges.mean()), 4),
+        "curve": [round(float((values > t).mean()), 4) for t in THRESHOLDS],
+        # on the region's own grid: mean IoU by the threshold of the soft mask
+        "by_threshold": {f"{cut:.2f}": round(float(v), 4) for cut, v in zip(CUTS, by_cut, strict=True)},
+        # does an unsure mask tell that it is wrong? rank correlation of the mean of 4 p (1 - p) with 1 - IoU
+        "uncertainty_vs_error": rank_correlation(np.array(spread), 1 - values),
+        "calibration": [[round(v, 4) for v in (p / n, t / n, n / bins[:, 0].sum())] for n, p, t in bins if n],
+    }, values
+
+
+def baselines(data: Data) -> dict[str, dict[str, float | None]]:
+    """Mean IoU of two guesses that look at no image, over base and novel objects.
+
+    Returns:
+      "all foreground": every pixel of the region, on the region's own grid; "the box": every pixel of the true box at
+      image size, which `score`'s masks are compared with.
+    """
+    size, found = data.config.model.mask.size, []
+    for annotations in data.truth.values():
+        for a in annotations:
+            true = coco.decode_mask(a.rle).astype(bool)
+            around = np.asarray(masks.context_box(np.asarray(a.box), data.config.data.context, true.shape))
+            filled = np.zeros_like(true)
+            x0, y0, x1, y1 = np.round(a.box).astype(int)
+            filled[y0:y1, x0:x1] = True
+            region = in_region(true, (size, size), around)
+            found.append((data.test.categories[a.class_id].novel, region.mean(), iou(true, filled)))
+    novel, *columns = (np.array(column) for column in zip(*found, strict=True))
+
+    def row(values: np.ndarray) -> dict[str, float | None]:
+        parts = {"miou": values, "miou_base": values[~novel], "miou_novel": values[novel]}
+        return {k: round(float(v.mean()), 4) if len(v) else None for k, v in parts.items()}
+
+    return dict(zip(("all foreground", "the box"), map(row, columns), strict=True))
+
+
+def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """A mask of an image [H, W], cut and resized to the region of a box; bool."""
+    area = (*np.maximum(box[:2], 0), *np.minimum(box[2:], true.shape[::-1]))
+    region = Image.fromarray(true.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR, box=area)
+    return np.asarray(region) >= 128
+
+
+def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
+    return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
+
+
+def count_pixels(bins: np.ndarray, soft: np.ndarray, region: np.ndarray) -> None:
+    """Adds a soft mask's pixels [M, M] to the bins of their value, beside the truth in the same region."""
+    which = np.minimum((soft * len(bins)).astype(int), len(bins) - 1)
+    for column, values in enumerate((np.ones_like(soft), soft, region)):
+        bins[:, column] += np.bincount(which.ravel(), np.asarray(values, float).ravel(), len(bins))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; ties in the order they come."""
+    ranks = [np.argsort(np.argsort(v)) for v in (a, b)]
+    return round(float(np.corrcoef(*ranks)[0, 1]), 3)
+
+
+def shown(support: Support, what: str, order: int, slots: int) -> Support:
+    """The Support bank with real shots, the first alone ("one"), another class's, or none.
+
+    Args:
+      what: "real", "one", "other class" or "none".
+      order: seed of the shots' order in each class; 0 = as drawn.
+      slots: shots beyond are left out.
+    """
+    shots, count = support.shots.copy(), support.count.copy()
+    have = np.flatnonzero(count)
+    if order:
+        rng = np.random.default_rng(order)
+        for c in have:
+            shots[c, : count[c]] = shots[c, rng.permutation(count[c])]
+    if what == "other class":
+        shots[have] = shots[np.roll(have, 1)]
+    keep = {"one": 1, "none": 0}.get(what, slots)
+    shots[:, keep:] = 0
+    return Support(shots[:, :slots], np.minimum(count, keep))
+
+
+def loosened(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Each side moved by up to `amount` of the box's side; not clipped to the image."""
+    size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return np.maximum(boxes + amount * rng.uniform(-1, 1, boxes.shape) * size, 0.0)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two bool masks; two empty ones agree."""
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def edge(mask: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """The pixels of a mask that lie within `share` of the image's diagonal from its outline."""
+    reach = max(1, round(share * float(np.hypot(*mask.shape))))
+    # beyond the image is background
+    padded = Image.fromarray(np.pad(mask, reach).astype(np.uint8) * 255)
+    for _ in range(reach):
+        padded = padded.filter(ImageFilter.MinFilter(3))
+    inner = np.asarray(padded)[reach:-reach, reach:-reach] > 0
+    return mask & ~inner

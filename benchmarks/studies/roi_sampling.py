@@ -1,0 +1,77 @@
+"""What a fixed number of RoIAlign samples costs in box AP, on a trained run: adaptive, 1 x 1, 2 x 2, 4 x 4.
+
+    python benchmarks/studies/roi_sampling.py runs/quickstart/base ...   # -> benchmarks/results/roi_sampling.json
+
+Adaptive is detectron2's rule (as many samples as the cell has rows and columns of the map) and what the runs
+were trained with; fixed numbers are cheaper on large maps. Only inference changes.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks import measure
+
+SAMPLINGS = (0, 1, 2, 4)
+
+
+def main() -> None:
+    """Evaluates the boxes of each run with each number of samples."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdirs", nargs="*", type=Path, default=[measure.ROOT / "runs/quickstart/base"])
+    parser.add_argument("--images", type=int, default=0, help="of the test split; 0 = all")
+    args = parser.parse_args()
+    from ml_collections import ConfigDict
+
+    from launch import cli
+
+    cli.set_up_jax()
+    rows = []
+    for workdir in args.workdirs:
+        if not (workdir / "checkpoints/final").is_dir():
+            print(f"skipped: {workdir} holds no finished run; make quickstart leaves runs/quickstart")
+            continue
+        saved = json.loads((workdir / "config.json").read_text())
+        for sampling in SAMPLINGS:
+            config = ConfigDict(saved)
+            config.eval.images = args.images
+            config.model.detector.roi_sampling = sampling
+            rows.append({"dataset": config.data.source, "roi_sampling": sampling} | box_ap(config, workdir))
+            print(rows[-1], flush=True)
+    if rows:
+        measure.write("roi_sampling", {"rows": rows} | measure.machine())
+
+
+def box_ap(config, workdir: Path) -> dict:
+    """Box AP and AP50 of the weights in ``workdir``, in percent; no mask is drawn."""
+    import numpy as np
+
+    from maskdiff_jax.data import pipeline
+    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.inference import segment
+    from maskdiff_jax.model import build
+    from maskdiff_jax.training import stages
+
+    c, e = config, config.eval
+    model = build(c.model)
+    params = stages.load_weights(workdir, model)
+    records = pipeline.open_split(c.data, e.split)
+    records = records._replace(infos=records.infos[: e.images or None])
+    ids = stages.class_ids(records, novel=False) if c.stage == "base" else np.arange(len(records.categories))
+    _, support = evaluate.make_support(c)
+    e.mask_min_score = 2.0  # no score reaches it
+    segmenter = segment.make_segmenter(
+        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(e.mask_batch,),
+        threshold=0.5, samples=1, noise_seed=0,
+    )  # fmt: skip
+    active = stages.active_classes(ids, c.model.num_classes)
+    predictions, *_ = evaluate.predict(c, segmenter, params, records, active)
+    metrics, _, _ = evaluate.score(records, predictions, ids)
+    return {"images": len(records.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Base and novel classes, and the K shots of a class that stage 2 learns from.
+
+A shot set is ``{class_id: (annotation_id, ...)}``, with class ids 0..C-1 and at most K ids each.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from maskdiff_jax.data import transforms
+from maskdiff_jax.data.fewshot import tfa
+from maskdiff_jax.data.formats.coco import Annotation, Records, subset
+from maskdiff_jax.data.formats.coco_splits import Table
+from maskdiff_jax.data.prepared.records import Crops
+from maskdiff_jax.types import Support
+
+ShotSet = dict[int, tuple[int, ...]]
+
+
+def restrict(records: Records, class_ids: Iterable[int]) -> Records:
+    """Only the annotations of some classes; the others become unlabelled background, as TFA does.
+
+    Images that are left without an annotation are dropped.
+    """
+    wanted = set(class_ids)
+    positions, infos = [], []
+    for i, info in enumerate(records.infos):
+        kept = tuple(a for a in info.annotations if a.class_id in wanted)
+        if kept:
+            positions.append(i)
+            infos.append(info._replace(annotations=kept))
+    return subset(records, positions, infos)
+
+
+def draw(
+    records: Records,
+    shots: int,
+    seed: int,
+    *,
+    sampler: str = "instances",
+    short_classes: str = "error",
+    class_ids: Sequence[int] | None = None,
+    min_box_side: float = 0.0,
+    min_mask_area: float = 0.0,
+    table: Table | None = None,
+) -> ShotSet:
+    """Draws K shots of every class; for one seed, the set of a smaller K is part of that of a larger.
+
+    Args:
+      records: what to draw from; crowd regions and ignored objects are never drawn.
+      shots: K.
+      seed: of the draw.
+      sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa" and
+        "imtfa": TFA's image-wise draw, see `tfa.draw`, which takes all objects of the class in an image, and
+        whose stream runs through all classes of `records` in the order of their ids.
+      short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
+      class_ids: the classes to draw for; None: all.
+      min_box_side: px; smaller objects are no candidates ("instances" only; TFA takes any).
+      min_mask_area: px; likewise.
+      table: what TFA's draw draws from, every object of the json; None: those of `records`. It holds the few
+        that have no usable mask or box, which `records` lack: without them the numbers are not TFA's.
+
+    Raises:
+      ValueError: an unknown option, too few objects, a class where the image-wise draw cannot end, or a
+        drawn object that `records` lack.
+    """
+    if short_classes not in ("error", "take_all"):
+        raise ValueError(f"fewshot.short_classes is '{short_classes}': choose error or take_all")
+    if shots < 1:
+        raise ValueError(f"fewshot.shots is {shots}: at least 1 is needed")
+    wanted = range(len(records.categories)) if class_ids is None else class_ids
+    if sampler in tfa.LEVELS:
+        return _image_wise(records, table, shots, seed, sampler, short_classes, wanted)
+    if sampler != "instances":
+        raise ValueError(f"fewshot.sampler is '{sampler}': choose instances, {', '.join(tfa.LEVELS)}")
+    objects = {
+        c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
+        for c, found in _candidates(records).items()
+    }
+    _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    return {c: _permuted(objects[c], (seed, records.categories[c].id))[:shots] for c in wanted}
+
+
+def save_shots(path: str | Path, shot_set: ShotSet) -> None:
+    """Writes a shot set as json, under its name when whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary.write_text(json.dumps({str(c): list(ids) for c, ids in shot_set.items()}, indent=1))
+    temporary.replace(path)
+
+
+def load_shots(path: str | Path) -> ShotSet:
+    """Reads what `save_shots` wrote; ValueError if it is something else."""
+    try:
+        return {int(c): tuple(int(i) for i in ids) for c, ids in json.loads(Path(path).read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no file of shots ({error}): delete it and draw again") from None
+
+
+def shot_records(records: Records, shot_set: ShotSet, unlabelled: str) -> Records:
+    """One entry per shot: its image, with only that object labelled.
+
+    Args:
+      records: what the shots were drawn from.
+      shot_set: from `draw`; every id must be in `records`.
+      unlabelled: the image's other objects, of whatever class and shots among them: "background": they
+        vanish [TFA]; "ignore": they stay, with ``ignore=True``.
+    """
+    if unlabelled not in ("background", "ignore"):
+        raise ValueError(f"data.shot_unlabelled is '{unlabelled}': choose background or ignore")
+    where = {a.id: (i, a) for i, info in enumerate(records.infos) for a in info.annotations}
+    positions, infos = [], []
+    for shot in (s for ids in shot_set.values() for s in ids):
+        if shot not in where:
+            raise ValueError(f"shot {shot} is no annotation of {records.name} {records.split}: draw again")
+        i, annotation = where[shot]
+        others = ()
+        if unlabelled == "ignore":
+            others = tuple(a._replace(ignore=True) for a in records.infos[i].annotations if a.id != shot)
+        positions.append(i)
+        infos.append(records.infos[i]._replace(annotations=(annotation, *others)))
+    return subset(records, positions, infos)
+
+
+def support(
+    crops: Crops, shot_set: ShotSet, *, num_classes: int, slots: int, size: int, context: float = 0.0
+) -> Support:
+    """The shots of every class, cut tight (plus `context`) and resized, in the order of the shot set.
+
+    Args:
+      crops: hold the shots; those they lack (too small for a crop) are passed over.
+      shot_set: from `draw`.
+      num_classes: C; classes that the shot set lacks stay empty.
+      slots: K slots per class; ValueError if a class has more shots.
+      size: M, px.
+      context: of the side, as config.data.context.
+
+    Returns:
+      Support, shots uint8 [C, K, M, M, 4].
+    """
+    where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
+    shots = np.zeros((num_classes, slots, size, size, 4), np.uint8)
+    count = np.zeros(num_classes, np.int32)
+    for class_id, ids in shot_set.items():
+        found = [where[i] for i in ids if i in where]
+        if len(ids) > slots:
+            raise ValueError(f"{len(ids)} shots do not fit into {slots} slots: train with model.mask.slots={len(ids)}")
+        if ids and not found:
+            name = crops.categories[class_id].name
+            raise ValueError(f"no shot of {name} is among the crops: all are too small, draw with another seed")
+        for k, i in enumerate(found):
+            shots[class_id, k] = transforms.shot_cut(
+                transforms.pack(*crops.read(i)), np.array(crops.infos[i].box), size, context
+            )
+        count[class_id] = len(found)
+    return Support(shots, count)
+
+
+def _candidates(records: Records) -> dict[int, list[Annotation]]:
+    """Objects per class, in the order of the annotation file."""
+    found = [a for info in records.infos for a in info.annotations if not (a.crowd or a.ignore)]
+    if records.annotation_order:
+        rank = {a: k for k, a in enumerate(records.annotation_order)}
+        found.sort(key=lambda a: rank[a.id])
+    objects: dict[int, list[Annotation]] = {c: [] for c in range(len(records.categories))}
+    for a in found:
+        objects[a.class_id].append(a)
+    return objects
+
+
+def _big_enough(a: Annotation, side: float, area: float) -> bool:
+    return min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= side and a.area >= area
+
+
+def _permuted(objects: Sequence[Annotation], seed: tuple[int, ...]) -> tuple[int, ...]:
+    ids = sorted(a.id for a in objects)
+    return tuple(ids[k] for k in np.random.default_rng(seed).permutation(len(ids)))
+
+
+def _image_wise(
+    records: Records,
+    table: Table | None,
+    shots: int,
+    seed: int,
+    sampler: str,
+    short_classes: str,
+    wanted: Iterable[int],
+) -> ShotSet:
+    levels = tfa.LEVELS[sampler]
+    if shots not in levels:
+        raise ValueError(
+            f"fewshot.sampler={sampler} draws {', '.join(map(str, levels))} shots, not {shots}: "
+            "set fewshot.sampler=instances"
+        )
+    if table is None:
+        objects = {c: [(a.id, a.image_id) for a in found] for c, found in _candidates(records).items()}
+    else:
+        objects = tfa.objects_of(table)
+    short = _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    sets = tfa.draw(objects, seed, levels)
+    drawn, stuck = {}, []
+    for c in wanted:
+        if c in short:
+            drawn[c] = tuple(i for i, _ in objects[c])
+        elif shots in sets[c]:
+            drawn[c] = sets[c][shots]
+        else:
+            # a larger K is drawn on top of the smaller ones
+            first = next(k for k in levels if k not in sets[c])
+            stuck.append(records.categories[c].name + (f" (already at {first})" if first < shots else ""))
+    if stuck:
+        raise ValueError(
+            f"fewshot.sampler={sampler} takes all objects of a class in an image and cannot reach exactly {shots} "
+            f"with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
+        )
+    known = {a.id for info in records.infos for a in info.annotations}
+    lost = [f"{i} ({records.categories[c].name})" for c, ids in drawn.items() for i in ids if i not in known]
+    if lost:
+        raise ValueError(
+            f"seed {seed} draws annotations of {records.name} {records.split} without a usable mask and box: "
+            f"{', '.join(lost[:5])}; mend them in the json, or choose another fewshot.seed"
+        )
+    return drawn
+
+
+def _short(records: Records, counts: dict[int, int], shots: int, short_classes: str) -> set[int]:
+    """The classes with fewer than K objects; ValueError if there may be none."""
+    short = {c: n for c, n in counts.items() if n < shots}
+    if short and short_classes == "error":
+        listed = ", ".join(f"{records.categories[c].name} {n}" for c, n in short.items())
+        raise ValueError(
+            f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; lower "
+            "fewshot.shots or set fewshot.short_classes=take_all"
+        )
+    return set(short)

@@ -1,0 +1,328 @@
+"""COCO-format annotations: what a data set is to the rest of ``data/``.
+
+`Records` is a list of images with their annotations and a function that reads pixels. Masks are
+compressed COCO RLE (``{"size": [height, width], "counts": str}``), boxes are xyxy in stored pixels,
+class ids are positions in `Records.categories` (0..C-1, ascending category id).
+"""
+
+import functools
+import itertools
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskdiff_jax.data.formats import coco_json, images, segmentation
+from maskdiff_jax.data.formats import ground_truth as truth
+from maskdiff_jax.data.formats.images import decode_image as decode_image
+from maskdiff_jax.data.formats.images import png as png
+from maskdiff_jax.data.formats.segmentation import Unusable
+from maskdiff_jax.data.formats.segmentation import decode_mask as decode_mask
+from maskdiff_jax.data.formats.segmentation import encode_mask as encode_mask
+
+MIN_SIDE = 1e-5  # px: detectron2 drops boxes that are not wider and higher than this
+OVERHANG = 1.0  # px: a box that leaves its image by less is rounding, and not worth a word
+
+# kinds of problems that are asked for by name
+DROPPED = "(dropped)"
+RENUMBERED = "annotation id missing, no whole number or used before (numbered anew)"
+CROWD = "crowd region (no target)"
+EMPTY = "image without annotations"
+REFUSED = "file that training refuses: more than half of its annotations are dropped"
+
+
+class Category(NamedTuple):
+    id: int  # as in the json
+    name: str
+    novel: bool
+
+
+class Annotation(NamedTuple):
+    id: int
+    image_id: int
+    class_id: int  # 0..C-1
+    box: tuple[float, float, float, float]  # xyxy, stored px, inside the image
+    rle: dict[str, Any]  # {"size": [h, w], "counts": str}
+    area: float  # px, as the json gives it, else the mask's
+    crowd: bool  # a region of many objects: never a target, never a shot
+    ignore: bool = False  # known to be there, but neither a target nor background
+
+
+class ImageInfo(NamedTuple):
+    id: int
+    file_name: str
+    height: int
+    width: int
+    annotations: tuple[Annotation, ...]
+
+
+class Records(NamedTuple):
+    """One split of a data set."""
+
+    name: str
+    split: str
+    categories: tuple[Category, ...]
+    infos: Sequence[ImageInfo]
+    read: Callable[[int], np.ndarray]  # position in infos -> uint8 [h, w, 3] RGB
+    # ids of all annotations in the order of the file, which TFA's sampler depends on; () = order of infos
+    annotation_order: Sequence[int] = ()
+    encoded: Callable[[int], bytes] | None = None  # position in infos -> the image file's bytes
+    # what pycocotools reads in the json behind the records, see `truth.load`; None: there is no json
+    truth: Callable[[], dict[str, Any]] | None = None
+
+
+def load(
+    json_path: str | Path,
+    image_dir: str | Path,
+    novel_classes: Sequence[str] = (),
+    *,
+    name: str = "custom",
+    split: str = "train",
+    problems: Counter | None = None,
+    examples: dict[str, str] | None = None,
+) -> Records:
+    """Reads a COCO-format json; images are opened one by one when `Records.read` asks for them.
+
+    A fault of the file or of an image entry stops. A fault of one annotation does not: it is dropped, or
+    mended where nothing has to be guessed (box clipped to the image, box or area taken from the mask), and
+    counted by kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, no whole
+    number or used before is replaced by the lowest free one, in the order of the file; an exact repeat of
+    an annotation is dropped. Where more than half of the annotations would be dropped, the file is wrong as
+    a whole, and loading stops. Scoring does not depend on any of this: `Records.truth` reads the file as
+    pycocotools does.
+
+    Args:
+      json_path: the annotations; needs "images", "annotations" and "categories".
+      image_dir: the folder that "file_name" is relative to.
+      novel_classes: names of the categories that are novel.
+      name: of the data set, for messages.
+      split: of the data set, for messages.
+      problems: counts what was dropped, mended or is worth a look, by kind; nothing is printed then, and
+        dropping more than half is only counted. None: a line on stderr says what was dropped or
+        mended, once per file and process.
+      examples: gets where each kind of fault occurs first, if given.
+
+    Raises:
+      FileNotFoundError: the json or the image folder is missing.
+      ValueError: the json is broken; an image or a category lacks a field or has one of the wrong type,
+        an id out of range or one that occurs twice; most annotations are unusable; a novel class is
+        unknown.
+    """
+    json_path, image_dir = Path(json_path), Path(image_dir)
+    if not json_path.is_file():
+        raise FileNotFoundError(f"{name}: no annotation file {json_path}: put the COCO-format json there")
+    if not image_dir.is_dir():
+        raise FileNotFoundError(f"{name}: no image folder {image_dir}: put the images of {json_path} there")
+    raw_images, annotations, raw_categories = coco_json.lists(json_path)
+    categories = tuple(Category(*c, False) for c in coco_json.categories(raw_categories, json_path))
+    entries = coco_json.images(raw_images, json_path)
+    class_of = {c.id: k for k, c in enumerate(categories)}
+    image_of = {e[0]: e for e in entries}
+
+    found: Counter = Counter()
+    first = {} if examples is None else examples
+    by_image: dict[int, list[Annotation]] = {e[0]: [] for e in entries}
+    order: dict[int, int] = {}  # annotation id -> its entry, in the order of the file
+    free, sums = _free_ids(annotations), segmentation.run_sums(annotations)
+    for k, raw in enumerate(annotations):
+        faults: list[str] = []
+        try:
+            a = _annotation(raw, image_of, class_of, sums.get(k), faults)
+            if not (_is_id(a.id) and a.id not in order):
+                if _is_id(a.id) and annotations[order[a.id]] == raw:
+                    raise Unusable("annotation that is there twice")
+                faults.append(RENUMBERED)
+                a = a._replace(id=next(free))
+            by_image[a.image_id].append(a)
+            order[a.id] = k
+        except Unusable as error:
+            faults = [f"{error} {DROPPED}"]
+        for kind in faults:
+            found[kind] += 1
+            first.setdefault(kind, f"annotations[{k}]")
+    infos = [ImageInfo(*e, tuple(by_image[e[0]])) for e in entries]
+    found[EMPTY] = sum(not i.annotations for i in infos)
+    found["image file that the json lists again under another id"] = len(infos) - len({i.file_name for i in infos})
+    if problems is None:
+        _tell(found, first, len(annotations), json_path)
+    else:
+        problems.update(found)
+        problems[REFUSED] += _too_many(found, len(annotations))
+
+    files = tuple(i.file_name for i in infos)
+    shapes = tuple((i.height, i.width) for i in infos)
+    records = Records(
+        name, split, categories, infos,
+        read=functools.partial(images.read_file, str(image_dir), files, shapes),
+        annotation_order=tuple(order),
+        encoded=functools.partial(images.read_encoded, str(image_dir), files, shapes),
+        truth=functools.partial(truth.load, json_path),
+    )  # fmt: skip
+    return with_novel(records, novel_classes)
+
+
+def with_novel(records: Records, names: Sequence[str]) -> Records:
+    """The same records with the categories called `names` marked novel; ValueError for unknown names."""
+    known = [c.name for c in records.categories]
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise ValueError(
+            f"data.novel_classes names {', '.join(unknown)}, which {records.name} lacks: it has {', '.join(known)}"
+        )
+    return records._replace(categories=tuple(c._replace(novel=c.name in names) for c in records.categories))
+
+
+def subset(records: Records, positions: Sequence[int], infos: Sequence[ImageInfo]) -> Records:
+    """Records of `infos`, whose pixels are those of `positions` in `records`."""
+    where = np.asarray(positions, np.int64)
+    encoded = None if records.encoded is None else functools.partial(_at, records.encoded, where)
+    return records._replace(infos=infos, read=functools.partial(_at, records.read, where), encoded=encoded)
+
+
+def ground_truth(records: Records) -> dict[str, Any]:
+    """The records as a COCO json dict, as `save` writes it."""
+    annotations = []
+    for info in records.infos:
+        for a in info.annotations:
+            x0, y0, x1, y1 = a.box
+            annotations.append(
+                {
+                    "id": a.id,
+                    "image_id": a.image_id,
+                    "category_id": records.categories[a.class_id].id,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": a.area,
+                    "iscrowd": int(a.crowd),
+                    "segmentation": dict(a.rle),
+                }
+            )
+    return {
+        "info": {"description": f"{records.name} {records.split}"},
+        "images": [{"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width} for i in records.infos],
+        "annotations": annotations,
+        "categories": [{"id": c.id, "name": c.name} for c in records.categories],
+    }
+
+
+def save(records: Records, json_path: str | Path, image_dir: str | Path) -> None:
+    """Writes the records as plain json and image files; the json comes last, under its name when whole."""
+    json_path, image_dir = Path(json_path), Path(image_dir)
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    for i, info in enumerate(records.infos):
+        path = image_dir / info.file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded_image(records, i))
+    temporary = json_path.with_name(json_path.name + f".tmp{os.getpid()}")
+    temporary.write_text(json.dumps(ground_truth(records)))
+    temporary.replace(json_path)
+
+
+def encoded_image(records: Records, i: int) -> bytes:
+    """The i-th image as the bytes of an image file: those it came from, else a PNG."""
+    if records.encoded is not None:
+        return records.encoded(i)
+    return png(records.read(i))
+
+
+def _annotation(
+    raw: Any,
+    image_of: dict[int, coco_json.Image],
+    class_of: dict[int, int],
+    sums: tuple[int, int] | None,
+    faults: list[str],
+) -> Annotation:
+    """One entry, its id as it stands; `sums` as for `masks.from_json`, `faults` gets what was mended.
+
+    Raises:
+      Unusable: it has to be dropped.
+    """
+    if not isinstance(raw, dict):
+        raise Unusable("annotation entry that is no json object")
+    try:
+        image, class_id = image_of.get(raw.get("image_id")), class_of.get(raw.get("category_id"))
+    except TypeError:  # a list or a dict
+        raise Unusable("annotation whose image_id or category_id is no number") from None
+    if image is None:
+        raise Unusable("annotation of an image that is not listed")
+    if class_id is None:
+        raise Unusable("annotation of a category that is not listed")
+    crowd = raw.get("iscrowd", 0)
+    if crowd not in (0, 1, None):  # bools and 1.0 too are equal to 0 or 1
+        raise Unusable("annotation whose iscrowd is neither 0 nor 1")
+    image_id, _, height, width = image
+    rle, pixels = segmentation.from_json(raw.get("segmentation"), height, width, faults, sums)
+    x, y, w, h = _box(raw.get("bbox"), faults) or segmentation.mask_box(rle)
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
+    if not (box[2] - box[0] > MIN_SIDE and box[3] - box[1] > MIN_SIDE):
+        raise Unusable("annotation without a box inside the image")
+    whole = (x, y, x + w, y + h)
+    if box != whole and max(abs(a - b) for a, b in zip(box, whole, strict=True)) > OVERHANG:
+        faults.append("box reaches out of the image (clipped)")
+    if crowd:
+        faults.append(CROWD)
+    area = raw.get("area", pixels)
+    # the area inside an outline may pass the image's where the outline leaves the image
+    if type(area) not in (int, float) or not 0 < area <= 2 * height * width:
+        faults.append("area is no possible number of pixels (taken from the mask)")
+        area = pixels
+    return Annotation(raw.get("id"), image_id, class_id, box, rle, float(area), bool(crowd))
+
+
+def _box(raw: Any, faults: list[str]) -> tuple[float, float, float, float] | None:
+    """x, y, width, height; None to take the mask's."""
+    if raw is None:
+        return None
+    try:
+        x, y, w, h = raw
+        if math.isfinite(x + y + w + h):
+            return float(x), float(y), float(w), float(h)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    faults.append("bbox is not four numbers (taken from the mask)")
+    return None
+
+
+def _is_id(i: Any) -> bool:
+    # the official crowd regions have ids above 2**31; annotation ids never enter an int32 array
+    return type(i) is int and 0 <= i < 2**63
+
+
+def _free_ids(annotations: Sequence) -> Iterator[int]:
+    """Whole numbers from 1 on that no annotation has for its id."""
+    taken = {a["id"] for a in annotations if isinstance(a, dict) and _is_id(a.get("id"))}
+    yield from (i for i in itertools.count(1) if i not in taken)
+
+
+def _too_many(found: Counter, total: int) -> bool:
+    return 2 * sum(n for kind, n in found.items() if kind.endswith(DROPPED)) > total
+
+
+def _tell(found: Counter, first: dict[str, str], total: int, path: Path) -> None:
+    """One line on stderr about what was dropped or mended; ValueError if too much was dropped."""
+    kinds = "; ".join(
+        f"{n} x {kind}" + (f", first {first[kind]}" if kind in first else "")
+        for kind, n in found.most_common()
+        if n and kind not in (CROWD, EMPTY)
+    )
+    if _too_many(found, total):
+        raise ValueError(
+            f"{path}: more than half of its {total} annotations cannot be used, so the file as a whole is wrong "
+            f"or belongs to another list of images or categories: {kinds}"
+        )
+    if kinds:
+        _say_once(f"{path}, {total} annotations: {kinds}")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _at(function: Callable[[int], Any], positions: np.ndarray, i: int) -> Any:
+    return function(int(positions[i]))

@@ -1,0 +1,122 @@
+"""The frame of a COCO-format json: its three lists, its images and its categories, each entry checked.
+
+A fault here is one of the whole file, so it stops with the file, the entry and the mend; faults of single
+annotations are dealt with in `coco`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maskdiff_jax.data.formats.images import MAX_PIXELS
+
+LISTS = ("images", "annotations", "categories")
+Image = tuple[int, str, int, int]  # id, file name, height, width
+
+
+def lists(path: Path) -> tuple[list, list, list]:
+    """The images, annotations and categories of a json file, unchecked."""
+    raw = parse(path)
+    return raw["images"], raw["annotations"], raw["categories"]
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """All that a json file holds, the three lists among it; ValueError with the mend if it is no such file."""
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        raise ValueError(f"{path} is packed with gzip: unpack it (gunzip)")
+    try:
+        raw = json.loads(data)  # bytes: UTF-8, -16 or -32, with or without a byte-order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid json ({error}): write it again") from None
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in LISTS):
+        raise ValueError(f"{path} needs the lists 'images', 'annotations', 'categories'")
+    return raw
+
+
+def categories(entries: Sequence, path: Path) -> list[tuple[int, str]]:
+    """Id and name of each category, by ascending id."""
+    if not entries:
+        raise ValueError(f"{path} lists no category: each class needs an entry with id and name")
+    result = []
+    for k, entry in enumerate(entries):
+        where = f"{path}: categories[{k}]"
+        identity, name = _fields(entry, ("id", "name"), where)
+        result.append((_id(identity, "category", where), _text(name, "name", where)))
+    _unique([i for i, _ in result], "category id", path)
+    _unique([name for _, name in result], "category name", path)
+    return sorted(result)
+
+
+def images(entries: Sequence, path: Path) -> list[Image]:
+    """Each image in the order of the file."""
+    result = []
+    for k, entry in enumerate(entries):
+        where = f"{path}: images[{k}]"
+        identity, name, height, width = _fields(entry, ("id", "file_name", "height", "width"), where)
+        identity = _id(identity, "image", where)
+        height, width = _side(height, "height", where), _side(width, "width", where)
+        if height * width > MAX_PIXELS:
+            raise ValueError(
+                f"{where} has {width} x {height} px, more than can be read ({MAX_PIXELS}): cut it into tiles"
+            )
+        if not _inside(_text(name, "file_name", where)):
+            raise ValueError(f"{where} has the file_name {name!r}: it must be a path inside the image folder")
+        result.append((identity, name, height, width))
+    _unique([r[0] for r in result], "image id", path)
+    return result
+
+
+def _fields(entry: Any, keys: Sequence[str], where: str) -> list:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is {_short(entry)}: it must be an object with {', '.join(keys)}")
+    missing = [key for key in keys if key not in entry]
+    if missing:
+        raise ValueError(f"{where} (id {_short(entry.get('id'))}) lacks {', '.join(missing)}: write it there")
+    return [entry[key] for key in keys]
+
+
+def _id(value: Any, what: str, where: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{where}: {what} id {_short(value)} must be a whole number from 0 to {2**31 - 1}")
+    return value
+
+
+def _side(value: Any, key: str, where: str) -> int:
+    if type(value) not in (int, float) or not 1 <= value <= MAX_PIXELS or value != int(value):
+        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a whole number of px, at least 1")
+    return int(value)
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} has the {key} {value!a}, which is half a character: write it in UTF-8") from None
+    return value
+
+
+def _inside(name: str) -> bool:
+    """Whether a file name stays in its folder, on this system and on others."""
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] != "" and name[1:2] != ":" and ".." not in parts and parts[-1] not in ("", ".")
+
+
+def _unique(values: Sequence, what: str, path: Path) -> None:
+    if len(set(values)) != len(values):
+        twice = Counter(values).most_common(1)[0][0]
+        raise ValueError(f"{path}: {what} {_short(twice)} occurs more than once: it must be unique")
+
+
+def _short(value: Any) -> str:
+    """A value from the json for a message, whatever its size."""
+    if isinstance(value, (list, dict)):
+        return f"a {type(value).__name__}"
+    text = json.dumps(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."

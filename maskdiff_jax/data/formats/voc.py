@@ -1,0 +1,189 @@
+"""PASCAL VOC as a test set for models of COCO's classes: instance masks of two years in COCO format.
+
+The images are those of the segmentation ``val.txt`` of VOC2012 and VOC2007, each once: VOC2012 repeats photos
+of 2007 under the name ``2007_`` + number, and its version is taken [fsis_protocol 3.5, A29]. Masks come from
+SegmentationObject (0 background, 255 void, other values one object each), classes from SegmentationClass.
+Void, the rim around objects and what was too hard to label, is no part of any object. Boxes are the masks'
+tight ones, as in COCO; those of the XML files also hold the rim.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskdiff_jax.data.formats import coco_splits
+from maskdiff_jax.data.formats.segmentation import encode_mask
+
+VERSION = 1  # of the rules below
+YEARS = ("2012", "2007")  # the first wins where both have a photo
+VOID = 255
+# what SegmentationClass's 1..20 are called in COCO; VOC's own names are in alphabetical order: aeroplane, bicycle,
+# bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, pottedplant, sheep,
+# sofa, train, tvmonitor
+NAMES = (
+    "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
+    "horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv",
+)  # fmt: skip
+
+
+def coco_json(root: str | Path, *, progress: Callable[[Sequence], Iterable] = lambda x: x) -> Path:
+    """The COCO-format json of both years, written into `root` on first use; image paths are relative to `root`.
+
+    Args:
+      root: VOCdevkit, which holds VOC2007 and VOC2012.
+      progress: wraps the images that are read.
+
+    Raises:
+      FileNotFoundError, ValueError: as `image_list` and `convert`.
+    """
+    names = image_list(root)
+    digest = hashlib.blake2b(json.dumps([VERSION, names]).encode(), digest_size=5).hexdigest()
+    path = Path(root) / f"coco_format_val-{digest}.json"
+    if not path.is_file():
+        document, problems = convert(root, names, progress=progress)
+        document["info"]["problems"] = dict(+problems)
+        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+        temporary.write_text(json.dumps(document))
+        temporary.replace(path)
+    return path
+
+
+def image_list(root: str | Path) -> list[tuple[str, str]]:
+    """(year, name) of every photo once, in the order of the lists, VOC2012's first.
+
+    Raises:
+      FileNotFoundError: a list is missing.
+      ValueError: a list holds something that is no name of a photo.
+    """
+    lists = {year: Path(root) / f"VOC{year}" / "ImageSets" / "Segmentation" / "val.txt" for year in YEARS}
+    missing = [str(path) for path in lists.values() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"PASCAL VOC is missing: looked for {' and '.join(missing)}; unpack VOCtrainval_11-May-2012.tar and "
+            "VOCtrainval_06-Nov-2007.tar, and give the VOCdevkit folder that holds VOC2007 and VOC2012 as root"
+        )
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for year, path in lists.items():
+        for name in path.read_text().split():
+            match = re.fullmatch(r"(?:(\d{4})_)?(\d{6})", name)
+            if not match:
+                raise ValueError(f"{path}: '{name}' is no VOC image name (000033 or 2007_000033): fetch the list again")
+            found.setdefault((match[1] or year, match[2]), (year, name))
+    return list(found.values())
+
+
+def convert(
+    root: str | Path,
+    names: Sequence[tuple[str, str]],
+    *,
+    progress: Callable[[Sequence], Iterable] = lambda x: x,
+) -> tuple[dict[str, Any], Counter]:
+    """Photos and their objects as a COCO json dict, and how many objects were dropped or doubtful, by kind.
+
+    All 80 categories of COCO are listed, with its ids, so that the class ids of an 80-class model fit; the 20
+    of VOC are the ones that have objects. An object's class is that of most of its pixels.
+
+    Args:
+      root: VOCdevkit.
+      names: from `image_list`.
+      progress: wraps the images that are read.
+
+    Raises:
+      FileNotFoundError: photos or label images are missing; names the first ones.
+      ValueError: a label image is broken, no indexed PNG, holds unknown values, or the two differ in size.
+    """
+    root = Path(root)
+    missing = [str(root / f) for year, name in names for f in _files(year, name) if not (root / f).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} files of VOC are missing, e.g. {', '.join(missing[:3])}: unpack the year's trainval "
+            "archive again"
+        )
+    coco_ids = {name: i for i, name in coco_splits.CLASSES.items()}
+    images, annotations, problems = [], [], Counter()
+    for year, name in progress(names):
+        photo, object_file, class_file = _files(year, name)
+        objects, classes = _labels(root / object_file), _labels(root / class_file)
+        if objects.shape != classes.shape:
+            raise ValueError(
+                f"{root / object_file} is {objects.shape[1]} x {objects.shape[0]} px, {root / class_file} is "
+                f"{classes.shape[1]} x {classes.shape[0]}: unpack both again"
+            )
+        image_id = int((name if "_" in name else f"{year}_{name}").replace("_", ""))  # 2007_000033 -> 2007000033
+        height, width = objects.shape
+        images.append({"id": image_id, "file_name": photo, "height": height, "width": width})
+        for value in np.unique(objects).tolist():
+            if value in (0, VOID):
+                continue
+            mask = objects == value
+            label = _class_of(classes[mask], root / class_file, problems)
+            if label:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": coco_ids[NAMES[label - 1]],
+                        "iscrowd": 0,
+                        "area": int(mask.sum()),
+                        "bbox": _tight(mask),
+                        "segmentation": encode_mask(mask),
+                    }
+                )
+    categories = [{"id": i, "name": name} for i, name in coco_splits.CLASSES.items()]
+    info = {"description": "PASCAL VOC 2007 and 2012 segmentation val", "version": str(VERSION)}
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}, problems
+
+
+def _files(year: str, name: str) -> tuple[str, str, str]:
+    """Photo, object labels and class labels, relative to VOCdevkit."""
+    home = f"VOC{year}"
+    return (
+        f"{home}/JPEGImages/{name}.jpg",
+        f"{home}/SegmentationObject/{name}.png",
+        f"{home}/SegmentationClass/{name}.png",
+    )
+
+
+def _labels(path: Path) -> np.ndarray:
+    """The values of an indexed PNG, uint8 [h, w]."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image)
+    except Exception as error:  # Pillow's readers raise whatever their format breaks; the mend is the same
+        raise ValueError(f"cannot read {path} ({error}): unpack it again") from None
+    if mode not in ("P", "L"):
+        raise ValueError(f"{path} holds colours ({mode}), not the numbers of objects or classes: unpack VOC's own file")
+    return values
+
+
+def _class_of(labels: np.ndarray, path: Path, problems: Counter) -> int:
+    """1..20, or 0 if the object's pixels have no class or none that most of them have."""
+    counts = np.bincount(labels, minlength=VOID + 1)
+    if counts[len(NAMES) + 1 : VOID].any():
+        value = len(NAMES) + 1 + int(counts[len(NAMES) + 1 : VOID].argmax())
+        raise ValueError(f"{path} holds class {value}, VOC has 1 to {len(NAMES)}: unpack VOC's own file")
+    label = 1 + int(counts[1 : len(NAMES) + 1].argmax())
+    if not counts[label]:
+        problems["object without a class (dropped)"] += 1
+        return 0
+    if 2 * counts[label] <= len(labels):
+        problems["object whose class image disagrees on most of it (dropped)"] += 1
+        return 0
+    problems["object whose class image disagrees on a part of it"] += int(counts[label] < len(labels))
+    return label
+
+
+def _tight(mask: np.ndarray) -> list[int]:
+    """x, y, width, height of the pixels that are set."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]

@@ -1,0 +1,172 @@
+"""The training loop: one for both stages and for every part that is trained.
+
+The order inside: step, write numbers, save, advance. A phase ends with the running mean of its weights, from
+which the next one starts.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax.training import optim
+from maskdiff_jax.training.metric_writer import Writer
+from maskdiff_jax.types import PyTree, TrainState
+
+
+class Loader(Protocol):
+    """An endless stream of host batches that can be taken up again where it was."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> Any:
+        """The position, as json holds it."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position."""
+        ...
+
+
+class Phase(NamedTuple):
+    """One thing to train."""
+
+    name: str
+    steps: int
+    loss: Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict]]  # params, key, batch -> loss, metrics
+    loader: Loader
+    patterns: list[tuple[str, str]]  # parameter name -> label of an optimiser, or frozen
+    configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
+    unit_columns: frozenset[str] = frozenset()  # parameters whose columns keep length 1, see `optim.unit_columns`
+
+
+class PairLoader:
+    """Two loaders walked in step, as one."""
+
+    def __init__(self, first: Loader, second: Loader):
+        self._both = (first, second)
+
+    def __next__(self) -> tuple:
+        return tuple(next(loader) for loader in self._both)
+
+    def get_state(self) -> list:
+        return [loader.get_state() for loader in self._both]
+
+    def set_state(self, state: list) -> None:
+        for loader, s in zip(self._both, state, strict=True):
+            loader.set_state(s)
+
+
+def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh) -> PyTree:
+    """Runs a phase from where it stopped; returns the parameters with the running mean in place."""
+    if not phase.steps:
+        return params
+    start = time.monotonic()
+    labels = optim.label_parameters(params, phase.patterns)
+    decays = {label: p.ema for label, p in phase.configs.items()}
+    optimizer = optim.combine({label: _optimizer(phase.steps, p) for label, p in phase.configs.items()}, labels)
+    for label, p in phase.configs.items():
+        _print_learning_rate(phase.name, label, p)
+    # a copy: the step donates its state, and the caller may still need the weights
+    params = jax.tree.map(jnp.copy, params)
+    trainable = optim.unit_columns(optim.split(params, labels)[0], phase.unit_columns)
+    params = optim.overlay(params, trainable)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    with checkpoint.PhaseCheckpoints(workdir / "checkpoints" / phase.name, config.train.keep) as saved:
+        restored = saved.restore(state)
+        if restored is not None:
+            state, data_state = restored
+            phase.loader.set_state(data_state)
+        first = int(jax.device_get(state.step))
+        key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
+        key = jax.device_put(key, sharding.replicated(mesh))
+        step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
+        with Writer(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
+            writer.say("compiling the training step")
+            for step in range(first + 1, phase.steps + 1):
+                state, metrics = step_fn(state, sharding.put_batch(next(phase.loader), mesh), key)
+                last = step == phase.steps
+                if step % config.train.log_every == 0 or last or step == 1:
+                    writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+                if last or (config.train.save_every and step % config.train.save_every == 0):
+                    with jax.transfer_guard("allow"):  # saving reads the state from the device
+                        saved.save(state, phase.loader.get_state())
+                writer.advance()
+        result = optim.overlay(state.params, state.ema)
+    if first < phase.steps:
+        _add_seconds(workdir, phase.name, time.monotonic() - start)
+    return result
+
+
+def _optimizer(steps: int, p: ConfigDict):
+    """The optimizer of one label; its rate scales linearly from `base_batch` to `batch` [Goyal et al. 2017]."""
+    fields = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    return optim.make_optimizer(steps=steps, lr=p.lr * p.batch / p.base_batch, **{f: p[f] for f in fields})
+
+
+def _print_learning_rate(phase: str, label: str, p: ConfigDict) -> None:
+    if jax.process_index() == 0:
+        rate = p.lr * p.batch / p.base_batch
+        scaled = "" if p.batch == p.base_batch else f" ({p.lr:g} is for a batch of {p.base_batch})"
+        name = phase if phase == label else f"{phase}/{label}"
+        print(f"{name}: {p.optimizer}, learning rate {rate:g} for a batch of {p.batch}{scaled}", flush=True)
+
+
+def make_step(
+    loss: Callable, optimizer, labels: dict[str, str], decays: dict[str, float], mesh,
+    *, unit_columns: frozenset[str] = frozenset(),
+) -> Callable:  # fmt: skip
+    """The compiled step (state, batch, key) -> (state, metrics); the state's memory is reused.
+
+    Args:
+      loss: params, key, batch -> loss, metrics. It must not close over device arrays: what it needs beside its
+        arguments is numpy, because a GPU would have to read a closed-over array back while the step is compiled.
+      optimizer: over the flat dict of trainable leaves.
+      labels: of every parameter, as ``optim.label_parameters`` gives.
+      decays: label -> decay of the running mean, 0 = the weights themselves.
+      mesh: the batch's first axis is divided over its "data" axis.
+      unit_columns: names of parameters that are projected after each update, see ``optim.unit_columns``.
+    """
+
+    def step(state: TrainState, batch, key):
+        trainable, frozen = optim.split(state.params, labels)
+
+        def objective(trainable):
+            # in scope, so that what is computed image by image stays on the image's device
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return loss(optim.merge(trainable, frozen), jax.random.fold_in(key, state.step), batch)
+
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        trainable = optim.unit_columns(jax.tree.map(jnp.add, trainable, updates), unit_columns)
+        ema = {
+            k: optim.ema_update(state.ema[k], x, decays[labels[k]], state.step) if decays[labels[k]] else x
+            for k, x in trainable.items()
+        }
+        new = TrainState(state.step + 1, optim.merge(trainable, frozen), opt_state, ema)
+        return new, metrics | {"loss": value}
+
+    same = sharding.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(same, sharding.split(mesh), same), out_shardings=(same, same))
+
+
+def read_seconds(workdir: Path) -> dict[str, float]:
+    """Seconds per phase of a run, over all its sessions."""
+    path = Path(workdir) / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _add_seconds(workdir: Path, phase: str, seconds: float) -> None:
+    all_seconds = read_seconds(workdir)
+    all_seconds[phase] = round(all_seconds.get(phase, 0.0) + seconds, 1)
+    new = workdir / "seconds.json.partial"
+    new.write_text(json.dumps(all_seconds))
+    new.rename(workdir / "seconds.json")

@@ -1,0 +1,137 @@
+"""What can go wrong hours or days after training starts and can be seen before: settings, disk, data of later steps."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from maskdiff_jax import sharding
+from maskdiff_jax.data import checks, pipeline, sources
+from maskdiff_jax.data.fewshot import tfa
+from maskdiff_jax.data.synthetic import scenes
+from maskdiff_jax.model import build
+from maskdiff_jax.training import optim
+
+PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
+SHOTS = (1, 5, 10)  # the K of the paper's tables
+NAMED = 3  # classes that a note names
+BYTES = 4  # of a float32 parameter, moment or mean
+
+
+def check(config: ConfigDict, workdir: str | Path) -> list[str]:
+    """Looks at everything that needs no training and would stop this run, or the ones after it, late.
+
+    Args:
+      config: of the run, as ``train.run`` takes it.
+      workdir: where its checkpoints will go.
+
+    Returns:
+      Notes about later steps: what they will not be able to do with these data.
+
+    Raises:
+      FileNotFoundError: the test split is missing, on which the run would be evaluated.
+      ValueError: an unknown optimizer or schedule, a batch that the devices cannot share, other classes in the test
+        split than in the training split; in the literal preset a class with fewer objects than its K.
+      OSError: the checkpoints do not fit on the disk.
+    """
+    _check_phases(config)
+    _check_disk(config, Path(workdir))
+    if config.data.source in scenes.LEVELS:
+        return []  # made to measure
+    return _check_data(config)
+
+
+def _check_phases(config: ConfigDict) -> None:
+    """Optimizers and batches of all phases, of which the last starts after the first has trained for days."""
+    devices = sharding.make_mesh(config.train.devices).size
+    fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    for name in PHASES[config.stage]:
+        p = config.train[name]
+        if not p.steps:
+            continue
+        try:
+            optim.make_optimizer(steps=p.steps, **{f: p[f] for f in fields})
+        except ValueError as error:
+            raise ValueError(f"train.{name}: {error}") from error
+        if p.batch < 1 or p.base_batch < 1:
+            raise ValueError(f"train.{name} has batch={p.batch}, base_batch={p.base_batch}: both must be at least 1")
+        if p.batch % devices:
+            raise ValueError(
+                f"train.{name}.batch={p.batch} cannot be divided by {devices} devices: set a multiple, or train.devices"
+            )
+
+
+def _check_disk(config: ConfigDict, workdir: Path) -> None:
+    free, need = shutil.disk_usage(_existing(workdir)).free, checkpoint_bytes(config)
+    if free < need:
+        raise OSError(
+            f"{workdir}: the checkpoints take up to {need / 1e9:.2f} GB ({config.train.keep} of train.keep and the one "
+            f"that is being written), but only {free / 1e9:.2f} GB are free: make room, or lower train.keep"
+        )
+
+
+def checkpoint_bytes(config: ConfigDict) -> int:
+    """What a run takes on disk at most, bytes: the kept states of its largest phase, one more, the final weights.
+
+    A state holds all parameters and, for each trained one, its mean (EMA) and one or two moments.
+    """
+    leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
+    sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
+    part_of = {"detector": "detector/", "novel": "detector/box_predictor/", "mask": "mask_head/"}
+    states = [0]
+    for name in PHASES[config.stage]:
+        if config.train[name].steps:
+            trained = sum(n for k, n in sizes.items() if k.startswith(part_of[name]))
+            states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
+    return BYTES * (max(states) * (config.train.keep + 1) + sum(sizes.values()))
+
+
+def _check_data(config: ConfigDict) -> list[str]:
+    """The test split, and whether K shots can be sampled; for data that have a json."""
+    data = config.data
+    categories, count = checks.objects_per_class(sources.files(data, "train")[0])
+    if data.test_json:  # "": a dataset without a test split
+        pipeline.open_split(data, "test")  # raises what evaluation would, a missing image included
+        theirs, _ = checks.objects_per_class(sources.files(data, "test")[0])
+        differ = sorted(categories.items() ^ theirs.items())
+        if differ:
+            raise ValueError(
+                f"{data.test_json} lists other classes than {data.train_json}, e.g. {differ[0][1]!r} (id "
+                f"{differ[0][0]}): list the same categories in both"
+            )
+    if config.stage != "base" or config.fewshot.short_classes == "take_all" or not data.novel_classes:
+        return []
+    return _check_shots(config, categories, count)
+
+
+def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter) -> list[str]:
+    """Which K stage 2 cannot have, given how many objects each class has; for paper=true, which has one K, an error."""
+    s, notes = config.fewshot, []
+    for shots in [s.shots] if config.paper else SHOTS:
+        levels = tfa.LEVELS.get(s.sampler, (shots,))
+        if shots not in levels:
+            notes.append(
+                f"stage 2 with {shots} shots: fewshot.sampler={s.sampler} samples {', '.join(map(str, levels))} only; "
+                "instances samples any number"
+            )
+        short = [f"{name} {count[i]}" for i, name in categories.items() if count[i] < shots]
+        if short:
+            more = f" and {len(short) - NAMED} more classes" if len(short) > NAMED else ""
+            notes.append(
+                f"stage 2 with {shots} shots: {config.data.train_json} has too few objects of "
+                f"{', '.join(short[:NAMED])}{more}"
+            )
+    if notes and config.paper:
+        raise ValueError(f"{notes[0]}; the mask head of paper=true serves no other K")
+    return notes
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(p for p in (folder, *folder.parents) if p.exists())

@@ -1,0 +1,227 @@
+"""What the stages train, as lists of phases.
+
+Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts from it: rows for the novel
+classes first (phase "novel"), then classifier and box regressor (phase "detector") and the mask head (phase "mask")
+on the same K shots. The paper trains these together; they share no trained parameter, so the sum of their losses has
+the same gradients as each loss alone, and one after the other lets each have its own number of steps. Afterwards
+stage "distill", which is not the paper's, may teach the mask head to draw in fewer passes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskdiff_jax import checkpoint
+from maskdiff_jax.data import pipeline, sources
+from maskdiff_jax.data.fewshot import shots as fewshot
+from maskdiff_jax.data.fewshot import tfa
+from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.model import Model, build
+from maskdiff_jax.training import compatibility, novel_classes, optim
+from maskdiff_jax.training.loop import Loader, PairLoader, Phase
+from maskdiff_jax.types import PyTree
+
+# the cosine classifier's weight [F, C + 1], whose columns keep unit length
+CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
+PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
+MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
+
+
+def class_ids(records: Records, novel: bool) -> np.ndarray:
+    """The ids of the novel (or base) classes."""
+    return np.array([i for i, c in enumerate(records.categories) if c.novel == novel_classes], np.int32)
+
+
+def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """[C] bool: True for ``ids``."""
+    return np.isin(np.arange(num_classes), ids)
+
+
+def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
+    c = config
+    records = pipeline.open_split(c.data, "train")
+    model = build(c.model)
+    base = class_ids(records, novel=False)
+    records = fewshot.restrict(records, base)
+    if c.model.detector.norm == "frozen_bn" and not c.init_from:
+        raise ValueError(
+            "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
+            f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
+        )
+    # both phases before the first one trains: what is wrong with the second is not to be found out days later
+    detector = _detector_phase(c, model, "detector", records, base)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "train"))
+    return train(mask, train(detector, initial_params(model, c)))
+
+
+def _detector_phase(
+    config: ConfigDict, model: Model, name: str, records: Records, ids: np.ndarray, patterns: list | None = None
+) -> Phase:
+    """Trains what `train.frozen` (or `patterns`) leaves free of the detector on the classes ``ids``."""
+    c, p = config, config.train[name]
+    active = active_classes(ids, c.model.num_classes)  # numpy: a device array may not be closed over
+
+    def loss(params, key, batch):
+        return model.detector_loss(params, key, batch, jnp.asarray(active))
+
+    frozen = [(x, optim.FROZEN) for x in c.train.frozen]
+    return Phase(
+        name, p.steps, loss, pipeline.detector_loader(records, c.data, batch=p.batch, seed=c.seed),
+        patterns or [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)], {"detector": p},
+        frozenset([CLASS_VECTORS] if c.model.detector.classifier == "cosine" else []),
+    )  # fmt: skip
+
+
+def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
+    """Trains the mask head."""
+    p = config.train.mask
+    return Phase("mask", p.steps, model.mask_loss, _mask_loader(config, crops), MASK_HEAD_ONLY, {"mask": p})
+
+
+def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """The heads on K shots of every class; the features stay [TFA]."""
+    c, s = config, config.fewshot
+    compatibility.check_start(c, Path(c.init_from))
+    model = build(c.model)
+    params = load_weights(Path(c.init_from), model)
+    pool = pipeline.open_split(c.data, "pool")
+    base, new = class_ids(pool, novel=False), class_ids(pool, novel=True)
+    shots = draw_shots(c, pool)
+    fewshot.save_shots(workdir / "shots.json", shots)
+    records = fewshot.shot_records(pool, shots, c.data.shot_unlabelled)
+    ids = new if s.classes == "novel" else np.concatenate([base, new])
+    # before the first phase trains, as in stage 1
+    detector = _detector_phase(c, model, "detector", records, ids)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "pool"))
+    params = _novel_rows(c, model, params, pool, shots, base, new, train)
+    return train(mask, train(detector, params))
+
+
+def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+    """The mask head of a run of stage 2 learns to do without guidance, then with half of the steps, and again.
+
+    It sees the base classes' training objects and as many of that run's shots.
+
+    Raises:
+      FileNotFoundError: that run is missing or not finished.
+      ValueError: see ``compatibility.check_teacher`` and ``check_rounds``.
+    """
+    c, d = config, config.distill
+    compatibility.check_rounds(c)
+    compatibility.check_teacher(c, Path(c.init_from))
+    model = build(c.model)
+    params = load_weights(Path(c.init_from), model)
+    records, pool = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "pool")
+    shots = draw_shots(c, pool)
+    fewshot.save_shots(workdir / "shots.json", shots)
+    base = fewshot.restrict(records, class_ids(records, novel=False))
+    crops = (
+        pipeline.open_crops(c.data, base, "train"),
+        pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool"),
+    )
+    first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
+    for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
+        halve = steps != d.steps
+        loss = model.distill(steps, halve, weight)
+
+        def of_both(params, key, batches, loss=loss):
+            return loss(params, key, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *batches))
+
+        phase = Phase(
+            f"steps{steps}" if halve else "guidance", c.train.mask.steps, of_both,
+            PairLoader(*(_mask_loader(c, x) for x in crops)),
+            [("teacher/.*", optim.FROZEN), *MASK_HEAD_ONLY], {"mask": c.train.mask},
+        )  # fmt: skip
+        params = train(phase, params | {"teacher": params["mask_head"]})
+    return {k: v for k, v in params.items() if k != "teacher"}
+
+
+def _novel_rows(
+    config: ConfigDict, model: Model, params: PyTree, pool: Records, shots: dict, base: np.ndarray,
+    new: np.ndarray, train: Callable,
+) -> PyTree:  # fmt: skip
+    """Box-predictor rows for the novel classes, as ``fewshot.novel_init`` says."""
+    c, count = config, config.model.num_classes
+    old = params["detector"]["box_predictor"]
+    if not len(new):
+        return params
+    rows = novel_classes.fresh_rows(old, jax.random.key(c.seed + 1), base, new, count)
+    started = params | {"detector": params["detector"] | {"box_predictor": rows}}
+    if c.fewshot.novel_init == "random":
+        return started
+    if c.fewshot.novel_init == "imprint":
+        records = fewshot.shot_records(pool, shots, "background")
+        features, labels = shot_features(c, model, params, records)
+        rows = novel_classes.imprint(rows, features, labels, base, new)
+        return params | {"detector": params["detector"] | {"box_predictor": rows}}
+    records = fewshot.shot_records(pool, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabelled)
+    phase = _detector_phase(c, model, "novel", records, new, PREDICTOR_ONLY)
+    tuned = train(phase, started)["detector"]["box_predictor"]
+    rows = novel_classes.take_rows(old, tuned, new, count)
+    return params | {"detector": params["detector"] | {"box_predictor": rows}}
+
+
+def shot_features(config: ConfigDict, model: Model, params: PyTree, records: Records):
+    """Features [n, F] and class ids [n] of the labelled boxes of K-shot records."""
+    forward = jax.jit(model.box_features)
+    features, labels = [], []
+    for batch in pipeline.eval_batches(records, config.data, batch=config.eval.batch):
+        x = np.asarray(forward(params, batch.image, batch.image_hw, batch.instances.boxes))
+        use = (batch.instances.classes >= 0) & ~batch.instances.ignore
+        features.append(x[use])
+        labels.append(batch.instances.classes[use])
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def draw_shots(config: ConfigDict, pool: Records) -> dict:
+    """The K shots of each class that ``config.fewshot`` asks for, drawn or read from its files."""
+    s = config.fewshot
+    ids = class_ids(pool, novel=True) if s.classes == "novel" else np.arange(len(pool.categories))
+    chosen = [int(i) for i in ids]
+    if s.shots_from:
+        return tfa.read(s.shots_from, pool, s.shots, s.seed, class_ids=chosen, short_classes=s.short_classes)
+    table = sources.annotation_table(config.data, "pool") if s.sampler in tfa.LEVELS else None
+    return fewshot.draw(
+        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=chosen,
+        min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area, table=table,
+    )  # fmt: skip
+
+
+def _mask_loader(config: ConfigDict, crops) -> Loader:
+    k = config.model.mask
+    return pipeline.mask_loader(
+        crops, config.data, slots=k.slots, min_shots=k.min_shots, size=k.size,
+        batch=config.train.mask.batch, seed=config.seed,
+    )  # fmt: skip
+
+
+def initial_params(model: Model, config: ConfigDict) -> PyTree:
+    """Fresh weights from ``config.seed``, or those of the run ``config.init_from``.
+
+    Raises:
+      FileNotFoundError: no finished run there.
+      ValueError: its weights are damaged, or of another model; names the fields.
+    """
+    if config.init_from:
+        compatibility.check_model(config, Path(config.init_from))
+        return load_weights(Path(config.init_from), model)
+    return jax.jit(model.init)(jax.random.key(config.seed))
+
+
+def load_weights(workdir: Path, model: Model) -> PyTree:
+    """The weights that a finished run left.
+
+    Raises:
+      FileNotFoundError: that run is missing or not finished.
+      ValueError: damaged, or of another model.
+    """
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return checkpoint.load_params(workdir / "checkpoints" / "final", like)
+
+
+STAGES = {"base": base_stage, "fewshot": fewshot_stage, "distill": distill_stage}

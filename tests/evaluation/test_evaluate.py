@@ -1,0 +1,215 @@
+"""Scoring: what is certain without a model. The truth scores 100, COCO-All is the mean of its classes."""
+
+import contextlib
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskdiff_jax.data.formats import coco, ground_truth
+from maskdiff_jax.data.synthetic import scenes
+from maskdiff_jax.evaluation import evaluate
+
+MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
+NOVEL = ["person", "car", "chair", "bottle"]
+
+
+def records(name):
+    if name == "shapes":
+        return coco.with_novel(scenes.scenes("shapes", "test", 0, 12), ["star", "ring", "arrow", "crescent"])
+    if not MINI.is_dir():
+        pytest.skip("coco_mini is not in this checkout")
+    return coco.load(MINI / "annotations/instances_val.json", MINI / "val", NOVEL)
+
+
+def truth_as_results(data, score=lambda a: 1.0):
+    """The truth, as `evaluate.predict` would put it: rounded boxes, masks as RLE, no crowd regions."""
+    ids = [c.id for c in data.categories]
+    return [
+        evaluate._result(info.id, ids[a.class_id], score(a), np.array(a.box)) | {"segmentation": a.rle}
+        for info in data.infos
+        for a in info.annotations
+        if not a.crowd
+    ]
+
+
+@pytest.mark.parametrize("name", ["shapes", "coco_mini"])
+def test_truth_scores_100(name):
+    data = records(name)
+    metrics, per_class, curves = evaluate.score(data, truth_as_results(data), np.arange(len(data.categories)))
+    for kind in ("bbox", "segm"):
+        for group in ("", "base/", "novel/"):
+            for measure in ("AP", "AP50", "AP75"):
+                assert metrics[f"{kind}/{group}{measure}"] == pytest.approx(100.0), (kind, group, measure)
+        assert list(per_class[kind].values()) == pytest.approx([100.0] * len(per_class[kind]))
+        assert curves[f"{kind}/all"] == pytest.approx([100.0] * 10)
+
+
+@pytest.mark.parametrize("name", ["shapes", "coco_mini"])
+def test_all_is_the_mean_of_base_and_novel_classes(name):
+    """AP = (b bAP + n nAP) / (b + n) over the classes that occur [fsis_protocol.md, section 2.8]."""
+    data = records(name)
+    rng = np.random.default_rng(0)
+    # a third of the objects missed, a third under another class, random scores
+    results = [r for r in truth_as_results(data, lambda a: rng.random()) if rng.random() > 0.33]
+    ids = [c.id for c in data.categories]
+    for r in results:
+        if rng.random() < 0.33:
+            r["category_id"] = int(rng.choice(ids))
+    metrics, per_class, _ = evaluate.score(data, results, np.arange(len(ids)))
+    present = {a.class_id for i in data.infos for a in i.annotations if not a.crowd}
+    novel = sum(data.categories[c].novel for c in present)
+    base = len(present) - novel
+    for kind in ("bbox", "segm"):
+        b, n = metrics[f"{kind}/base/AP"], metrics[f"{kind}/novel/AP"]
+        assert 0 < n < 100 and 0 < b < 100
+        assert metrics[f"{kind}/AP"] == pytest.approx((base * b + novel * n) / (base + novel))
+        assert len(per_class[kind]) == base + novel
+
+
+def test_classes_that_are_not_scored_do_not_count():
+    data = records("shapes")
+    base = np.array([i for i, c in enumerate(data.categories) if not c.novel])
+    ids = [data.categories[i].id for i in base]
+    results = [r for r in truth_as_results(data) if r["category_id"] in ids]
+    metrics, per_class, _ = evaluate.score(data, results, base)
+    assert metrics["bbox/AP"] == pytest.approx(100.0) and "bbox/novel/AP" not in metrics
+    assert len(per_class["segm"]) == len(base)
+
+
+def test_results_without_masks_count_for_boxes_only():
+    data = records("shapes")
+    results = truth_as_results(data)
+    for r in results[::2]:
+        del r["segmentation"]
+    metrics, _, _ = evaluate.score(data, results, np.arange(12))
+    assert metrics["bbox/AP"] == pytest.approx(100.0) and 0 < metrics["segm/AP"] < 100
+
+
+def test_no_results_score_nothing():
+    data = records("shapes")
+    metrics, _, _ = evaluate.score(data, [], np.arange(12))
+    assert metrics["bbox/AP"] == metrics["segm/novel/AP"] == 0.0
+
+
+def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
+    """A false mask of 400 px in a box of 150 x 150 px lowers APs, not APl."""
+    side = 200
+    ring = np.zeros((side, side), bool)
+    ring[10:160, 10] = ring[159, 10:160] = ring[10, 10:112] = True
+    small, large = np.zeros((side, side), bool), np.zeros((side, side), bool)
+    small[170:190, 10:30], large[60:160, 60:160] = True, True
+    assert ring.sum() == 400 == small.sum() and large.sum() > 96**2
+    annotations = [
+        coco.Annotation(k + 1, 1, 0, box, coco.encode_mask(m), float(m.sum()), False)
+        for k, (m, box) in enumerate([(small, (10, 170, 30, 190)), (large, (60, 60, 160, 160))])
+    ]
+    info = coco.ImageInfo(1, "1.png", side, side, tuple(annotations))
+    data = coco.Records("two", "test", (coco.Category(1, "thing", False),), [info], lambda i: None)
+    results = truth_as_results(data, lambda a: 0.5)
+    wrong = evaluate._result(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": coco.encode_mask(ring)}
+    metrics, _, _ = evaluate.score(data, [*results, wrong], np.array([0]))
+    assert metrics["segm/APs"] == pytest.approx(50.0) and metrics["segm/APl"] == pytest.approx(100.0)
+    assert metrics["bbox/APl"] == pytest.approx(50.0) and metrics["bbox/APs"] == pytest.approx(100.0)
+
+
+def odd_json():
+    """What the loader drops or fixes and COCOeval reads all the same."""
+    square = lambda x, y, n: [[x, y, x + n, y, x + n, y + n, x, y + n]]
+    runs = np.zeros((100, 120), bool)
+    runs[30:60, 70:90] = True
+    of = lambda i, image, box, segmentation, area, **more: {
+        "id": i, "image_id": image, "category_id": 1 + i % 2, "bbox": box, "segmentation": segmentation,
+        "area": area, "iscrowd": 0,
+    } | more  # fmt: skip
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 120} for i in (5, 9)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 4, "name": "never there"}],
+        "annotations": [
+            of(10, 5, [10, 10, 20, 20], square(10, 10, 20), 400.0),
+            of(12, 5, [40, 10, 30, 0], square(40, 10, 10), 100.0),  # no height
+            of(11, 5, [50, 50, 0.0, 0.0], square(50, 50, 40), 1600.0),  # no box at all
+            of(20, 5, [-15, 80, 40, 30], square(-15, 80, 40), 750.0),  # reaches out
+            of(21, 5, [-40, -40, 20, 20], square(-40, -40, 20), 400.0),  # outside
+            of(22, 5, [60, 60, 10, 10], square(60, 60, 10), 5000.0),  # area of another class of size
+            of(23, 5, [80, 10, 20, 20], square(80, 10, 20), 0),  # no area
+            of(24, 5, [80, 40, 20, 20], square(80, 40, 20), -3),
+            of(25, 5, [80, 40, 20, 20], square(80, 40, 20), 10**9),
+            of(30, 9, [10, 10, 5, 5], [[10, 10, 10, 10, 10, 10]], 25),  # mask without a pixel
+            of(32, 9, [0, 60, 120, 40], {"size": [100, 120], "counts": [12000]}, 9),  # likewise
+            of(33, 9, [70, 30, 20, 30], coco.encode_mask(runs), 600, iscrowd=1),
+            of(34, 9, [10, 60, 0, 20], square(10, 60, 20), 400, iscrowd=1),  # degenerate crowd
+            of(36, 9, [20, 20, 30, 30], [*square(20, 20, 30), [1, 1, 5, 5]], 900),  # a line beside a polygon
+            of(38, 9, [50, 0, 40, 40], {"size": [50, 60], "counts": coco.encode_mask(runs[:50, :60])["counts"]}, 90),
+            of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),
+            of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),  # the same again, counted twice
+            of(0, 9, [60, 60, 20, 20], square(60, 60, 20), 400),
+            of(40, 77, [5, 5, 9, 9], square(5, 5, 9), 81),  # an image that is not listed
+        ],
+    }  # fmt: skip
+
+
+def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
+    path, raw = tmp_path / "odd.json", odd_json()
+    path.write_text(json.dumps(raw))
+    data = coco.load(path, tmp_path, problems=Counter())
+    rng = np.random.default_rng(0)
+    results = []
+    for a in [a for a in raw["annotations"] if a["image_id"] != 77] * 3:
+        mask, (x, y, w, h) = np.zeros((100, 120), bool), np.array(a["bbox"]) + rng.uniform(-4, 4, 4)
+        mask[int(max(y, 0)) : int(max(y + h, 0)) + 1, int(max(x, 0)) : int(max(x + w, 0)) + 1] = True
+        one = {"image_id": a["image_id"], "category_id": a["category_id"], "score": float(rng.random())}
+        results.append(one | {"bbox": [x, y, max(w, 0), max(h, 0)], "segmentation": coco.encode_mask(mask)})
+    metrics, _, _ = evaluate.score(data, results, np.arange(3))
+    for kind in ("bbox", "segm"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ground_truth = COCO(str(path))
+            mine = [{k: v for k, v in r.items() if k != "bbox" or kind == "bbox"} for r in results]
+            judge = COCOeval(ground_truth, ground_truth.loadRes(mine), kind)
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), judge.stats[:6], strict=True):
+            assert 0 <= value < 1 or (value == -1 and f"{kind}/{name}" not in metrics)
+            if value >= 0:
+                assert metrics[f"{kind}/{name}"] == pytest.approx(100 * value), (kind, name)
+        assert sum(v > 0 for v in judge.stats[:6]) >= 4
+
+
+def test_the_ground_truth_is_the_files(tmp_path):
+    path, raw = tmp_path / "odd.json", odd_json()
+    path.write_text(json.dumps(raw))
+    true, listed = COCO(str(path)), [a for a in raw["annotations"] if a["image_id"] != 77]
+    found = coco.load(path, tmp_path, problems=Counter()).truth()["annotations"]
+    for mine, theirs in zip(found, listed, strict=True):
+        assert {k: mine[k] for k in theirs if k != "segmentation"} == {
+            k: v for k, v in theirs.items() if k != "segmentation"
+        }
+        counts = true.annToRLE(theirs)["counts"]
+        assert mine["segmentation"]["counts"] == (counts if isinstance(counts, str) else counts.decode())
+
+
+def test_what_the_official_tool_cannot_read_is_fixed_or_left_out(tmp_path):
+    raw = odd_json()
+    good = raw["annotations"][0]
+    del raw["annotations"][1:]
+    changes = [
+        {"id": 10, "bbox": [1, 2, 3, 4]}, {"id": None}, {"id": "x"}, {"segmentation": []}, {"segmentation": [[1, 2]]},
+        {"segmentation": {"size": [100, 120], "counts": "0"}}, {"bbox": None}, {"area": "large"}, {"area": 10**400},
+        {"iscrowd": None}, {"iscrowd": "x"}, {"bbox": None, "segmentation": None}, {"bbox": [1, 2, float("nan"), 3]},
+        {"image_id": []}, {"segmentation": [[1e9, 0, 1e9, 1, 0, 1]]},
+    ]  # fmt: skip
+    raw["annotations"] += [good | {"id": 100 + k} | c for k, c in enumerate(changes)] + [5]
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(raw))
+    found = ground_truth.load(path)["annotations"]
+    assert len(found) == 1 + len(changes) - 3  # iscrowd "x", neither box nor mask, an image that is a list
+    assert len({a["id"] for a in found}) == len(found) and [a["id"] for a in found][:4] == [10, 1, 2, 3]
+    assert sum("segmentation" not in a for a in found) == 4
+    assert all(a["area"] == 400 and a["iscrowd"] == 0 for a in found)
+    assert [a["bbox"] for a in found if "segmentation" in a] == [good["bbox"], [1, 2, 3, 4]] + [good["bbox"]] * 7

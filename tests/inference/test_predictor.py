@@ -1,0 +1,208 @@
+"""The facade: an export with random weights, images of any size, the same masks for the same image."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from configs import fewshot
+from maskdiff_jax import checkpoint
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.inference import predictor
+from maskdiff_jax.model import build
+from maskdiff_jax.types import Support
+from tests import lowered
+from tests.reference import paste as reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tiny_config():
+    c = fewshot.get_config("shapes").unlock()
+    m = c.model
+    c.data.update(short_sides=(64,), test_short_side=64, long_side=64, region_long_side=64, buckets=((64, 64),))
+    m.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32, max_detections=4)
+    m.detector.update(proposals_test=16, rpn_pre_nms_test=16, min_score=0.01)
+    m.mask.update(size=16, slots=2)
+    m.mask.unet.update(width=16, multipliers=(1, 2), attention=(8,))
+    # a table of the noise schedule has T numbers and is part of the method, not data: keep it under a kilobyte
+    m.mask.diffusion.update(steps=2, timesteps=200)
+    c.eval.update(mask_top_n=4, mask_min_score=0.0)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    config, folder = tiny_config(), tmp_path_factory.mktemp("export") / "model"
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0))
+    # no zero-initialised layer may hide what the mask head sees
+    params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
+    support = Support(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
+    categories = [{"id": 3 * i + 1, "name": f"class{i}", "novel": i >= 8} for i in range(12)]
+    checkpoint.export(folder, params, json.loads(config.to_json_best_effort()), categories, support)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(exported) -> predictor.Predictor:
+    return predictor.load(exported)
+
+
+def picture(h: int, w: int, seed: int = 0) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (150, 90), (20, 33), (1, 1), (7, 700)])
+def test_any_image_size(model, hw):
+    found = model(picture(*hw))
+    n = len(found.scores)
+    assert n == 4 or hw == (1, 1) or hw == (7, 700)
+    assert found.masks.shape == found.soft.shape == (n, *hw) and found.masks.dtype == bool
+    clear = np.abs(found.soft - 0.5) > 1e-6
+    assert found.masks.any() == (n > 0) or hw == (1, 1)
+    np.testing.assert_array_equal(found.masks[clear], (found.soft >= 0.5)[clear])
+    assert [coco.encode_mask(m) for m in found.masks] == found.rles
+    assert len(found.labels) == len(found.class_ids) == len(found.boxes) == n
+    assert (np.diff(found.scores) <= 0).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= np.array([hw[1], hw[0]] * 2) + 1e-3).all()
+    assert found.soft.min(initial=0) >= 0 and found.soft.max(initial=0) <= 1
+    assert found.confidence.shape == (n,) and ((found.confidence == 0) | (found.confidence >= 0.5)).all()
+    assert found.confidence.max(initial=0) <= 1
+    for box, soft in zip(found.boxes, found.soft, strict=True):
+        ys, xs = np.nonzero(soft)
+        if len(ys):  # nothing is painted more than a pixel outside the box
+            assert xs.min() >= box[0] - 2 and xs.max() <= box[2] + 1
+            assert ys.min() >= box[1] - 2 and ys.max() <= box[3] + 1
+
+
+def test_the_same_image_gives_the_same_masks_and_other_noise_others(model):
+    image = picture(64, 64)
+    first, again, other = model(image), model(image), model(image, image_id=1)
+    np.testing.assert_array_equal(first.soft, again.soft)
+    np.testing.assert_array_equal(first.boxes, other.boxes)
+    assert (first.soft != other.soft).any()
+
+
+def test_agrees_with_the_path_of_evaluation(model):
+    """A square image at the test size is evaluated as is: the mask pasted there is the mask given here."""
+    from maskdiff_jax.inference import segment
+
+    image, seg = picture(64, 64), model._segmenter
+    batch = predictor.as_batch(image, 0, tiny_config().data)
+    stream = segment.detected_objects(seg, model._params, [batch], model.active, min_score=0.0, top_n=4, maskless=[])
+    drawn, *_ = segment.draw_masks(seg, model._params, stream)
+    from maskdiff_jax.ops import masks
+
+    box = masks.context_box(drawn.objects.box[0], tiny_config().data.context, drawn.hw[0])
+    found = model(image)
+    np.testing.assert_allclose(found.soft[0], reference.paste(drawn.soft[0], box, (64, 64)), atol=1e-6)
+    assert segment.pasted(seg, drawn)[: len(found.rles)] == found.rles[: len(drawn.soft)]
+
+
+def test_programs_hold_no_data(model):
+    """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
+    seg, data = model._segmenter, tiny_config().data
+    batch = predictor.as_batch(picture(64, 64), 0, data)
+    objects = predictor._nothing(16, 1).objects
+    objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
+    programs = {
+        seg.detect: (model._params, batch, model.active),
+        seg.crop: (batch, np.zeros((1, 4, 4), np.float32)),
+        seg.sample: (model._params, seg.shots, seg.noise, objects),
+    }
+    for program, arguments in programs.items():
+        assert max(lowered.constants(program, *arguments), default=0) <= 1024
+        assert not lowered.device_arrays(program, *arguments)
+
+
+def test_other_shots_give_other_masks_without_compiling(model):
+    image, seg = picture(64, 64), model._segmenter
+    first, programs = model(image), seg.sample._cache_size()
+    model._segmenter = seg._replace(shots=seg.shots[::-1])
+    try:
+        second = model(image)
+    finally:
+        model._segmenter = seg
+    assert (first.region_soft != second.region_soft).any() and seg.sample._cache_size() == programs
+
+
+def test_active_classes_follow_the_stage():
+    config, names = tiny_config(), tuple(predictor.Category(i, str(i), i >= 8) for i in range(12))
+    assert predictor.active_classes(config, names).all()
+    with config.unlocked():
+        config.fewshot.classes = "novel"
+    assert predictor.active_classes(config, names).tolist() == [i >= 8 for i in range(12)]
+    with config.unlocked():
+        config.stage = "base"
+    assert predictor.active_classes(config, names).tolist() == [i < 8 for i in range(12)]
+
+
+def test_samples_are_kept_when_asked_for(exported):
+    image = picture(60, 90)
+    kept = predictor.load(exported, samples=3, keep_samples=True, min_score=0.0)(image)
+    assert kept.samples is not None and kept.samples.shape == (len(kept.boxes), 3, 60, 90) and len(kept.boxes)
+    np.testing.assert_allclose(kept.samples.mean(1), kept.soft, atol=1e-5)
+    assert np.abs(kept.samples[:, 0] - kept.samples[:, 1]).max() > 1e-3
+    blank = predictor.load(exported, samples=3, keep_samples=True, min_score=1.0)(image)
+    assert blank.samples is not None and blank.samples.shape == (0, 3, 60, 90)
+
+
+def test_min_score_drops_detections(exported):
+    found = predictor.load(exported, min_score=1.0)(picture(64, 64))
+    assert found.masks.shape == (0, 64, 64) and found.labels == []
+
+
+@pytest.mark.parametrize(("options", "message"), [({"samples": 0}, "samples=0"), ({"min_score": 2.0}, "min_score=2.0")])
+def test_options_out_of_range(exported, options, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.load(exported, **options)
+
+
+def test_no_export_and_no_image(tmp_path, exported, model):
+    with pytest.raises(FileNotFoundError, match="launch/export.py"):
+        predictor.load(tmp_path)
+    meta = json.loads((exported / "export.json").read_text())
+    del meta["config"]["model"]["mask"]["diffusion"]["guided"]
+    shutil.copytree(exported, tmp_path / "old")
+    (tmp_path / "old/export.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guided'"):
+        predictor.load(tmp_path / "old")
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match="an image must be"):
+            model(wrong)
+
+
+def sample(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "launch" / "sample.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_sample_script(exported, tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(picture(64, 64)).save(tmp_path / "one.png")
+    Image.fromarray(picture(40, 80)).save(tmp_path / "a" / "one.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    images = [tmp_path / "one.png", tmp_path / "notes.txt", tmp_path / "gone.png", tmp_path / "a" / "one.png"]
+    out = tmp_path / "out"
+    done = sample(f"--model={exported}", f"--output={out}", "--min_score=0", *images)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    complaints = [x for x in done.stderr.splitlines() if x.startswith("sample.py:")]
+    assert len(complaints) == 2 and "notes.txt" in complaints[0] and "gone.png" in complaints[1]
+    assert sorted(p.name for p in out.iterdir()) == ["one.png", "one_4.png", "results.json"]
+    results = json.loads((out / "results.json").read_text())
+    assert {r["image_id"] for r in results} == {1, 4} and results[0]["category_id"] % 3 == 1
+    assert rle.decode(results[-1]["segmentation"]).shape == (40, 80)
+
+
+def test_sample_script_without_a_model(tmp_path):
+    done = sample(f"--model={tmp_path / 'none'}", "x.png")
+    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "launch/export.py" in done.stderr

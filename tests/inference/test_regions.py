@@ -1,0 +1,47 @@
+"""Training cuts regions from stored crops with pillow, evaluation from the batch under jit: the same pixels."""
+
+import numpy as np
+from PIL import Image
+
+from configs import base
+from maskdiff_jax.data import pipeline, transforms
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.ops import masks
+
+M = 32
+
+
+def photos():
+    """Two pictures larger than regions are cut from, each with an ellipse as its object."""
+    rng = np.random.default_rng(0)
+    images, infos = [], []
+    for k, (h, w) in enumerate([(150, 210), (240, 130)]):
+        small = rng.integers(0, 256, (h // 15, w // 15, 3), dtype=np.uint8)
+        images.append(np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC)))
+        y, x = np.mgrid[:h, :w] + 0.5
+        mask = ((x - w / 2) / 50) ** 2 + ((y - h / 2) / 37) ** 2 < 1
+        box = (w / 2 - 50, h / 2 - 37, w / 2 + 50, h / 2 + 37)
+        a = coco.Annotation(k, k, 0, box, coco.encode_mask(mask), float(mask.sum()), False)
+        infos.append(coco.ImageInfo(k, f"{k}.png", h, w, (a,)))
+    return coco.Records("photos", "test", (coco.Category(1, "thing", False),), infos, images.__getitem__)
+
+
+def test_training_and_evaluation_see_the_same_region(tmp_path):
+    data = base.get_config("shapes").unlock().data
+    data.root = str(tmp_path)
+    data.region_long_side = 100  # half of the pictures: both paths resize before they cut
+    data.short_sides, data.test_short_side, data.long_side, data.buckets = (128,), 128, 256, ((256, 256),)
+    records = photos()
+    crops = pipeline.open_crops(data, records, "test")
+    (batch,) = pipeline.eval_batches(records, data, batch=2)
+    assert (batch.region_hw < batch.original_hw).all()
+    for k, info in enumerate(records.infos):
+        trained = transforms.cut(transforms.pack(*crops.read(k)), np.array(crops.infos[k].box), M)
+        (row,) = np.flatnonzero(batch.image_id == info.id)
+        scale = np.tile((batch.region_hw[row] / batch.original_hw[row])[::-1], 2)
+        (a,) = info.annotations
+        evaluated = masks.crop_resize(batch.region_image[row], np.array(a.box) * scale, M, batch.region_hw[row])
+        assert np.abs(evaluated - trained[..., :3]).max() <= 2  # pillow rounds after each axis
+        true = np.asarray(masks.crop_resize(coco.decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
+        drawn = trained[..., 3] >= 128
+        assert (true & drawn).sum() / (true | drawn).sum() > 0.97

@@ -1,0 +1,204 @@
+"""The loop on a line through two points: resume, freezing, running means, broken losses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base, distill
+from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax.training import loop, optim
+from maskdiff_jax.training import run as training
+from maskdiff_jax.types import TrainState
+
+
+class Counter:
+    """A loader whose batches depend on nothing but its position."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __next__(self):
+        self.n += 1
+        x = np.random.default_rng(self.n).normal(size=(8, 2)).astype(np.float32)
+        return {"x": x, "y": x @ np.array([2.0, -1.0], np.float32)}
+
+    def get_state(self):
+        return {"n": self.n}
+
+    def set_state(self, state):
+        self.n = state["n"]
+
+
+def squares(params, key, batch):
+    noise = 0.01 * jax.random.normal(key, batch["y"].shape)  # so that resuming must replay the keys
+    error = batch["x"] @ params["a"]["w"] + params["b"]["w"] + noise - batch["y"]
+    return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+
+
+def phase(steps=12, loss=squares, ema=0.9, loader=None):
+    fields = base._phase(steps, batch=8, optimizer="adamw", lr=0.1, weight_decay=0.0, warmup=0)
+    fields.ema, fields.schedule = ema, "constant"
+    patterns = [("b/.*", optim.FROZEN), ("a/.*", "line")]
+    return loop.Phase("line", steps, loss, loader or Counter(), patterns, {"line": fields})
+
+
+def config(save_every=0):
+    return ConfigDict({"seed": 0, "train": {"log_every": 5, "save_every": save_every, "keep": 2}})
+
+
+def params():
+    return {"a": {"w": jnp.zeros(2)}, "b": {"w": jnp.full((1,), 0.5)}}
+
+
+def train(tmp_path, phase, save_every=0):
+    mesh = sharding.make_mesh(1)
+    return loop.run_phase(phase, params(), config=config(save_every), workdir=tmp_path, mesh=mesh)
+
+
+def test_trains_what_it_should(tmp_path):
+    out = train(tmp_path, phase(steps=200, ema=0.0))
+    np.testing.assert_allclose(out["a"]["w"], [2.0, -1.0], atol=0.1)
+    assert float(out["b"]["w"][0]) == 0.5
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines][:3] == [1, 5, 10] and lines[-1]["step"] == 200
+    assert lines[-1]["loss"] < lines[0]["loss"] and lines[0]["phase"] == "line"
+    assert loop.read_seconds(tmp_path)["line"] > 0
+
+
+def test_unit_columns_hold_from_before_the_first_step(tmp_path):
+    """The weight that the loss sees is unit at every step, and so is the state; other leaves are free."""
+    lengths = []
+
+    def seen(params, key, batch):
+        jax.debug.callback(lambda n: lengths.append(float(n)), jnp.linalg.norm(params["a"]["w"]))
+        return squares(params, key, batch)
+
+    start = {"a": {"w": jnp.full((2, 1), 30.0)}, "b": {"w": jnp.full((1,), 0.5)}}
+    one = phase(steps=6, loss=lambda p, k, b: seen(p, k, b | {"y": b["y"][:, None]}), ema=0.0)
+    one = one._replace(unit_columns=frozenset({"a/w"}))
+    out = loop.run_phase(one, start, config=config(), workdir=tmp_path, mesh=sharding.make_mesh(1))
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(out["a"]["w"]), 1.0, rtol=1e-6)
+    assert float(out["b"]["w"][0]) == 0.5
+
+
+def test_learning_rate_scales_with_the_batch(tmp_path, capsys):
+    def moved(batch):
+        p = phase(steps=1, ema=0.0)
+        p.configs["line"].update(optimizer="sgd", lr=0.1, batch=batch)
+        return np.asarray(train(tmp_path / str(batch), p)["a"]["w"])
+
+    np.testing.assert_allclose(moved(16), 2 * moved(8), rtol=1e-6)
+    out = capsys.readouterr().out
+    assert "line: sgd, learning rate 0.2 for a batch of 16 (0.1 is for a batch of 8)" in out
+    assert "line: sgd, learning rate 0.1 for a batch of 8\n" in out
+
+
+def test_only_saving_may_transfer_unasked(tmp_path, monkeypatch):
+    """On a GPU an implicit transfer inside the loop is an error; on a CPU arrays are shared and nothing is noticed."""
+    seen = {}
+
+    def save(self, state, data):
+        seen["save"] = jax.config.jax_transfer_guard_device_to_host
+
+    class Guarded(Counter):
+        def __next__(self):
+            seen["next"] = jax.config.jax_transfer_guard_device_to_host
+            return super().__next__()
+
+    monkeypatch.setattr(checkpoint.PhaseCheckpoints, "save", save)
+    train(tmp_path, phase(steps=2, loader=Guarded()))
+    assert seen == {"save": "allow", "next": "disallow"}
+
+
+class Stop(Exception):
+    pass
+
+
+class Failing(Counter):
+    def __next__(self):
+        if self.n == 9:
+            raise Stop
+        return super().__next__()
+
+
+def test_resume_equals_uninterrupted(tmp_path):
+    whole = train(tmp_path / "whole", phase())
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", phase(loader=Failing()), save_every=4)
+    resumed = train(tmp_path / "cut", phase(), save_every=4)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))  # what was done twice stands there once
+
+
+def test_running_mean_is_what_comes_out(tmp_path):
+    raw, mean = train(tmp_path / "raw", phase(ema=0.0)), train(tmp_path / "mean", phase(ema=0.9))
+    assert np.abs(np.asarray(raw["a"]["w"])).sum() > np.abs(np.asarray(mean["a"]["w"])).sum() > 0
+
+
+def test_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+    def broken(params, key, batch):
+        loss, metrics = squares(params, key, batch)
+        return loss / 0.0, metrics
+
+    with pytest.raises(FloatingPointError, match="'line'.* at step 1"):
+        train(tmp_path, phase(loss=broken))
+
+
+def test_finished_phase_is_not_repeated(tmp_path):
+    first = train(tmp_path, phase())
+
+    class Never(Counter):
+        def __next__(self):
+            raise AssertionError("asked for data of a finished phase")
+
+    jax.tree.map(np.testing.assert_array_equal, first, train(tmp_path, phase(loader=Never())))
+
+
+def test_pair_loader_keeps_both_positions():
+    pair = loop.PairLoader(Counter(), Counter())
+    next(pair)
+    kept = pair.get_state()
+    want = next(pair)
+    pair.set_state(kept)
+    jax.tree.map(np.testing.assert_array_equal, want, next(pair))
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    with checkpoint.PhaseCheckpoints(tmp_path / "checkpoints" / "line", 1) as saved:
+        saved.save(TrainState(jnp.int32(3), {"z": jnp.zeros(1)}, {}, {"z": jnp.zeros(1)}), {"n": 3})
+    with pytest.raises(ValueError, match="line/3 is damaged or of another model"):
+        train(tmp_path, phase())
+
+
+def test_a_workdir_belongs_to_what_was_trained(tmp_path):
+    config = base.get_config("shapes").unlock()
+    config.seed = 8
+    training.claim(config, tmp_path)
+    config.seed = 9  # nothing was trained yet
+    training.claim(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    config.model.mask.diffusion.update(steps=7, guidance=3.0, spacing="even")
+    config.eval.samples = 3
+    config.distill.steps = 16  # of another stage
+    training.claim(config, tmp_path, must_exist=True)
+    config.model.mask.diffusion.prediction = "v"
+    with pytest.raises(ValueError, match=r"different: model\.mask\.diffusion\.prediction"):
+        training.claim(config, tmp_path)
+    with pytest.raises(FileNotFoundError, match="train first"):
+        training.claim(config, tmp_path / "other", must_exist=True)
+
+
+def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
+    config = distill.get_config("shapes").unlock()
+    training.claim(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    config.distill.steps = 16
+    config.model.mask.diffusion.spacing = "even"
+    with pytest.raises(ValueError, match=r"different: distill\.steps, model\.mask\.diffusion\.spacing"):
+        training.claim(config, tmp_path)

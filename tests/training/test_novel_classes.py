@@ -1,0 +1,88 @@
+"""Rows for new classes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskdiff_jax.training import novel_classes
+
+C, F = 5, 16
+BASE, NEW = np.array([0, 2, 3]), np.array([1, 4])
+
+
+def predictor(seed, specific=True):
+    k = jax.random.split(jax.random.key(seed), 3)
+    out = 4 * C if specific else 4
+    return {
+        "cls_score": {"kernel": jax.random.normal(k[0], (F, C + 1))},
+        "bbox_pred": {"kernel": jax.random.normal(k[1], (F, out)), "bias": jax.random.normal(k[2], (out,))},
+    }
+
+
+@pytest.mark.parametrize("specific", [True, False])
+def test_take_rows_copies_the_novel_rows_only(specific):
+    old, new = predictor(0, specific), predictor(1, specific)
+    out = novel_classes.take_rows(old, new, NEW, C)
+    for c in range(C + 1):
+        source = new if c in NEW else old
+        np.testing.assert_array_equal(out["cls_score"]["kernel"][:, c], source["cls_score"]["kernel"][:, c])
+    if not specific:
+        np.testing.assert_array_equal(out["bbox_pred"]["bias"], old["bbox_pred"]["bias"])
+        return
+    for c in range(C):
+        source = new if c in NEW else old
+        s = slice(4 * c, 4 * c + 4)  # all four numbers of a class, unlike iMTFA's combine (fsis_protocol 3.2)
+        np.testing.assert_array_equal(out["bbox_pred"]["bias"][s], source["bbox_pred"]["bias"][s])
+        np.testing.assert_array_equal(out["bbox_pred"]["kernel"][:, s], source["bbox_pred"]["kernel"][:, s])
+
+
+def test_fresh_rows():
+    old = predictor(0)
+    out = novel_classes.fresh_rows(old, jax.random.key(3), BASE, NEW, C)
+    kernel = np.asarray(out["cls_score"]["kernel"])
+    np.testing.assert_array_equal(kernel[:, BASE], old["cls_score"]["kernel"][:, BASE])
+    assert 0.003 < kernel[:, NEW].std() < 0.03
+    mean = old["bbox_pred"]["bias"].reshape(C, 4)[BASE].mean(0)
+    np.testing.assert_allclose(out["bbox_pred"]["bias"].reshape(C, 4)[NEW], np.stack([mean, mean]), rtol=1e-5)
+
+
+def test_imprint_keeps_base_answers_and_finds_novel_shots():
+    """Features with a large common part, as after a ReLU: plain class means would win everywhere."""
+    rng = np.random.default_rng(0)
+    f, classes, n = 64, 6, 10
+    base, new = np.arange(4), np.array([4, 5])
+    common = np.abs(rng.normal(size=f)) * 3
+    own = rng.normal(size=(classes, f))
+    labels = np.repeat(np.arange(classes), n)
+    x = np.maximum(common + own[labels] + 0.3 * rng.normal(size=(len(labels), f)), 0)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    centred = unit - unit[labels < 4].mean(0)
+    rows = np.stack([centred[labels == c].mean(0) for c in range(classes)], 1)
+    kernel = np.concatenate([rows, -unit.mean(0)[:, None]], 1)
+    kernel[:, new] = 0.0
+    out = novel_classes.imprint({"cls_score": {"kernel": jnp.asarray(kernel)}}, x, labels, base, new)["cls_score"][
+        "kernel"
+    ]
+    out = np.asarray(out)
+    np.testing.assert_allclose(out[:, base], kernel[:, base], rtol=1e-5)
+
+    def answer(k):
+        return np.argmax((unit @ (k / np.linalg.norm(k, axis=0)))[:, :classes], 1)
+
+    plain = kernel.copy()
+    plain[:, new] = np.stack([unit[labels == c].mean(0) for c in new], 1)
+    of_base = labels < 4
+    assert (answer(out)[of_base] == labels[of_base]).mean() > 0.9
+    assert (answer(out)[~of_base] == labels[~of_base]).mean() > 0.9
+    assert (answer(plain)[of_base] == labels[of_base]).mean() < 0.5  # what the calibration is for
+
+
+def test_imprint_needs_a_shot_of_every_class():
+    with pytest.raises(ValueError, match=r"class ids \[2, 4\]"):
+        novel_classes.imprint(predictor(0), np.ones((3, F)), np.array([0, 1, 3]), BASE, NEW)
+
+
+def test_imprint_needs_a_cosine_classifier():
+    with pytest.raises(ValueError, match="cosine"):
+        novel_classes.imprint({"cls_score": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}, None, None, BASE, NEW)

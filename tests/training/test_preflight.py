@@ -1,0 +1,161 @@
+"""What would stop a run late is said before it trains."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from configs import base, fewshot
+from maskdiff_jax.data import checks, pipeline
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.synthetic import scenes
+from maskdiff_jax.model import build
+from maskdiff_jax.training import preflight, stages
+
+NARROW = {"blocks": (1, 1, 1, 1), "width": 8, "fpn_channels": 16, "fc_channels": 16}
+
+
+def narrow(config):
+    config = config.unlock()
+    config.model.detector.update(NARROW)
+    config.model.mask.size = 32
+    config.model.mask.unet.update(width=8, multipliers=(1,), attention=())
+    return config
+
+
+@pytest.fixture
+def custom(tmp_path):
+    """Stage 1 on a dataset of one's own with 4 photos per split."""
+    config = narrow(base.get_config("custom"))
+    config.data.update(root=str(tmp_path), workers=0, novel_classes=("ring",))
+    config.model.num_classes = len(scenes.NAMES)
+    for split in ("train", "test"):
+        coco.save(scenes.scenes("shapes", split, 0, 4), tmp_path / f"{split}.json", tmp_path / split)
+    return config
+
+
+def edit(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_nothing_to_say(custom, tmp_path):
+    assert preflight.check(custom, tmp_path / "run") == []
+    assert preflight.check(narrow(base.get_config("shapes")), tmp_path / "run") == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_test_split(custom, tmp_path):
+    edit(tmp_path / "test.json", lambda d: d["categories"][3].update(name="sphere"))
+    with pytest.raises(ValueError, match=r"test.json lists other classes than train.json, e.g. '\w+' \(id 4\)"):
+        preflight.check(custom, tmp_path)
+    (tmp_path / "test.json").unlink()
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "test.json")):
+        preflight.check(custom, tmp_path)
+    custom.data.test_json = ""  # nobody wants to test
+    assert preflight.check(custom, tmp_path) == []
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_missing_images(custom, tmp_path, split):
+    (tmp_path / split / f"{split}_000002.png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"1 of 4 images of custom {split} .*among them {split}_000002.png"):
+        pipeline.open_split(custom.data, split)
+    if split == "test":
+        with pytest.raises(FileNotFoundError, match="1 of 4"):
+            preflight.check(custom, tmp_path)
+    shutil.rmtree(tmp_path / split)
+    with pytest.raises(FileNotFoundError, match="image folder of custom is missing"):
+        pipeline.open_split(custom.data, split)
+
+
+def test_shots_that_stage_2_will_want(custom, tmp_path):
+    _, count = checks.objects_per_class(tmp_path / "train.json")
+    records = pipeline.open_split(custom.data, "train")
+    objects = [a.class_id + 1 for i in records.infos for a in i.annotations]
+    assert {k: v for k, v in count.items() if v} == {k: objects.count(k) for k in set(objects)}
+    custom.fewshot.short_classes = "error"
+    notes = preflight.check(custom, tmp_path)
+    assert [int(re.match(r"stage 2 with (\d+) shots", n)[1]) for n in notes] == [1, 5, 10]
+    assert "train.json has too few objects of " in notes[0] and "more classes" in notes[0]
+    custom.paper, custom.fewshot.shots = True, 5  # the mask head has inputs for 5 shots, neither more nor fewer
+    with pytest.raises(ValueError, match="stage 2 with 5 shots: .* has too few objects .*serves no other K"):
+        preflight.check(custom, tmp_path)
+    custom.fewshot.update(sampler="imtfa", shots=3)
+    with pytest.raises(ValueError, match="3 shots: fewshot.sampler=imtfa samples 1, 5, 10 only; instances samples any"):
+        preflight.check(custom, tmp_path)
+
+
+def test_crowds_and_faulty_annotations_are_no_objects(custom, tmp_path):
+    _, before = checks.objects_per_class(tmp_path / "train.json")
+
+    def change(document):
+        document["annotations"][0]["iscrowd"] = 1
+        document["annotations"] += [{"category_id": "9"}, 7, {}]
+
+    edit(tmp_path / "train.json", change)
+    _, after = checks.objects_per_class(tmp_path / "train.json")
+    assert sum(after.values()) == sum(before.values()) - 1
+
+
+def test_settings_of_the_last_phase(tmp_path, monkeypatch):
+    config = narrow(base.get_config("shapes"))
+    config.train.mask.optimizer = "adam"
+    with pytest.raises(ValueError, match="train.mask: unknown optimizer 'adam'"):
+        preflight.check(config, tmp_path)
+    config.train.mask.update(optimizer="adamw", schedule="linear")
+    with pytest.raises(ValueError, match="train.mask: unknown schedule 'linear'"):
+        preflight.check(config, tmp_path)
+    config.train.mask.update(schedule="constant", batch=12)
+    monkeypatch.setattr(preflight.sharding, "make_mesh", lambda devices: SimpleNamespace(size=8))
+    with pytest.raises(ValueError, match="train.mask.batch=12 cannot be divided by 8 devices"):
+        preflight.check(config, tmp_path)
+    config.train.mask.steps = 0  # a phase that does not run
+    assert preflight.check(config, tmp_path) == []
+    config.train.detector.batch = 0
+    with pytest.raises(ValueError, match="train.detector has batch=0"):
+        preflight.check(config, tmp_path)
+
+
+def test_room_for_checkpoints(tmp_path, monkeypatch):
+    config = narrow(base.get_config("shapes"))
+    params = jax.eval_shape(build(config.model).init, jax.random.key(0))
+    detector, mask = (sum(x.size for x in jax.tree.leaves(params[k])) for k in ("detector", "mask_head"))
+    # two kept and one being written, each with mean and two moments of the larger part, then the final weights
+    need = 4 * (3 * (detector + mask + 3 * max(detector, mask)) + detector + mask)
+    assert preflight.checkpoint_bytes(config) == need
+    config.train.detector.optimizer = config.train.mask.optimizer = "sgd"
+    assert preflight.checkpoint_bytes(config) == need - 4 * 3 * max(detector, mask)
+    folder = tmp_path / "not" / "there"
+    for free, fits in ((need, True), (need // 2, False)):
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        if fits:
+            preflight.check(config, folder)
+        else:
+            with pytest.raises(OSError, match="make room, or lower train.keep"):
+                preflight.check(config, folder)
+
+
+def test_both_phases_are_made_before_the_first_trains(tmp_path):
+    """Here the mask head's regions would reach out of its crops, which only its loader knows."""
+
+    def train(phase, params):
+        raise AssertionError(f"{phase.name} trains")
+
+    first, second = narrow(base.get_config("shapes")), narrow(fewshot.get_config("shapes,shots=1"))
+    for config in (first, second):
+        config.data.update(root=str(tmp_path / "shapes"), shapes_train=8, shapes_pool=40, box_jitter=0.4)
+    with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
+        stages.base_stage(first, tmp_path, train)
+    second.init_from = str(tmp_path)
+    Path(tmp_path / "config.json").write_text(first.to_json_best_effort())
+    second.fewshot.novel_init = "random"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "load_weights", lambda workdir, model: jax.eval_shape(model.init, jax.random.key(0)))
+        with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
+            stages.fewshot_stage(second, tmp_path, train)

@@ -1,0 +1,123 @@
+"""The phases of each stage, as they are handed to the loop: their programs hold no data."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base, distill, fewshot
+from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax.data import pipeline
+from maskdiff_jax.training import loop, optim, stages
+from maskdiff_jax.types import TrainState
+from tests import lowered
+
+KILOBYTE = 1024
+
+
+def small(config, folder):
+    """The preset with narrow nets and few scenes."""
+    config.data.update(root=str(folder / "shapes"), shapes_train=24, shapes_pool=40, shapes_test=4)
+    config.model.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=16)
+    config.model.mask.unet.width = 8
+    # a table of the noise schedule has T numbers and is part of the method, not data: keep it under the bound
+    config.model.mask.diffusion.timesteps = 200
+    return config
+
+
+@functools.cache
+def phases(folder):
+    """Name -> phase and the parameters that it is given, of all three stages; nothing is trained."""
+    found = {}
+
+    def run(stage, config, workdir):
+        workdir.mkdir()
+        (workdir / "config.json").write_text(config.to_json_best_effort())
+
+        def train(phase, params):
+            found[f"{stage}/{phase.name}"] = phase, params
+            return params
+
+        params = stages.STAGES[stage](config, workdir, train)
+        checkpoint.save_params(workdir / "checkpoints" / "final", params)
+
+    run("base", small(base.get_config("shapes"), folder), folder / "base")
+    second = small(fewshot.get_config("shapes,shots=2"), folder)
+    second.init_from = str(folder / "base")
+    run("fewshot", second, folder / "fewshot")
+    third = small(distill.get_config("shapes,shots=2"), folder)
+    third.init_from = str(folder / "fewshot")
+    third.distill.guidance = 2.0
+    run("distill", third, folder / "distill")
+    return found
+
+
+NAMES = ("base/detector", "base/mask", "fewshot/novel", "fewshot/detector", "fewshot/mask", "distill/guidance",
+         "distill/steps4", "distill/steps2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stages")
+
+
+def test_phases_in_order(folder):
+    assert tuple(phases(folder)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_programs_hold_no_data(folder, name):
+    """On a GPU a closed-over device array stops the loop; a literal compiles the program again for each value."""
+    phase, params = phases(folder)[name]
+    labels = optim.label_parameters(params, phase.patterns)
+    rule = optim.combine({k: loop._optimizer(phase.steps, p) for k, p in phase.configs.items()}, labels)
+    trainable, _ = optim.split(params, labels)
+    state = TrainState(jnp.zeros((), jnp.int32), params, rule.init(trainable), trainable)
+    decays = {k: p.ema for k, p in phase.configs.items()}
+    step = loop.make_step(phase.loss, rule, labels, decays, sharding.make_mesh(1), unit_columns=phase.unit_columns)
+    args = (state, next(phase.loader), jax.random.key(0))
+    assert not lowered.device_arrays(step, *args)
+    assert max(lowered.constants(step, *args), default=0) <= KILOBYTE
+
+
+def test_the_measure_sees_a_closed_over_array():
+    big = np.random.default_rng(0).random(1000, np.float32)
+    held = jnp.asarray(big)
+    inside, outside = jax.jit(lambda x: x + jnp.asarray(big)), jax.jit(lambda x: x + held)
+    assert lowered.constants(inside, 1.0) == lowered.constants(outside, 1.0) == [4000]
+    assert not lowered.device_arrays(inside, 1.0) and len(lowered.device_arrays(outside, 1.0)) == 1
+    assert lowered.constants(jax.jit(lambda x: x + jnp.zeros(1000)), 1.0) == []
+
+
+def test_the_cosine_classifier_is_projected_where_it_is_trained(folder):
+    for name, (phase, params) in phases(folder).items():
+        labels = optim.label_parameters(params, phase.patterns)
+        trained = labels[stages.CLASS_VECTORS] != optim.FROZEN
+        assert (stages.CLASS_VECTORS in phase.unit_columns) == trained, name
+
+
+def test_heads_one_after_the_other_equal_the_joint_loss(folder):
+    """The paper's stage 2 trains them together: no loss reads a parameter that the other one trains."""
+    (detector, params), (mask, _) = (phases(folder)[f"fewshot/{k}"] for k in ("detector", "mask"))
+    for phase, other in ((detector, mask), (mask, detector)):
+        jaxpr = jax.make_jaxpr(phase.loss)(params, jax.random.key(3), next(phase.loader)).jaxpr
+        paths = ["/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+        read = {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in used}
+        mine, theirs = (
+            {k for k, v in optim.label_parameters(params, x.patterns).items() if v != optim.FROZEN}
+            for x in (phase, other)
+        )
+        assert mine and mine <= read and not theirs & read
+
+
+def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):
+    phases(folder)
+    monkeypatch.setattr(pipeline, "open_split", lambda *a: pytest.fail("data were opened"))
+    config = small(fewshot.get_config("shapes,shots=2"), folder)
+    config.init_from, config.model.mask.unet.blocks = str(folder / "base"), 3
+    with pytest.raises(ValueError, match=re.escape("model.mask.unet.blocks is 1 there and 3 here")):
+        stages.fewshot_stage(config, folder / "other", lambda phase, params: params)
