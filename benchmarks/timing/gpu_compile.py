@@ -8,7 +8,7 @@
 
 Nothing runs. Memory is what the compiler planned; launches, FLOPs and bytes are read from the optimized program
 (benchmarks/timing/hlo.py). "roofline" is the sum over all kernels of max(FLOPs / peak, bytes / bandwidth), a lower
-bound for kernels that each reach 80 % of the GPU's dense bfloat16 peak or 90 % of its memory bandwidth. Without a device
+bound for kernels that each reach 80 % of the dense bfloat16 peak or 90 % of the memory bandwidth. Without a device
 the compiler cannot try out tiles and algorithms, so a real one will choose others.
 """
 
