@@ -33,7 +33,7 @@ MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 def class_ids(records: Records, novel: bool) -> np.ndarray:
     """The ids of the novel (or base) classes."""
-    return np.array([i for i, c in enumerate(records.categories) if c.novel == novel_classes], np.int32)
+    return np.array([i for i, c in enumerate(records.categories) if c.novel == novel], np.int32)
 
 
 def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:

@@ -190,7 +190,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
     for module, name in ((evaluate.stages, "load_weights"), (evaluate.segment, "make_segmenter")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
-    monkeypatch.setattr(evaluate.pictures, "draw", lambda *_: None)
+    monkeypatch.setattr(evaluate.figures, "draw", lambda *_: None)
     document = evaluate.run(config, tmp_path / "run")
     assert document == json.loads((tmp_path / "run/voc/metrics.json").read_text())
     assert not (tmp_path / "run/metrics.json").exists() and (tmp_path / "run/voc/predictions.json").is_file()
