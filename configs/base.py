@@ -7,7 +7,7 @@
     python launch/train.py --config configs/base.py:coco,split=minival # COCO 2017's own split, not TFA's
     python launch/train.py --config configs/base.py:custom             # your COCO-format json, see README
 
-``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it colour order, mean,
+``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it color order, mean,
 standard deviation and layout; see ``presets.WEIGHTS``. ``coco`` has msra, ``custom`` scratch.
 
 Every field stands here once, with its unit and where it comes from: [P] the MaskDiff paper, [TFA]
@@ -88,7 +88,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
     )  # fmt: skip
     d.shapes_seed = 0  # seed of the embedded scenes (sources shapes and shapes_hard)
-    d.shapes_train, d.shapes_pool, d.shapes_test = 2000, 240, 160  # scenes per split
+    d.shapes_train, d.shapes_support, d.shapes_test = 2000, 240, 160  # scenes per split
     d.short_sides = (640, 672, 704, 736, 768, 800)  # px, one drawn per training image [TFA]
     d.test_short_side = 800  # px
     d.long_side = 1333  # px, upper limit [TFA]
@@ -102,9 +102,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     d.box_jitter = 0.1  # of the side: shift and scale of mask-head boxes in training (A11); 0 = paper
     d.context = 0.0  # of the side: margin added around every region, in training and test
     d.crop_margin = 0.25  # of the side: margin of the pre-cut instance crops, must cover jitter and context
-    d.shot_augment = 0.5  # probability that a shot is flipped, turned, recoloured on its own
+    d.shot_augment = 0.5  # probability that a shot is flipped, turned, recolored on its own
     d.shot_drop = 0.0  # probability that a mask-head sample sees no shot at all
-    d.shot_unlabelled = "background"  # other objects of a K-shot image: "background" [TFA] or "ignore"
+    d.shot_unlabeled = "background"  # other objects of a K-shot image: "background" [TFA] or "ignore"
     d.workers = 8  # grain worker processes; 0 = threads in this process
     d.cache_mb = 0  # decoded images and crops are kept in memory up to this many MB; what fits 2 GB (K shots), always
 
@@ -155,7 +155,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     k.slots = 10  # shots that the net has channels for: every K of the paper's tables; stage 2 needs shots <= slots
     k.min_shots = 1  # training fills min_shots..slots slots at random; = slots: always all [P]
     k.class_input = True  # False: a class-agnostic head
-    k.shot_background = "grey"  # removed pixels are 0 ("grey", D7.11) or -1 ("black", A14)
+    k.shot_background = "gray"  # removed pixels are 0 ("gray", D7.11) or -1 ("black", A14)
     k.unet = u = ConfigDict()
     u.width = 128  # base channels [GD; D7.1]
     u.multipliers = (1, 1, 2, 3, 4)  # of the width, per level
@@ -187,7 +187,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f.eta = 0.0  # of ddim: 0 deterministic .. 1 = ddpm
     f.clip = True  # x0 is clipped to -b..b at each step
     f.averaged = 1  # the mask is the mean of the estimates of the last so many steps, 1..S
-    f.guided = (0.0, 1.0)  # share of the steps, from the noisiest on, that are guided; the others cost half
+    f.guidance_interval = (0.0, 1.0)  # share of the steps, from the noisiest on, that are guided; the others cost half
     f.guidance = 1.0  # w: eps_u + w (eps_c - eps_u), 5 [P]; 1 = none: half the cost and, measured, better masks
 
     # ------------------------------------------------------------------ training
@@ -224,7 +224,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     e.split = "test"
     e.source = ""  # "voc": score on PASCAL VOC, into a folder of its own in the workdir; "" = config.data
     e.root = "datasets/VOCdevkit"  # of `source`
-    e.like_fgn = False  # also score detections of the classes that the image's truth holds alone, as FGN (A28)
+    e.gt_classes_only = False  # also score detections of the classes that the image's truth holds alone, as FGN (A28)
     e.images = 0  # 0 = all of the split
     e.batch = 8  # images
     e.mask_batch = 128  # objects of many images that are drawn together
@@ -235,7 +235,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     e.noise_seed = 0
     e.mask_threshold = 0.5  # of the pasted soft mask [P]
     e.min_gt_area = 40  # px: smaller objects are left out of mask_iou
-    e.pictures = 12  # test images drawn into the report
+    e.figures = 12  # test images drawn into the report
 
     presets.PRESETS[preset](c)
     presets.weights(c, options["weights"])

@@ -22,7 +22,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.stage = "distill"
     f, r = c.model.mask.diffusion, c.train
     c.distill.guidance = f.guidance
-    f.update(sampler="ddim", steps=c.distill.rounds[-1], guidance=1.0, eta=0.0, averaged=1, guided=(0.0, 1.0))
+    f.update(
+        sampler="ddim", steps=c.distill.rounds[-1], guidance=1.0, eta=0.0, averaged=1, guidance_interval=(0.0, 1.0)
+    )
     f.variance = "fixed_small"
     c.data.shot_drop = 0.0
     for phase in (r.detector, r.novel):

@@ -23,7 +23,7 @@ def paper(c: ConfigDict, shots: int) -> None:
     k, d, r = c.model.mask, c.data, c.train
     k.slots = k.min_shots = c.fewshot.shots = shots
     k.diffusion.update(prediction="eps", signal_scale=1.0, sampler="ddpm", steps=1000, guidance=5.0)
-    d.box_jitter, d.shot_augment, d.shot_unlabelled = 0.0, 0.0, "background"
+    d.box_jitter, d.shot_augment, d.shot_unlabeled = 0.0, 0.0, "background"
     if c.preset.startswith("shapes"):
         # the paper's loss and sampler, in a form that a net of this size learns: docs/mask_head.md
         k.diffusion.precondition = "logit"
@@ -54,7 +54,7 @@ def custom(c: ConfigDict) -> None:
     c.data.update(source="custom", root="datasets/custom", novel_classes=(), more_images=(), counts="")
     c.data.train_json, c.data.train_images = "train.json", "train"
     c.data.test_json, c.data.test_images = "test.json", "test"
-    c.data.shot_unlabelled = "ignore"
+    c.data.shot_unlabeled = "ignore"
     c.fewshot.short_classes = "take_all"
     c.model.num_classes = 0  # 0: as many as the json lists
     c.weights = "scratch"
@@ -83,7 +83,7 @@ def weights(c: ConfigDict, name: str) -> None:
         t.classifier = "linear"
         c.data.novel_classes = ()  # all 80 classes are detected and scored
         # boxes alone are looked at: no masks in detections or true boxes, no pictures
-        c.eval.update(mask_top_n=0, min_gt_area=10**9, pictures=0)
+        c.eval.update(mask_top_n=0, min_gt_area=10**9, figures=0)
 
 
 def shapes(c: ConfigDict) -> None:
@@ -93,7 +93,7 @@ def shapes(c: ConfigDict) -> None:
     d.update(source="shapes", root="datasets/shapes", more_images=(), counts="", workers=0, cache_mb=1500)
     d.novel_classes = ("star", "ring", "arrow", "crescent")
     d.short_sides, d.test_short_side, d.long_side, d.region_long_side = (128,), 128, 128, 128
-    d.update(buckets=((128, 128),), max_boxes=8, shot_unlabelled="ignore")
+    d.update(buckets=((128, 128),), max_boxes=8, shot_unlabeled="ignore")
 
     m.num_classes, m.dtype = 12, "float32"
     t.pixel_mean, t.pixel_std, t.channel_order = (127.5,) * 3, (64.0,) * 3, "rgb"
@@ -116,7 +116,7 @@ def shapes(c: ConfigDict) -> None:
 
 
 def shapes_hard(c: ConfigDict) -> None:
-    """Up to 160 px, more objects, clutter, occlusion and truncation; unlabelled novel objects."""
+    """Up to 160 px, more objects, clutter, occlusion and truncation; unlabeled novel objects."""
     shapes(c)
     d = c.data
     d.update(source="shapes_hard", root="datasets/shapes_hard")

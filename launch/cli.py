@@ -11,6 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# fields of the config that have a new name since version 0.1
+RENAMED = {
+    "data.shapes_pool": "data.shapes_support",
+    "data.shot_unlabelled": "data.shot_unlabeled",
+    "eval.like_fgn": "eval.gt_classes_only",
+    "eval.pictures": "eval.figures",
+    "model.mask.diffusion.guided": "model.mask.diffusion.guidance_interval",
+}
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 
 from absl import app, flags, logging  # noqa: E402
@@ -123,6 +131,10 @@ def guarded(start: Callable[[list[str]], object]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    for argument in argv[1:]:
+        field = re.match(r"--config\.([\w.]+)", argument)
+        if field and field[1] in RENAMED:
+            raise ValueError(f"config.{field[1]} is now called config.{RENAMED[field[1]]}")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, OSError) as error:

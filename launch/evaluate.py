@@ -26,7 +26,11 @@ def main(config: ConfigDict, workdir: Path) -> None:
     train.claim(config, workdir, must_exist=True)
     document = evaluate.run(config, workdir)
     print(report.text_table([document]))
-    given = {k: v for k, v in document["metrics"].items() if k.startswith("like_fgn/") and k.endswith(("/AP", "/AP50"))}
+    given = {
+        k: v
+        for k, v in document["metrics"].items()
+        if k.startswith("gt_classes_only/") and k.endswith(("/AP", "/AP50"))
+    }
     if given:
         print("classes of the truth given: " + ", ".join(f"{k} {v:.1f}" for k, v in given.items()))
     if document["images_per_second"]:

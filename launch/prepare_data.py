@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from launch import cli
 
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; read everything, print classes, counts, problems.")
-_SPLITS = flags.DEFINE_list("splits", ["train", "pool", "test"], "What to prepare or check.")
+_SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to prepare or check.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -44,7 +44,7 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     """The dataset of training and, where there is one, that of ``eval.source``; each with its splits."""
     splits = list(_SPLITS.value)
     if "train" in splits and not config.data.source.startswith("shapes"):
-        splits = [s for s in splits if s != "pool"]
+        splits = [s for s in splits if s != "support"]
     tested = [s for s in splits if s == "test"]  # VOC is there to be tested on
     found = [(config.data, tested if config.data.source == "voc" else splits)]
     if config.eval.source:

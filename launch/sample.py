@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
             found.boxes,
             found.labels,
             found.scores,
-            [visualize.colour(i) for i in found.class_ids],
+            [visualize.color(i) for i in found.class_ids],
             novel=[model.categories[i].novel for i in found.class_ids],
         )
         stem = Path(name).stem

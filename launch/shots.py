@@ -37,7 +37,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
         raise ValueError(f"--seeds={','.join(_SEEDS.value)} must be whole numbers, e.g. --seeds=0,1,2")
     if config.data.source in scenes.LEVELS:
         raise ValueError("the embedded scenes have no json to draw from: give a config of coco or custom")
-    json_path, _ = sources.files(config.data, "pool")
+    json_path, _ = sources.files(config.data, "support")
     if config.data.counts:
         coco_splits.check_counts(json_path, config.data.counts, "train")
     progress = functools.partial(sources.progress_line, what="drawing seeds")

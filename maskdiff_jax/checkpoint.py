@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from maskdiff_jax.types import Support, TrainState
+from maskdiff_jax.types import SupportSet, TrainState
 
 
 def _abstract(tree: Any) -> Any:
@@ -43,7 +43,7 @@ class PhaseCheckpoints:
         step = int(jax.device_get(state.step))
         self._manager.save_async(step, state._asdict(), custom_metadata={"data": data}, force=True)
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
+    def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
         """The newest state and data position, on the shardings of ``like``; None where nothing was saved.
 
         Raises:
@@ -53,7 +53,7 @@ class PhaseCheckpoints:
         if latest is None:
             return None
         try:
-            state = self._manager.load(latest.step, _abstract(like._asdict()))
+            state = self._manager.load(latest.step, _abstract(template._asdict()))
             data = self._manager.metadata(latest.step).custom_metadata["data"]
         except Exception as error:  # orbax raises many kinds
             raise _broken(self._folder / str(latest.step), error) from error
@@ -72,12 +72,12 @@ def save_params(folder: str | Path, params: Any) -> None:
     ocp.save(Path(folder).absolute(), params, overwrite=True)
 
 
-def load_params(folder: str | Path, like: Any) -> Any:
+def load_params(folder: str | Path, template: Any) -> Any:
     """Reads a parameter tree.
 
     Args:
       folder: as given to ``save_params``.
-      like: tree of arrays or ShapeDtypeStructs with the names, shapes and dtypes wanted.
+      template: tree of arrays or ShapeDtypeStructs with the names, shapes and dtypes wanted.
 
     Raises:
       FileNotFoundError: nothing there.
@@ -87,7 +87,7 @@ def load_params(folder: str | Path, like: Any) -> Any:
     if not path.is_dir():
         raise FileNotFoundError(f"there are no weights in {path}: train first, or give the folder that holds them")
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    want = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    want = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
     try:
         return ocp.load(path, want)
     except Exception as error:
@@ -100,11 +100,11 @@ class Export(NamedTuple):
     params: Any
     config: dict
     categories: list[dict]  # {"id": int, "name": str, "novel": bool}, class ids in order
-    support: Support
+    support: SupportSet
 
 
-def export(folder: str | Path, params: Any, config: dict, categories: list[dict], support: Support) -> None:
-    """Writes all that drawing masks needs: parameters (orbax), config, categories, Support bank.
+def export(folder: str | Path, params: Any, config: dict, categories: list[dict], support: SupportSet) -> None:
+    """Writes all that drawing masks needs: parameters (orbax), config, categories, support set.
 
     Raises:
       FileExistsError: the folder holds something that is not an export.
@@ -122,12 +122,12 @@ def export(folder: str | Path, params: Any, config: dict, categories: list[dict]
     new.rename(folder)
 
 
-def load_export(folder: str | Path, make_like: Any) -> Export:
+def load_export(folder: str | Path, make_template: Any) -> Export:
     """Reads what ``export`` wrote.
 
     Args:
       folder: the export.
-      make_like: config dict -> parameter tree of ShapeDtypeStructs.
+      make_template: config dict -> parameter tree of ShapeDtypeStructs.
 
     Raises:
       FileNotFoundError: not an export.
@@ -137,14 +137,14 @@ def load_export(folder: str | Path, make_like: Any) -> Export:
     try:
         meta = json.loads((folder / "export.json").read_text())
         with np.load(folder / "support.npz") as z:
-            support = Support(z["shots"], z["count"])
+            support = SupportSet(z["shots"], z["count"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder} is no exported model: make one with launch/export.py") from error
     except (OSError, ValueError, KeyError) as error:
         raise _broken(folder, error) from error
     try:
-        like = make_like(meta["config"])
+        template = make_template(meta["config"])
     except (KeyError, AttributeError) as error:
         raise ValueError(f"{folder} is of another version of maskdiff_jax, without {error}: export it again") from error
-    params = load_params(folder / "params", like)
+    params = load_params(folder / "params", template)
     return Export(params, meta["config"], meta["categories"], support)

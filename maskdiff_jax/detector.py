@@ -6,7 +6,7 @@ D detections, C classes, F channels. Boxes are xyxy in pixels of the network's i
 
 Each image is treated as if it were alone, padded to the next multiple of 32: what lies beyond in the canvas
 is zero for every convolution, outside the statistics of the norms, without anchors. So neither the canvas
-nor the neighbours in the batch change a detection.
+nor the neighbors in the batch change a detection.
 """
 
 import functools
@@ -196,7 +196,7 @@ def _check(s: Settings) -> None:
 
 
 def pixels(s: Settings, image: Array, image_hw: Array) -> Array:
-    """Normalised pixels [B, H, W, 3], zero outside the images, sides rounded up to `DIVISOR`."""
+    """Normalized pixels [B, H, W, 3], zero outside the images, sides rounded up to `DIVISOR`."""
     x = image[..., ::-1] if s.channel_order == "bgr" else image
     x = (x.astype(jnp.float32) - jnp.array(s.pixel_mean)) / jnp.array(s.pixel_std)
     x = jnp.where(_inside(image.shape[1:3], image_hw), x, 0.0).astype(s.dtype)
@@ -269,7 +269,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     boxes, classes, ignore = batch.instances
     real = (classes >= 0) & (box_ops.area(boxes) > 0)
-    # a class that this stage does not know vanishes, as if it were not labelled
+    # a class that this stage does not know vanishes, as if it were not labeled
     target = real & ~ignore & active[jnp.maximum(classes, 0)]
     gt = assign.GroundTruth(boxes, classes, target, real & ignore)
     keys = jax.vmap(jax.random.split)(jax.random.split(key, len(boxes)))  # [B, 2] keys

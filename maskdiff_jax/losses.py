@@ -1,4 +1,4 @@
-"""Losses: each one masked and normalised in one visible way; plain arrays in, one number out."""
+"""Losses: each one masked and normalized in one visible way; plain arrays in, one number out."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def gaussian_kl(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array
 
 
 def discretized_gaussian_nll(x: Array, mean: Array, log_var: Array, *, scale: float) -> Array:
-    """Elementwise -log P(x) in nats where x stands for one of 256 grey levels between -scale and scale.
+    """Elementwise -log P(x) in nats where x stands for one of 256 gray levels between -scale and scale.
 
     P is the normal distribution's mass in the level's bin; the outermost bins reach to infinity. The normal
     CDF is guided-diffusion's tanh approximation.

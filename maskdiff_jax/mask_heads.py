@@ -118,9 +118,9 @@ def diffusion_head(
     cond_of = partial(condition, slots=slots, background=shot_background)
     # a class-agnostic head has nothing to guide by
     weight = float(f["guidance"]) if class_input else 1.0
-    first, last = f["guided"]
+    first, last = f["guidance_interval"]
     if not 0 <= first < last <= 1:
-        raise ValueError(f"diffusion.guided is {first, last}: two shares of the steps, 0 <= from < to <= 1")
+        raise ValueError(f"diffusion.guidance_interval is {first, last}: two shares of the steps, 0 <= from < to <= 1")
     middles = (np.arange(len(plan.t)) + 0.5) / len(plan.t)
     if not 1 <= f["averaged"] <= len(plan.t):
         raise ValueError(f"diffusion.averaged is {f['averaged']}, must be 1..{len(plan.t)} (diffusion.steps)")

@@ -48,7 +48,7 @@ class MaskBatch(NamedTuple):
     classes: Int[Array, " B"]  # 0..C-1
 
 
-class Support(NamedTuple):
+class SupportSet(NamedTuple):
     """The shots of every class, as the mask head sees them."""
 
     shots: UInt8[Array, "C K M M 4"]  # as in MaskBatch; empty slots are all zero

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax import checkpoint
-from maskdiff_jax.types import Support, TrainState
+from maskdiff_jax.types import SupportSet, TrainState
 
 
 def state(step):
@@ -55,7 +55,7 @@ def test_params_of_another_model_are_refused(tmp_path):
 
 def test_export_round_trip_and_refusals(tmp_path):
     params = {"w": jnp.arange(4.0)}
-    support = Support(np.full((2, 1, 4, 4, 4), 7, np.uint8), np.array([1, 0], np.int32))
+    support = SupportSet(np.full((2, 1, 4, 4, 4), 7, np.uint8), np.array([1, 0], np.int32))
     cats = [{"id": 3, "name": "naïve", "novel": True}]
     checkpoint.export(tmp_path / "e", params, {"k": 1}, cats, support)
     checkpoint.export(tmp_path / "e", params, {"k": 2}, cats, support)  # an older export is replaced

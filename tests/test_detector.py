@@ -105,7 +105,7 @@ def test_zero_features_give_finite_gradients():
     assert finite(out)
 
 
-def test_neither_canvas_nor_neighbours_change_detections():
+def test_neither_canvas_nor_neighbors_change_detections():
     d, params, _, detect = made()
     small = make_batch(BOXES, CLASSES, hw=(50, 60), size=(50, 60))  # rounded up inside
     # the predictor's first numbers say little: spread the scores

@@ -64,7 +64,7 @@ def test_noise_chain_has_the_closed_form_marginals():
     abar = s.alphas_cumprod
     np.testing.assert_allclose(chain.mean((1, 2)), 0.7 * np.sqrt(abar), atol=0.02)
     np.testing.assert_allclose(chain.std((1, 2)), np.sqrt(1 - abar), atol=0.02)
-    # neighbours in the chain correlate as the product of one-step signals says
+    # neighbors in the chain correlate as the product of one-step signals says
     eps = jax.random.normal(jax.random.key(1), x0.shape)
     closed = df.add_noise(s, x0, jnp.full(40_000, 7), eps)
     np.testing.assert_allclose([closed.mean(), closed.std()], [chain[7].mean(), chain[7].std()], atol=0.02)

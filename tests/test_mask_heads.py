@@ -13,7 +13,7 @@ from maskdiff_jax import diffusion, mask_heads, sampler
 from maskdiff_jax.types import MaskBatch
 
 M = 8
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimisations
+# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -193,7 +193,7 @@ def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
     def head(**f):
         return mask_heads.diffusion_head(**options(diffusion={"steps": 4, "clip": False} | f))
 
-    late = head(guidance=5.0, guided=(0.5, 1.0))
+    late = head(guidance=5.0, guidance_interval=(0.5, 1.0))
     assert conv_batches(late) == {4, 8}
     batch, params = objects(), some_params(late)
     given = (params, KEYS, batch.region, batch.shots, batch.classes)
@@ -204,7 +204,7 @@ def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
     assert np.abs(x0[2] - plain_x0[2]).mean() > 0.01
     mean = jit(head(guidance=1.0, averaged=3).predict)(*given)
     np.testing.assert_allclose(mean, plain_x0[-3:].mean(0), atol=1e-4)
-    for wrong, match in (({"guided": (0.5, 0.5)}, "shares of the steps"), ({"averaged": 5}, "1..4")):
+    for wrong, match in (({"guidance_interval": (0.5, 0.5)}, "shares of the steps"), ({"averaged": 5}, "1..4")):
         with pytest.raises(ValueError, match=match):
             head(**wrong)
 
@@ -254,21 +254,21 @@ def test_distillation_loss_is_the_distance_to_the_teacher():
         name: float(jit(head.distill(*how))(student, teacher, KEYS[0], batch)[0])
         for name, how, student, teacher in (
             ("itself", (4, False, 1.0), params, params),
-            ("guided", (4, False, 3.0), params, params),
+            ("guidance_interval", (4, False, 3.0), params, params),
             ("guided by nothing", (4, False, 3.0), mute, mute),
             ("halved", (2, True, 1.0), params, params),
             ("halved, last step", (1, True, 1.0), zero_params(head), zero_params(head)),
         )
     }
     assert value["itself"] < 1e-9 and value["guided by nothing"] < 1e-9 and value["halved, last step"] == 0
-    assert min(value["guided"], value["halved"]) > 1e-7
+    assert min(value["guidance_interval"], value["halved"]) > 1e-7
     with pytest.raises(ValueError, match="trailing"):
         mask_heads.diffusion_head(**options(diffusion={"spacing": "even"})).distill(2, True, 1.0)
     with pytest.raises(ValueError, match="nothing to distil"):
         mask_heads.plain_unet_head(**options()).distill(2, True, 1.0)
 
 
-def test_a_mask_does_not_depend_on_its_neighbours():
+def test_a_mask_does_not_depend_on_its_neighbors():
     head, batch = mask_heads.diffusion_head(**options(diffusion={"sampler": "ddpm"})), objects()
     params = some_params(head)
     out = draw(head, params, batch)
@@ -296,7 +296,7 @@ def test_trajectory():
 
 def test_condition():
     batch = objects()
-    full = mask_heads.condition(batch.region, batch.shots, slots=2, background="grey")
+    full = mask_heads.condition(batch.region, batch.shots, slots=2, background="gray")
     assert full.shape == (4, M, M, 9)
     np.testing.assert_allclose(full[..., :3], batch.region / 127.5 - 1, atol=1e-6)
     alpha = batch.shots[:, 1, ..., 3:] / 255.0
@@ -305,7 +305,7 @@ def test_condition():
     empty = np.concatenate([batch.shots[:, :1], np.zeros_like(batch.shots[:, :1])], 1)
     np.testing.assert_array_equal(one, mask_heads.condition(batch.region, empty, slots=2, background="black"))
     with pytest.raises(ValueError, match="mask.slots >= 2"):
-        mask_heads.condition(batch.region, batch.shots, slots=1, background="grey")
+        mask_heads.condition(batch.region, batch.shots, slots=1, background="gray")
 
 
 def test_input_of_a_weak_signal_has_unit_variance():

@@ -1,6 +1,6 @@
-"""Do masks stay the same in bfloat16, and in another batch? On the trained centre of the study.
+"""Do masks stay the same in bfloat16, and in another batch? On the trained center of the study.
 
-    python benchmarks/studies/masks.py --trainings=centre && python benchmarks/studies/agreement.py
+    python benchmarks/studies/masks.py --trainings=center && python benchmarks/studies/agreement.py
     # -> benchmarks/results/agreement.json
 
 Every true object of the test split is drawn twice, from the same key; the mean IoU of the two masks is printed. The
@@ -31,11 +31,11 @@ CHANGES = {"bfloat16": {"model.dtype": "bfloat16"}, "one by one": {"eval.mask_ba
 def main() -> None:
     """Draws, compares, prints, writes the json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    newest = sorted(Path("runs/study_masks").glob("*/centre-seed0/params"), key=lambda p: p.stat().st_mtime)
+    newest = sorted(Path("runs/study_masks").glob("*/center-seed0/params"), key=lambda p: p.stat().st_mtime)
     parser.add_argument("--params", type=Path, default=newest[-1] if newest else None)
     args = parser.parse_args()
     if args.params is None:
-        print("skipped: there is no trained centre, run benchmarks/studies/masks.py --trainings=centre first")
+        print("skipped: there is no trained center, run benchmarks/studies/masks.py --trainings=center first")
         return
     cli.set_up_jax()
     data = study_masks.open_data(None)

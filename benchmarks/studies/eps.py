@@ -134,8 +134,8 @@ def open_data(split: str, scenes: int) -> Data:
     """
     config = base.get_config("shapes,paper=true").unlock()
     config.eval.update(images=0, mask_batch=32)
-    records = pipeline.open_split(config.data, "train")
-    known = fewshot.restrict(records, stages.class_ids(records, novel=False))
+    dataset = pipeline.open_split(config.data, "train")
+    known = fewshot.restrict(dataset, stages.class_ids(dataset, novel=False))
     crops = pipeline.open_crops(config.data, known, "train")
     if split == "validation":
         config.data.shapes_seed = 1
@@ -153,8 +153,8 @@ def errors(data: Data, params: Any) -> list[dict[str, float]]:
     head = build(c.model)
     schedule = df.make_schedule(f.schedule, f.timesteps)
     weights = df.loss_weights(schedule, f.loss_weight, f.prediction, gamma=f.snr_gamma, scale=f.signal_scale)
-    records = fewshot.restrict(data.test, stages.class_ids(data.test, novel=False))
-    crops = pipeline.open_crops(c.data, records, "test")
+    dataset = fewshot.restrict(data.test, stages.class_ids(data.test, novel=False))
+    crops = pipeline.open_crops(c.data, dataset, "test")
     loader = pipeline.mask_loader(crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=32, seed=1)
     batches = [next(loader) for _ in range(3)]
     at = jax.jit(head.mask_loss)

@@ -77,7 +77,7 @@ def configured(base: Path, shots: int, seed: int, steps: int) -> ConfigDict:
 def setting(config: ConfigDict) -> dict[str, Any]:
     """Masks are sampled as the preset does."""
     f = config.model.mask.diffusion
-    return {k: f[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
+    return {k: f[k] for k in ("steps", "guidance", "guidance_interval", "sampler", "averaged")}
 
 
 def validation(config: ConfigDict, workdir: Path) -> tuple[mask_scores.Data, Any]:
@@ -87,18 +87,18 @@ def validation(config: ConfigDict, workdir: Path) -> tuple[mask_scores.Data, Any
     from maskdiff_jax.model import build
     from maskdiff_jax.training import stages
 
-    pool = pipeline.open_split(config.data, "pool")
-    shots, support = evaluate.make_support(config, pool)
+    support_split = pipeline.open_split(config.data, "support")
+    shots, support = evaluate.make_support(config, support_split)
     used = {i for ids in shots.values() for i in ids}
-    unseen = [k for k, info in enumerate(pool.infos) if not used & {a.id for a in info.annotations}]
-    read = pool.read
-    records = pool._replace(infos=[pool.infos[k] for k in unseen], read=lambda i: read(unseen[i]))
+    unseen = [k for k, info in enumerate(support_split.infos) if not used & {a.id for a in info.annotations}]
+    read = support_split.read
+    dataset = support_split._replace(infos=[support_split.infos[k] for k in unseen], read=lambda i: read(unseen[i]))
     truth = {
         info.id: [a for a in info.annotations if not a.crowd and a.area >= config.eval.min_gt_area]
-        for info in records.infos
+        for info in dataset.infos
     }
     params = stages.load_weights(workdir, build(config.model))
-    return mask_scores.Data(config, None, records, support, truth), params
+    return mask_scores.Data(config, None, dataset, support, truth), params
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from maskdiff_jax.data.formats import coco
 from maskdiff_jax.inference import paste, segment
 from maskdiff_jax.model import build
 from maskdiff_jax.ops import masks
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 
 THRESHOLD = 0.5  # of the pasted soft mask
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
 # what the settings of a study vary: each names what it changes
 DEFAULT = {
-    "steps": 10, "guidance": 2.0, "guided": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
+    "steps": 10, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
     "samples": 1, "shots": "real", "order": 0, "noise": 0, "jitter": 0.0,
 }  # fmt: skip
 
@@ -29,8 +29,8 @@ class Data(NamedTuple):
 
     config: ConfigDict
     crops: Any  # base objects of the training split
-    test: coco.Records
-    support: Support
+    test: coco.Dataset
+    support: SupportSet
     truth: dict[int, list]  # image id -> annotations
 
 
@@ -45,12 +45,14 @@ def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.
     """Draws a mask for every true object, class and shots given.
 
     Args:
-      data: the test split and the Support bank are read.
+      data: the test split and the support set are read.
       params: of the model.
       setting: fields of `DEFAULT` to change.
     """
     o = DEFAULT | setting
-    changes = {f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guided", "sampler", "averaged")}
+    changes = {
+        f"model.mask.diffusion.{k}": o[k] for k in ("steps", "guidance", "guidance_interval", "sampler", "averaged")
+    }
     c = changed(data.config, changes)
     model, support = build(c.model), shown(data.support, o["shots"], o["order"], c.model.mask.slots)
     segmenter = segment.make_segmenter(
@@ -155,8 +157,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return round(float(np.corrcoef(*ranks)[0, 1]), 3)
 
 
-def shown(support: Support, what: str, order: int, slots: int) -> Support:
-    """The Support bank with real shots, the first alone ("one"), another class's, or none.
+def shown(support: SupportSet, what: str, order: int, slots: int) -> SupportSet:
+    """The support set with real shots, the first alone ("one"), another class's, or none.
 
     Args:
       what: "real", "one", "other class" or "none".
@@ -173,7 +175,7 @@ def shown(support: Support, what: str, order: int, slots: int) -> Support:
         shots[have] = shots[np.roll(have, 1)]
     keep = {"one": 1, "none": 0}.get(what, slots)
     shots[:, keep:] = 0
-    return Support(shots[:, :slots], np.minimum(count, keep))
+    return SupportSet(shots[:, :slots], np.minimum(count, keep))
 
 
 def loosened(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:

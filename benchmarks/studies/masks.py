@@ -1,10 +1,10 @@
-"""Which mask head, which sampler: masks in true boxes, one factor at a time around a centre.
+"""Which mask head, which sampler: masks in true boxes, one factor at a time around a center.
 
     python benchmarks/studies/masks.py                    # reduced: shapes, one seed -> results/study_masks_cpu.json
     python benchmarks/studies/masks.py --full             # every question, three seeds -> results/study_masks_gpu.json
     python benchmarks/studies/masks.py --full --root=FOLDER --steps=6000      # on COCO photos, see coco_mini.py
 
-The centre is the shapes preset: sigmoid cross-entropy, b = 0.5, linear schedule. Base classes are trained,
+The center is the shapes preset: sigmoid cross-entropy, b = 0.5, linear schedule. Base classes are trained,
 novel ones have their five shots and nothing else. Each training is scored at every quarter of its steps; its rows
 count as converged where the mean IoU rose by less than 0.01 over the last quarter. What is trained and scored stays
 in runs/study_masks/, so that a study that was cut off goes on, and two processes can share one (--trainings); the
@@ -47,7 +47,7 @@ ONE = {"steps": 1, "guidance": 1.0}
 
 # question 1 (prediction, signal scale, schedule), 4 (no diffusion)
 TRAININGS: dict[str, dict[str, Any]] = {
-    "centre": {},
+    "center": {},
     "plain UNet": {"model.mask.head": "plain_unet"},
     "eps": {"model.mask.diffusion.prediction": "eps"},
     "x0": {"model.mask.diffusion.prediction": "x0"},
@@ -66,12 +66,12 @@ MORE_TRAININGS = {
     "no jitter": {"data.box_jitter": 0.0},
     "context 0.08": {"data.context": 0.08},
 }
-# questions 2, 3, 5, 6, 7, 8: how the centre is drawn from
+# questions 2, 3, 5, 6, 7, 8: how the center is drawn from
 SAMPLINGS = [
     *({"steps": s} for s in (1, 2, 4, 5, 20, 50)),
     *({"steps": s, "sampler": "dpmpp_2m"} for s in (5, 10)),
     *({"guidance": w} for w in (1.0, 3.0, 5.0)),
-    *({"guidance": 5.0, "guided": g} for g in ((0.0, 0.5), (0.5, 1.0))),
+    *({"guidance": 5.0, "guidance_interval": g} for g in ((0.0, 0.5), (0.5, 1.0))),
     ONE,
     MID,
     *({"shots": s} for s in ("one", "other class", "none")),
@@ -123,7 +123,7 @@ def main() -> None:
     for seed in seeds:
         for name in names:
             settings = OTHERS.get(name, [{}, {"guidance": 1.0}, MID, TWO, ONE])
-            if name == "centre":
+            if name == "center":
                 settings = [{}, *SAMPLINGS, *(SLOW if args.full else [])]
             mine = data._replace(config=changed(data.config, trainings[name]))
             study(mine, name, seed, args.steps, settings, folder)
@@ -142,8 +142,8 @@ def open_data(root: Path | None) -> Data:
             changes[f"data.{split}_images"] = folder
         config = changed(config, changes)
     config.eval.images = 0
-    records = pipeline.open_split(config.data, "train")
-    known = fewshot.restrict(records, stages.class_ids(records, novel=False))
+    dataset = pipeline.open_split(config.data, "train")
+    known = fewshot.restrict(dataset, stages.class_ids(dataset, novel=False))
     test = pipeline.open_split(config.data, "test")
     _, support = evaluate.make_support(config)
     truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= config.eval.min_gt_area] for i in test.infos}

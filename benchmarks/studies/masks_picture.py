@@ -19,8 +19,8 @@ OBJECTS = 10  # base and novel by turns
 SIDE, GAP, HEAD = 96, 6, 30  # px
 # title, folder of the training, its name, steps, w
 COLUMNS = [
-    ("1 step", "centre", 1, 1.0), ("2 steps", "centre", 2, 1.0), ("10 steps, w = 2", "centre", 10, 2.0),
-    ("10 steps, w = 5", "centre", 10, 5.0), ("plain UNet", "plain UNet", 1, 1.0),
+    ("1 step", "center", 1, 1.0), ("2 steps", "center", 2, 1.0), ("10 steps, w = 2", "center", 10, 2.0),
+    ("10 steps, w = 5", "center", 10, 5.0), ("plain UNet", "plain UNet", 1, 1.0),
     ("b = 1, 10 steps", "b=1", 10, 1.0), ("eps, b = 1,\n10 steps", "paper: eps b=1", 10, 1.0),
     ("eps, b = 1,\nw = 5", "paper: eps b=1", 10, 5.0),
 ]  # fmt: skip

@@ -35,39 +35,39 @@ TABLES: dict[str, list[Line]] = {
         for name in TRAININGS
         for how, setting in (("10 steps, w = 2", {}), ("50 steps, w = 1", {"steps": 50, "guidance": 1.0}),
                              ("5 steps, w = 1", MID), ("2 steps, w = 1", TWO), ("1 step, w = 1", ONE))
-        if (name, how) != ("centre", "50 steps, w = 1")
+        if (name, how) != ("center", "50 steps, w = 1")
     ],
     "steps": [
-        *((f"{s} DDIM, w = 2", "centre", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
-        *((f"{s} DPM-Solver++(2M), w = 2", "centre", {"steps": s, "sampler": "dpmpp_2m"}) for s in (5, 10)),
-        ("1000 DDPM, w = 2", "centre", {"steps": 1000, "sampler": "ddpm"}),
-        *((f"{s} DDIM, w = 1", "centre", {"steps": s, "guidance": 1.0}) for s in (1, 2, 3, 5, 10, 20)),
+        *((f"{s} DDIM, w = 2", "center", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
+        *((f"{s} DPM-Solver++(2M), w = 2", "center", {"steps": s, "sampler": "dpmpp_2m"}) for s in (5, 10)),
+        ("1000 DDPM, w = 2", "center", {"steps": 1000, "sampler": "ddpm"}),
+        *((f"{s} DDIM, w = 1", "center", {"steps": s, "guidance": 1.0}) for s in (1, 2, 3, 5, 10, 20)),
     ],
     "guidance": [
-        *((f"w = {w:.0f}", "centre", {"guidance": w}) for w in (1.0, 2.0, 3.0, 5.0)),
-        ("w = 5 in the first half of the steps", "centre", {"guidance": 5.0, "guided": (0.0, 0.5)}),
-        ("w = 5 in the second half", "centre", {"guidance": 5.0, "guided": (0.5, 1.0)}),
+        *((f"w = {w:.0f}", "center", {"guidance": w}) for w in (1.0, 2.0, 3.0, 5.0)),
+        ("w = 5 in the first half of the steps", "center", {"guidance": 5.0, "guidance_interval": (0.0, 0.5)}),
+        ("w = 5 in the second half", "center", {"guidance": 5.0, "guidance_interval": (0.5, 1.0)}),
     ],
     "shots": [
-        *((f"diffusion: {s}", "centre", {"shots": s}) for s in ("real", "one", "other class", "none")),
+        *((f"diffusion: {s}", "center", {"shots": s}) for s in ("real", "one", "other class", "none")),
         *((f"plain UNet: {s}", "plain UNet", ONE | {"shots": s}) for s in ("real", "other class", "none")),
     ],
     "samples": [
-        *((f"{n} of 5 steps", "centre", MID | {"samples": n}) for n in (1, 3, 5, 9)),
-        *((f"{n} of 2 steps", "centre", TWO | {"samples": n}) for n in (1, 3, 5)),
-        *((f"1 of 5 steps, last {n} estimates averaged", "centre", MID | {"averaged": n}) for n in (3, 5)),
+        *((f"{n} of 5 steps", "center", MID | {"samples": n}) for n in (1, 3, 5, 9)),
+        *((f"{n} of 2 steps", "center", TWO | {"samples": n}) for n in (1, 3, 5)),
+        *((f"1 of 5 steps, last {n} estimates averaged", "center", MID | {"averaged": n}) for n in (3, 5)),
     ],
     "boxes": [
-        *((f"diffusion: sides moved by up to {j:.0%}", "centre", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
+        *((f"diffusion: sides moved by up to {j:.0%}", "center", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
         *((f"plain UNet: by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
         *((f"{t}: by up to {j:.0%}", t, MID | {"jitter": j})
           for t in ("no jitter", "context 0.08") for j in (0.0, 0.05, 0.1)),
     ],
     "heads": [
-        ("centre: 1 to 5 shots in training, with class", "centre", MID),
+        ("center: 1 to 5 shots in training, with class", "center", MID),
         ("without class input", "no class", MID), ("always 5 shots in training", "K=5 alone", MID),
         ("always 5 shots in training, one given", "K=5 alone", MID | {"shots": "one"}),
-        ("centre, one shot given, 10 steps, w = 2", "centre", {"shots": "one"}),
+        ("center, one shot given, 10 steps, w = 2", "center", {"shots": "one"}),
         ("a head with 1 slot, 10 steps, w = 2", "K=1 alone", {}),
     ],
 }  # fmt: skip
@@ -156,8 +156,8 @@ def unsure(study: dict) -> str:
     """Calibration of soft masks: what they say beside what is true; how it helps to tell wrong masks."""
     out = []
     for name, training, setting in (
-        ("1 step", "centre", ONE), ("1 sample of 5 steps", "centre", MID),
-        ("9 samples of 5 steps, mean", "centre", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
+        ("1 step", "center", ONE), ("1 sample of 5 steps", "center", MID),
+        ("9 samples of 5 steps, mean", "center", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
     ):  # fmt: skip
         for r in rows_of(study, training, setting)[:1]:
             error = sum(share * abs(said - true) for said, true, share in r["calibration"])

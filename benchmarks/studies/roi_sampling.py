@@ -58,9 +58,9 @@ def box_ap(config, workdir: Path) -> dict:
     c, e = config, config.eval
     model = build(c.model)
     params = stages.load_weights(workdir, model)
-    records = pipeline.open_split(c.data, e.split)
-    records = records._replace(infos=records.infos[: e.images or None])
-    ids = stages.class_ids(records, novel=False) if c.stage == "base" else np.arange(len(records.categories))
+    dataset = pipeline.open_split(c.data, e.split)
+    dataset = dataset._replace(infos=dataset.infos[: e.images or None])
+    ids = stages.class_ids(dataset, novel=False) if c.stage == "base" else np.arange(len(dataset.categories))
     _, support = evaluate.make_support(c)
     e.mask_min_score = 2.0  # no score reaches it
     segmenter = segment.make_segmenter(
@@ -68,9 +68,9 @@ def box_ap(config, workdir: Path) -> dict:
         threshold=0.5, samples=1, noise_seed=0,
     )  # fmt: skip
     active = stages.active_classes(ids, c.model.num_classes)
-    predictions, *_ = evaluate.predict(c, segmenter, params, records, active)
-    metrics, _, _ = evaluate.score(records, predictions, ids)
-    return {"images": len(records.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
+    predictions, *_ = evaluate.predict(c, segmenter, params, dataset, active)
+    metrics, _, _ = evaluate.score(dataset, predictions, ids)
+    return {"images": len(dataset.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
 
 
 if __name__ == "__main__":

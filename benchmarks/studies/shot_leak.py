@@ -65,10 +65,10 @@ def main() -> None:
     for seed in (int(s) for s in args.seeds.split(",")):
         config = stage_2.get_config(f"shapes,shots=1,seed={seed}").unlock()
         before = stages.load_weights(args.run, build(config.model))
-        pool, test = (pipeline.open_split(config.data, split) for split in ("pool", "test"))
-        shots, support = evaluate.make_support(config, pool)
-        records = fewshot.shot_records(pool, shots, config.data.shot_unlabelled)
-        data = Data(config, pipeline.open_crops(config.data, records, "pool"), test, support, {})
+        support_split, test = (pipeline.open_split(config.data, split) for split in ("support", "test"))
+        shots, support = evaluate.make_support(config, support_split)
+        dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
+        data = Data(config, pipeline.open_crops(config.data, dataset, "support"), test, support, {})
         queries = cut_queries(data, seed)
         short, long = config.train.mask.steps, 16 * config.train.mask.steps
         heads = {

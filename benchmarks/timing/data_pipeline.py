@@ -171,14 +171,14 @@ def _prepare(config: Any) -> dict[str, Any]:
     """Writes the prepared sets; what they hold and take."""
     from maskdiff_jax.data import buckets, pipeline
 
-    records = pipeline.open_split(config.data, "train")
+    dataset = pipeline.open_split(config.data, "train")
     start, options = time.process_time(), {}
     if "shot_size" in inspect.signature(pipeline.prepare_split).parameters:  # versions before it prepare no shots
         options["shot_size"] = config.model.mask.size
     folders = pipeline.prepare_split(config.data, "train", **options)
-    sizes = [(i.height, i.width) for i in records.infos]
+    sizes = [(i.height, i.width) for i in dataset.infos]
     return {
-        "preset": config.preset, "images": len(sizes), "objects": sum(len(i.annotations) for i in records.infos),
+        "preset": config.preset, "images": len(sizes), "objects": sum(len(i.annotations) for i in dataset.infos),
         "canvases": buckets.line(buckets.padding(sizes, config.data)),
         "cpu_seconds": round(time.process_time() - start, 1), "mb": {Path(f).name[:-11]: _mb(f) for f in folders},
     }  # fmt: skip
@@ -194,17 +194,17 @@ def _case(config: Any, case: str, seconds: float) -> dict[str, float]:
     data.workers = int(workers)
     if source != "kshot" and hasattr(pipeline, "SMALL_SET"):
         pipeline.SMALL_SET = 0  # these photos stand for a set that does not fit into memory
-    records = pipeline.open_split(data, "train")
+    dataset = pipeline.open_split(data, "train")
     if source == "kshot":
-        shots = fewshot.draw(records, SHOTS, 0, short_classes="take_all", min_box_side=data.min_box_side)
-        records = fewshot.shot_records(records, shots, data.shot_unlabelled)
+        shots = fewshot.draw(dataset, SHOTS, 0, short_classes="take_all", min_box_side=data.min_box_side)
+        dataset = fewshot.shot_dataset(dataset, shots, data.shot_unlabeled)
     if loader == "detector":
         batch = config.train.detector.batch
-        batches = pipeline.detector_loader(records, data, batch=batch, seed=0)
-        epoch = len(records.infos)
+        batches = pipeline.detector_loader(dataset, data, batch=batch, seed=0)
+        epoch = len(dataset.infos)
     else:
         batch = config.train.mask.batch
-        crops = pipeline.open_crops(data, records, "train")
+        crops = pipeline.open_crops(data, dataset, "train")
         options = {"slots": int(slots), "min_shots": 1, "size": size, "batch": batch, "seed": 0}
         batches, epoch = pipeline.mask_loader(crops, data, **options), len(crops.infos)
     warm_up = WARM_UP if source != "kshot" else WARM_UP + -(-epoch // batch)

@@ -99,7 +99,7 @@ def narrow_model():
     from maskdiff_jax import checkpoint
     from maskdiff_jax.inference import predictor
     from maskdiff_jax.model import build
-    from maskdiff_jax.types import Support
+    from maskdiff_jax.types import SupportSet
 
     c = fewshot.get_config("coco,shots=5").unlock()
     c.model.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32)
@@ -111,7 +111,7 @@ def narrow_model():
     like = jax.eval_shape(build(c.model).init, jax.random.key(0))
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), like)
     shape = (c.model.num_classes, c.model.mask.slots, c.model.mask.size, c.model.mask.size, 4)
-    support = Support(rng.integers(0, 256, shape, np.uint8), np.full(c.model.num_classes, c.model.mask.slots))
+    support = SupportSet(rng.integers(0, 256, shape, np.uint8), np.full(c.model.num_classes, c.model.mask.slots))
     categories = [{"id": i + 1, "name": f"class {i}", "novel": False} for i in range(c.model.num_classes)]
     exported = checkpoint.Export(params, json.loads(c.to_json_best_effort()), categories, support)
     return predictor.Predictor(exported, noise_seed=0, samples=1, min_score=0.0, keep=False)

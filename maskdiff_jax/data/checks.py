@@ -7,7 +7,7 @@ from typing import Any
 
 from maskdiff_jax.data import sources
 from maskdiff_jax.data.formats import coco, coco_json, segmentation
-from maskdiff_jax.data.formats.coco import Annotation, Records
+from maskdiff_jax.data.formats.coco import Annotation, Dataset
 from maskdiff_jax.data.synthetic import scenes
 
 SHOTS = (1, 5, 10)  # the K that people ask for [P]
@@ -27,17 +27,17 @@ def check(
     *,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
     examples: dict[str, str] | None = None,
-) -> tuple[Records, Counter]:
+) -> tuple[Dataset, Counter]:
     """Reads every annotation and every image of a split.
 
     Args:
       data: config.data.
-      split: "train", "pool" or "test".
+      split: "train", "support" or "test".
       progress: wraps the range of images that is walked.
       examples: gets where each kind of problem occurs first, if given.
 
     Returns:
-      The records, and how often each kind of problem occurs.
+      The dataset, and how often each kind of problem occurs.
 
     Raises:
       FileNotFoundError, ValueError: what cannot be read at all, as `pipeline.open_split`.
@@ -45,27 +45,27 @@ def check(
     problems: Counter = Counter()
     examples = {} if examples is None else examples
     if data.source in scenes.LEVELS:
-        records = sources.SOURCES[data.source](data, split)
+        dataset = sources.SOURCES[data.source](data, split)
     else:
-        records = sources.load(data, split, problems=problems, examples=examples)
-    for i in progress(range(len(records.infos))):
+        dataset = sources.load(data, split, problems=problems, examples=examples)
+    for i in progress(range(len(dataset.infos))):
         try:
-            records.read(i)
+            dataset.read(i)
         except FileNotFoundError as error:
             problems[MISSING] += 1
             examples.setdefault(MISSING, str(error))
         except ValueError as error:
             problems[BROKEN] += 1
             examples.setdefault(BROKEN, str(error))
-        objects = [a for a in records.infos[i].annotations if not a.crowd]
+        objects = [a for a in dataset.infos[i].annotations if not a.crowd]
         for a in objects:
             usable = _usable(a, data.min_box_side, data.min_mask_area)
             problems[SMALL] += not usable
             if usable and _agreement(a.box, segmentation.mask_box(a.rle)) < AGREEMENT:
                 problems[ELSEWHERE] += 1
-                examples.setdefault(ELSEWHERE, f"annotation {a.id} of {records.infos[i].file_name}")
+                examples.setdefault(ELSEWHERE, f"annotation {a.id} of {dataset.infos[i].file_name}")
         problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest stay)"] += len(objects) > data.max_boxes
-    return records, +problems
+    return dataset, +problems
 
 
 def objects_per_class(json_path: str | Path) -> tuple[dict[int, str], Counter]:
@@ -83,7 +83,7 @@ def objects_per_class(json_path: str | Path) -> tuple[dict[int, str], Counter]:
 
 
 def describe(
-    records: Records,
+    dataset: Dataset,
     problems: Counter,
     *,
     examples: dict[str, str] | None = None,
@@ -96,29 +96,29 @@ def describe(
     "instances". The test split has none: shots are drawn from the training images.
 
     Args:
-      records: from `check`.
+      dataset: from `check`.
       problems: from `check`.
       examples: from `check`: where each kind occurs first.
       min_box_side: px; smaller objects are no shots (config.data.min_box_side).
       min_mask_area: px; likewise.
     """
-    every = [a for i in records.infos for a in i.annotations if not a.crowd]
+    every = [a for i in dataset.infos for a in i.annotations if not a.crowd]
     objects = Counter(a.class_id for a in every)
-    images = Counter(c for i in records.infos for c in {a.class_id for a in i.annotations if not a.crowd})
+    images = Counter(c for i in dataset.infos for c in {a.class_id for a in i.annotations if not a.crowd})
     shots = Counter(a.class_id for a in every if not a.ignore and _usable(a, min_box_side, min_mask_area))
-    with_shots = records.split != "test"
+    with_shots = dataset.split != "test"
     lines = [
-        f"{records.name} {records.split}: {len(records.infos)} images, {sum(objects.values())} objects, "
-        f"{len(records.categories)} classes"
+        f"{dataset.name} {dataset.split}: {len(dataset.infos)} images, {sum(objects.values())} objects, "
+        f"{len(dataset.categories)} classes"
     ]
-    width = max([len(c.name) for c in records.categories], default=0)
+    width = max([len(c.name) for c in dataset.categories], default=0)
     lines.append(f"  {'class':{width}}  {'id':>5}  kind   objects  images" + "       K" * with_shots)
-    for k, c in enumerate(records.categories):
+    for k, c in enumerate(dataset.categories):
         kind = "novel" if c.novel else "base "
         line = f"  {c.name:{width}}  {c.id:5d}  {kind}  {objects[k]:7d}  {images[k]:6d}"
         lines.append(line + f"  {shots[k]:6d}" * with_shots)
     if with_shots:
-        lines += _possible_shots(records, shots)
+        lines += _possible_shots(dataset, shots)
     examples = examples or {}
     noted = sorted(problems.items(), key=lambda item: (_is_note(item[0]), -item[1]))
     for kind, count in noted:
@@ -130,15 +130,15 @@ def describe(
     return "\n".join(lines)
 
 
-def _possible_shots(records: Records, shots: Counter) -> list[str]:
+def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:
     """One line each for the novel and for all classes: which of SHOTS every class can give."""
-    novel = [k for k, c in enumerate(records.categories) if c.novel]
+    novel = [k for k, c in enumerate(dataset.categories) if c.novel]
     lines = []
-    for what, classes in (("novel", novel), ("all", range(len(records.categories)))):
+    for what, classes in (("novel", novel), ("all", range(len(dataset.categories)))):
         answers = []
         for wanted in SHOTS if classes else ():
             short = sorted((k for k in classes if shots[k] < wanted), key=lambda k: shots[k])
-            names = ", ".join(f"{records.categories[k].name} {shots[k]}" for k in short[:NAMED])
+            names = ", ".join(f"{dataset.categories[k].name} {shots[k]}" for k in short[:NAMED])
             more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
             answers.append(f"{wanted} no ({names}{more})" if short else f"{wanted} yes")
         lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "none is named by data.novel_classes"))

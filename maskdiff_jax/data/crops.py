@@ -9,7 +9,7 @@ import numpy as np
 
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.formats.coco import Category, Records
+from maskdiff_jax.data.formats.coco import Category, Dataset
 
 
 class CropInfo(NamedTuple):
@@ -115,18 +115,18 @@ class Cut:
         return Cut, (self._read, self._long_side, self._positions, self._windows, self._masks)
 
 
-def crops_from_records(records: Records, data: Any) -> Crops:
-    """Cuts the objects of `records` out of their images whenever one is read; equal to prepared crops.
+def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
+    """Cuts the objects of `dataset` out of their images whenever one is read; equal to prepared crops.
 
     Crowd regions and ignored objects are left out; small objects are not (`select` does that).
 
     Args:
-      records: any.
+      dataset: any.
       data: config.data; `crop_margin` and `region_long_side` are read.
     """
     ids, positions, windows, inner = array("q"), array("q"), array("q"), array("d")
     masks = []
-    for i, info in enumerate(records.infos):
+    for i, info in enumerate(dataset.infos):
         objects = [a for a in info.annotations if not (a.crowd or a.ignore)]
         if not objects:
             continue
@@ -142,8 +142,8 @@ def crops_from_records(records: Records, data: Any) -> Crops:
             masks.append(a.rle["counts"])
     columns = np.array(ids, np.int64).reshape(-1, 3).T
     windows = np.array(windows, np.int64).reshape(-1, 4)
-    read = Cut(records.read, data.region_long_side, np.array(positions, np.int64), windows, masks)
-    return Crops(records.categories, CropInfos(*columns, np.array(inner)), read)
+    read = Cut(dataset.read, data.region_long_side, np.array(positions, np.int64), windows, masks)
+    return Crops(dataset.categories, CropInfos(*columns, np.array(inner)), read)
 
 
 def select(crops: Crops, positions: Sequence[int] | np.ndarray) -> Crops:

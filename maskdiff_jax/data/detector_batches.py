@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.formats.coco import Annotation, Records
+from maskdiff_jax.data.formats.coco import Annotation, Dataset
 from maskdiff_jax.types import Batch, Instances
 
 
@@ -19,7 +19,7 @@ class ImageTable(NamedTuple):
     boxes: np.ndarray  # [all, 4] stored px; targets first, then ignored ones, each from large to small
     classes: np.ndarray  # [all]
     ignore: np.ndarray  # [all]
-    position: np.ndarray  # [I], in records
+    position: np.ndarray  # [I], in dataset
     read: Callable[[int], np.ndarray]
 
 
@@ -30,7 +30,7 @@ class TrainOptions(NamedTuple):
 
 
 def image_table(
-    records: Records,
+    dataset: Dataset,
     positions: Sequence[int],
     slots: int,
     read: Callable[[int], np.ndarray],
@@ -40,13 +40,13 @@ def image_table(
     """Gathers the images at `positions`.
 
     Args:
-      records: any.
-      positions: of the images, in records.infos.
+      dataset: any.
+      positions: of the images, in dataset.infos.
       slots: N; of more objects the largest stay.
-      read: what to read pixels with, by position in records.
+      read: what to read pixels with, by position in dataset.
       crowd: whether crowd regions stay, as ignored objects.
     """
-    infos = [records.infos[i] for i in positions]
+    infos = [dataset.infos[i] for i in positions]
     rows: list[Annotation] = []
     start = [0]
     for info in infos:

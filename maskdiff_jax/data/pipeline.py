@@ -1,4 +1,4 @@
-"""From records and crops to batches of numpy arrays: grain loaders that shuffle, repeat and resume.
+"""From dataset and crops to batches of numpy arrays: grain loaders that shuffle, repeat and resume.
 
 A loader draws everything random in a batch from a numpy generator that grain seeds with (seed, number
 of the batch), so a batch depends neither on threads, workers or caches nor on the batches before.
@@ -15,8 +15,8 @@ from absl import flags
 
 from maskdiff_jax.data import buckets, detector_batches, mask_batches, sources, transforms
 from maskdiff_jax.data.cache import Cached
-from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_records, select
-from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_dataset, select
+from maskdiff_jax.data.formats.coco import Dataset
 from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.types import Batch
 
@@ -27,12 +27,12 @@ SMALL_SET = 2**31  # bytes in all processes together: a decoded set that needs n
 SLOW_CROPS = 20_000  # from so many crops on it is worth a hint that they can be prepared
 
 
-def open_split(data: Any, split: str) -> Records:
-    """The records of a split of the data set that config.data names.
+def open_split(data: Any, split: str) -> Dataset:
+    """The dataset of a split of the data set that config.data names.
 
     Args:
       data: config.data.
-      split: "train" (scenes of stage 1), "pool" (what the K shots are drawn from) or "test".
+      split: "train" (scenes of stage 1), "support" (what the K shots are drawn from) or "test".
 
     Raises:
       FileNotFoundError: the data set is not where config.data says.
@@ -52,22 +52,22 @@ def prepare_split(data: Any, split: str, *, shot_size: int | None = None) -> lis
     return [str(folder) for folder in sources.prepare(data, split, _source(data, split), shot_size)]
 
 
-def open_crops(data: Any, records: Records, split: str) -> Crops:
-    """The objects of `records` that the mask head can learn from.
+def open_crops(data: Any, dataset: Dataset, split: str) -> Crops:
+    """The objects of `dataset` that the mask head can learn from.
 
     Prepared crops are read where `launch/prepare_data.py` has written them; otherwise objects are cut
     out of their images when they are needed, with equal result.
 
     Args:
       data: config.data.
-      records: of `split`, or a part of them: only their annotations are taken, neither crowd regions,
+      dataset: of `split`, or a part of them: only their annotations are taken, neither crowd regions,
         ignored ones nor those below data.min_box_side and data.min_mask_area.
       split: as for `open_split`.
     """
     wanted = np.array(
         [
             a.id
-            for info in records.infos
+            for info in dataset.infos
             for a in info.annotations
             if not (a.crowd or a.ignore)
             and min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= data.min_box_side
@@ -79,7 +79,7 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
     if prepared.is_prepared(folder):
         crops = prepared.open_crops(folder)
         shots = functools.partial(_prepared_shots, data, split, crops)
-        crops = crops._replace(categories=records.categories, shots=shots)
+        crops = crops._replace(categories=dataset.categories, shots=shots)
     else:
         if old := sources.outdated_crops(data, split):
             print(
@@ -88,8 +88,8 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
                 file=sys.stderr,
             )
         # an image holds several objects: a third of the cache is for whole images
-        read = _cached(records.read, _cache_bytes(data) // 3)
-        crops = crops_from_records(records._replace(read=read), data)
+        read = _cached(dataset.read, _cache_bytes(data) // 3)
+        crops = crops_from_dataset(dataset._replace(read=read), data)
         if len(wanted) > SLOW_CROPS:
             hint = "launch/prepare_data.py cuts them once and for all"
             print(
@@ -99,7 +99,7 @@ def open_crops(data: Any, records: Records, split: str) -> Crops:
     there = CropInfos.of(crops.infos).annotation_ids
     lost = wanted[~np.isin(wanted, there)]
     if len(lost):
-        raise ValueError(f"{folder} lacks annotation {lost[0]} of {records.name} {records.split}: delete that folder")
+        raise ValueError(f"{folder} lacks annotation {lost[0]} of {dataset.name} {dataset.split}: delete that folder")
     order = np.argsort(there)
     return select(crops, order[np.searchsorted(there, wanted, sorter=order)])
 
@@ -117,7 +117,7 @@ def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[
     return None
 
 
-def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
+def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
     """Endless training batches: resized, mirrored at random, padded into one canvas per batch.
 
     Images without a target (crowd regions and ignored objects are none) are left out. Images go
@@ -125,7 +125,7 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
     how much of the canvases is padding.
 
     Args:
-      records: with the classes to learn; see `fewshot.restrict`.
+      dataset: with the classes to learn; see `fewshot.restrict`.
       data: config.data.
       batch: B.
       seed: of the order and of all that is drawn.
@@ -134,12 +134,12 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
       An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
       get_state and set_state. Crowd regions are left out, as in detectron2.
     """
-    usable = [i for i, info in enumerate(records.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)]
+    usable = [i for i, info in enumerate(dataset.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)]
     if not usable:
-        raise ValueError(f"no image of {records.name} {records.split} has an object to learn from")
-    decoded = sum(3 * records.infos[i].height * records.infos[i].width for i in usable)
-    read = _cached(records.read, _limit(data, _cache_bytes(data), decoded))
-    table = detector_batches.image_table(records, usable, data.max_boxes, read)
+        raise ValueError(f"no image of {dataset.name} {dataset.split} has an object to learn from")
+    decoded = sum(3 * dataset.infos[i].height * dataset.infos[i].width for i in usable)
+    read = _cached(dataset.read, _limit(data, _cache_bytes(data), decoded))
+    table = detector_batches.image_table(dataset, usable, data.max_boxes, read)
     options = detector_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
     canvases = buckets.canvases_of(table.sizes, max(data.short_sides), data)
     buckets.tell(table.sizes, data)
@@ -150,8 +150,8 @@ def detector_loader(records: Records, data: Any, *, batch: int, seed: int) -> gr
         group = _endless(grain.MapDataset.source(members), seed + len(groups), batch)
         groups.append(group.random_map(make))
         shares.append(len(members) / len(usable))
-    dataset = groups[0] if len(groups) == 1 else grain.MapDataset.mix(groups, weights=shares)
-    return _iterate(dataset, data.workers)
+    batches = groups[0] if len(groups) == 1 else grain.MapDataset.mix(groups, weights=shares)
+    return _iterate(batches, data.workers)
 
 
 def mask_loader(
@@ -195,15 +195,15 @@ def mask_loader(
     return _iterate(order.random_map(make), data.workers)
 
 
-def eval_batches(records: Records, data: Any, *, batch: int) -> Iterator[Batch]:
+def eval_batches(dataset: Dataset, data: Any, *, batch: int) -> Iterator[Batch]:
     """Each image once, at the test size, with the pixels that mask regions are cut from.
 
-    Images that share a canvas share batches, so the order is not that of `records`; the last batch of
+    Images that share a canvas share batches, so the order is not that of `dataset`; the last batch of
     a canvas is filled with empty images of id -1. Objects are kept for reference, crowd regions as
     ignored ones.
     """
-    everything = range(len(records.infos))
-    table = detector_batches.image_table(records, everything, data.max_boxes, records.read, crowd=True)
+    everything = range(len(dataset.infos))
+    table = detector_batches.image_table(dataset, everything, data.max_boxes, dataset.read, crowd=True)
     hw = [transforms.resized_hw(*s, data.test_short_side, data.long_side) for s in table.sizes.tolist()]
     canvases = buckets.canvases_of(table.sizes, data.test_short_side, data)
     plan = []
@@ -214,7 +214,7 @@ def eval_batches(records: Records, data: Any, *, batch: int) -> Iterator[Batch]:
     return iter(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
 
 
-def _source(data: Any, split: str) -> Callable[[Any, str], Records]:
+def _source(data: Any, split: str) -> Callable[[Any, str], Dataset]:
     if data.source not in SOURCES:
         raise ValueError(f"data.source is '{data.source}': choose one of {', '.join(SOURCES)}")
     if split not in sources.SPLITS:

@@ -1,6 +1,6 @@
-"""Where data sets come from: each source turns config.data and a split into `Records`.
+"""Where data sets come from: each source turns config.data and a split into `Dataset`.
 
-Splits: "train" (what stage 1 learns from), "pool" (what the K shots are drawn from), "test". VOC has "test" only.
+Splits: "train" (what stage 1 learns from), "support" (what the K shots are drawn from), "test". VOC has "test" only.
 """
 
 import functools
@@ -16,28 +16,28 @@ from typing import Any
 from tqdm import tqdm
 
 from maskdiff_jax.data.formats import coco, coco_splits, ground_truth, voc
-from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.formats.coco import Dataset
 from maskdiff_jax.data.formats.coco_splits import Table
-from maskdiff_jax.data.prepared import records
+from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.data.prepared.records import Crops
 from maskdiff_jax.data.synthetic import scenes
 
-SPLITS = ("train", "pool", "test")
+SPLITS = ("train", "support", "test")
 CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 are rows of differences, see `crops.encode`
 
 
-def open_shapes(data: Any, split: str, *, level: str) -> Records:
+def open_shapes(data: Any, split: str, *, level: str) -> Dataset:
     """The embedded scenes of a level, drawn and written below data.root on first use."""
     folder, settings = _prepared(data, split, "images")
-    if not records.is_prepared(folder):
+    if not prepared.is_prepared(folder):
         progress = functools.partial(progress_line, what=f"drawing the {split} scenes of {level}, once")
         drawn = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
         progress = functools.partial(progress_line, what=f"writing them to {folder}")
-        records.write_images(drawn, folder, settings, progress=progress)
-    return coco.with_novel(records.open_images(folder), data.novel_classes)
+        prepared.write_images(drawn, folder, settings, progress=progress)
+    return coco.with_novel(prepared.open_images(folder), data.novel_classes)
 
 
-def open_coco(data: Any, split: str) -> Records:
+def open_coco(data: Any, split: str) -> Dataset:
     """COCO-format json and images as config.data names them; prepared images where they exist."""
     json_path, image_dir = files(data, split)
     if not json_path.is_file() or not (image_dir.is_dir() or data.more_images):
@@ -50,12 +50,12 @@ def open_coco(data: Any, split: str) -> Records:
     return _prepared_or_load(data, split)
 
 
-def open_voc(data: Any, split: str) -> Records:
+def open_voc(data: Any, split: str) -> Dataset:
     """The validation images of PASCAL VOC 2007 and 2012 below data.root with COCO's 80 classes, see `voc`."""
     return _prepared_or_load(data, split)
 
 
-def load(data: Any, split: str, *, problems: Counter | None = None, examples: dict[str, str] | None = None) -> Records:
+def load(data: Any, split: str, *, problems: Counter | None = None, examples: dict[str, str] | None = None) -> Dataset:
     """The json and image files of a source that has them, prepared or not.
 
     Args:
@@ -114,33 +114,35 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
     Args:
       data: config.data.
       split: of SPLITS.
-      source: the source's function, (data, split) -> Records.
+      source: the source's function, (data, split) -> Dataset.
       shot_size: M of the shots, px; None: no shots.
     """
-    opened: Records = source(data, split)
+    opened: Dataset = source(data, split)
     images, settings = _prepared(data, split, "images")
-    if not records.is_prepared(images):
+    if not prepared.is_prepared(images):
         progress = functools.partial(progress_line, what=f"writing the {split} images")
-        records.write_images(opened, images, settings, workers=data.workers, progress=progress)
+        prepared.write_images(opened, images, settings, workers=data.workers, progress=progress)
     crops, settings = crops_folder(data, split)
-    if not records.is_prepared(crops):
-        cut: Crops = records.crops_from_records(opened, data)
+    if not prepared.is_prepared(crops):
+        cut: Crops = prepared.crops_from_dataset(opened, data)
         progress = functools.partial(progress_line, what=f"cutting the {split} objects")
-        records.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
+        prepared.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
     if shot_size is None:
         return images, crops
     shots, settings = shots_folder(data, split, shot_size)
-    if not records.is_prepared(shots):
+    if not prepared.is_prepared(shots):
         progress = functools.partial(progress_line, what=f"resizing the {split} objects to shots")
         options = {"size": shot_size, "context": data.context, "workers": data.workers, "progress": progress}
-        records.write_shots(records.open_crops(crops), shots, settings, **options)
+        prepared.write_shots(prepared.open_crops(crops), shots, settings, **options)
     return images, crops, shots
 
 
-def _prepared_or_load(data: Any, split: str) -> Records:
+def _prepared_or_load(data: Any, split: str) -> Dataset:
     folder, _ = _prepared(data, split, "images")
-    if records.is_prepared(folder):
-        opened = records.open_images(folder)._replace(truth=functools.partial(ground_truth.load, files(data, split)[0]))
+    if prepared.is_prepared(folder):
+        opened = prepared.open_images(folder)._replace(
+            truth=functools.partial(ground_truth.load, files(data, split)[0])
+        )
         return coco.with_novel(opened, data.novel_classes)
     found = load(data, split)
     if data.source != "voc" and not data.more_images:  # else each image was looked for already
@@ -148,7 +150,7 @@ def _prepared_or_load(data: Any, split: str) -> Records:
     return found
 
 
-def _check_images(found: Records, folder: Path) -> None:
+def _check_images(found: Dataset, folder: Path) -> None:
     """Raises FileNotFoundError where images are missing, now and not when training comes to the first of them."""
     wanted = [Path(i.file_name) for i in found.infos]
     there = {p: set(os.listdir(folder / p)) if (folder / p).is_dir() else set() for p in {w.parent for w in wanted}}
@@ -163,7 +165,7 @@ def _check_images(found: Records, folder: Path) -> None:
 def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict[str, Any]]:
     settings: dict[str, Any] = {"source": data.source, "what": what, **more}
     if data.source in scenes.LEVELS:
-        count = {"train": data.shapes_train, "pool": data.shapes_pool, "test": data.shapes_test}[split]
+        count = {"train": data.shapes_train, "support": data.shapes_support, "test": data.shapes_test}[split]
         settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=scenes.VERSION)
     else:
         json_path, _ = files(data, split)
@@ -173,12 +175,12 @@ def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict
             settings["counts"] = data.counts
     if what != "images":
         settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side, layout=CROPS_LAYOUT)
-    return records.folder_of(data.root, f"{split}-{what}", settings), settings
+    return prepared.folder_of(data.root, f"{split}-{what}", settings), settings
 
 
 def _key(split: str) -> str:
     """coco and custom: shots are drawn from the training images."""
-    return {"train": "train", "pool": "train", "test": "test"}[split]
+    return {"train": "train", "support": "train", "test": "test"}[split]
 
 
 def files(data: Any, split: str) -> tuple[Path, Path]:

@@ -85,9 +85,9 @@ def jitter_box(box: np.ndarray, amount: float, rng: np.random.Generator) -> np.n
         return box
     shift, scale = amount * rng.uniform(-1, 1, (2, 2))
     size = box[2:] - box[:2]
-    centre = (box[:2] + box[2:]) / 2 + shift * size
+    center = (box[:2] + box[2:]) / 2 + shift * size
     half = size * (1 + scale) / 2
-    return np.concatenate([centre - half, centre + half])
+    return np.concatenate([center - half, center + half])
 
 
 def expand_box(box: np.ndarray, context: float, hw: Sequence[int]) -> np.ndarray:
@@ -121,7 +121,7 @@ def pack(rgb: np.ndarray, mask: np.ndarray) -> Image.Image:
     """RGB [h, w, 3] and mask [h, w] of 0 and 1 as one four-channel picture.
 
     PIL multiplies RGBA by its alpha before it resizes; CMYK is its only other four-channel mode, and
-    resizes each of them for itself. One call then cuts colours and mask.
+    resizes each of them for itself. One call then cuts colors and mask.
     """
     packed = np.empty((*mask.shape, 4), np.uint8)
     packed[..., :3] = rgb
@@ -140,16 +140,16 @@ def cut(packed: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
 
 
 def shot_cut(packed: Image.Image, box: np.ndarray, size: int, context: float) -> np.ndarray:
-    """uint8 [size, size, 4]: an object as a shot. Colours behind the mask are left in."""
+    """uint8 [size, size, 4]: an object as a shot. Colors behind the mask are left in."""
     return cut(packed, expand_box(box, context, (packed.height, packed.width)), size)
 
 
 def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shot [M, M, 4] turned, moved or scaled, perhaps mirrored, and recoloured.
+    """A shot [M, M, 4] turned, moved or scaled, perhaps mirrored, and recolored.
 
     A symmetric or round object may still cover the pixels that it covered before; see `augment_own_shot`.
     """
-    turn, mirror, recolour = rng.random(3)
+    turn, mirror, recolor = rng.random(3)
     quarters = 0
     if turn < 0.5:
         quarters = int(rng.integers(1, 4))
@@ -157,8 +157,8 @@ def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         angle, scale = rng.uniform(-0.44, 0.44), rng.uniform(0.85, 1.15)
         shot = _affine(shot, angle, scale, rng.uniform(-0.1, 0.1, 2))
     shot = _turn(shot, quarters, mirror < 0.5)
-    if recolour < 0.8:
-        shot = _recolour(shot, rng)
+    if recolor < 0.8:
+        shot = _recolor(shot, rng)
     return shot
 
 
@@ -182,7 +182,7 @@ def augment_own_shot(shot: np.ndarray, mask: np.ndarray, rng: np.random.Generato
             return augmented
     area, target = max(1, (shot[..., 3] >= 128).sum()), mask.sum()
     scale = math.sqrt(min(1.0, target / area) * rng.uniform(0.5, 0.9) * MAX_OWN_IOU)
-    return _recolour(_affine(shot, rng.uniform(-0.44, 0.44), scale, rng.uniform(-0.1, 0.1, 2)), rng)
+    return _recolor(_affine(shot, rng.uniform(-0.44, 0.44), scale, rng.uniform(-0.1, 0.1, 2)), rng)
 
 
 def silhouette_iou(shot: np.ndarray, mask: np.ndarray) -> float:
@@ -212,7 +212,7 @@ def _affine(shot: np.ndarray, angle: float, scale: float, shift: np.ndarray) -> 
     return np.asarray(_picture(shot).transform((side, side), Image.Transform.AFFINE, data, BILINEAR))
 
 
-def _recolour(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _recolor(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Contrast and brightness, per channel a little different; the mask stays."""
     gain = rng.uniform(0.75, 1.25) * rng.uniform(0.9, 1.1, 3)
     offset = rng.uniform(-25, 25) + rng.uniform(-12, 12, 3)

@@ -24,13 +24,13 @@ from maskdiff_jax import sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats import ground_truth as truth_file
-from maskdiff_jax.data.formats.coco import Records, ground_truth
+from maskdiff_jax.data.formats.coco import Dataset, ground_truth
 from maskdiff_jax.evaluation import figures
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import build
 from maskdiff_jax.training import stages
 from maskdiff_jax.training.loop import read_seconds
-from maskdiff_jax.types import Batch, Support
+from maskdiff_jax.types import Batch, SupportSet
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
 
@@ -42,9 +42,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
     Returns:
       What stands in metrics.json; its "metrics" are percentages but for counts, "images_per_second" is the speed that
-      ``predict`` gives. With ``eval.like_fgn`` they
-      are there again under "like_fgn/", see ``of_true_classes``; with ``eval.rescore`` under "rescored/": the score
-      of each detection times its mask's confidence.
+      ``predict`` gives. With
+      ``eval.gt_classes_only`` they are there again under "gt_classes_only/", see ``of_true_classes``; with
+      ``eval.rescore`` under "rescored/": the score of each detection times its mask's confidence.
 
     Raises:
       FileNotFoundError: no finished training there, or no data set.
@@ -54,19 +54,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     start = time.monotonic()
     model, mesh = build(c.model), sharding.make_mesh(c.train.devices)
     params = jax.device_put(stages.load_weights(workdir, model), sharding.replicated(mesh))
-    records = pipeline.open_split(_data(c), e.split)
+    dataset = pipeline.open_split(_data(c), e.split)
     if e.images:
-        records = records._replace(infos=records.infos[: e.images])
-    pool = pipeline.open_split(c.data, "pool")
-    if [(x.id, x.name) for x in pool.categories] != [(x.id, x.name) for x in records.categories]:
+        dataset = dataset._replace(infos=dataset.infos[: e.images])
+    support_split = pipeline.open_split(c.data, "support")
+    if [(x.id, x.name) for x in support_split.categories] != [(x.id, x.name) for x in dataset.categories]:
         what, mend = f"the {e.split} split", "list the same categories in its json"
         if e.source:
             what, mend = f"eval.source={e.source}", "set eval.source=''"
         raise ValueError(f"{what} has other classes than {c.data.source}, which the model was trained on: {mend}")
-    shots, support = make_support(c, pool)
-    del pool  # many annotations, of no more use
+    shots, support = make_support(c, support_split)
+    del support_split  # many annotations, of no more use
     if c.stage == "base":
-        ids = stages.class_ids(records, novel=False)
+        ids = stages.class_ids(dataset, novel=False)
     else:
         ids = np.array(sorted(shots), np.int32)
     active = stages.active_classes(ids, c.model.num_classes)
@@ -75,30 +75,30 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         mask_batches=(e.mask_batch,), threshold=e.mask_threshold, samples=e.samples, noise_seed=e.noise_seed, mesh=mesh,
     )  # fmt: skip
 
-    predictions, maskless, speed = predict(config, segmenter, params, records, active)
+    predictions, maskless, speed = predict(config, segmenter, params, dataset, active)
     folder = folder_of(c, workdir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "predictions.json", predictions)  # hours of sampling, kept whatever happens below
-    metrics, per_class, curves = score(records, predictions, ids)
-    if e.like_fgn:
-        filtered, _, _ = score(records, of_true_classes(records, predictions), ids)
-        metrics |= {f"like_fgn/{k}": v for k, v in filtered.items()}
+    metrics, per_class, curves = score(dataset, predictions, ids)
+    if e.gt_classes_only:
+        filtered, _, _ = score(dataset, of_true_classes(dataset, predictions), ids)
+        metrics |= {f"gt_classes_only/{k}": v for k, v in filtered.items()}
     if e.rescore:
         again = [p | {"score": p["score"] * p.get("confidence", 1.0)} for p in predictions]
-        metrics |= {f"rescored/{k}": v for k, v in score(records, again, ids)[0].items()}
-    ious = mask_ious(config, segmenter, params, records)
-    for group, members in groups(records, np.arange(c.model.num_classes)).items():
+        metrics |= {f"rescored/{k}": v for k, v in score(dataset, again, ids)[0].items()}
+    ious = mask_ious(config, segmenter, params, dataset)
+    for group, members in groups(dataset, np.arange(c.model.num_classes)).items():
         values = [v for i in members for v in ious.get(int(i), [])]
         if values:
             metrics["mask_iou/" + (group or "all")] = 100 * float(np.mean(values))
-    names = [x.name for x in records.categories]
+    names = [x.name for x in dataset.categories]
     per_class["mask_iou"] = {names[i]: 100 * float(np.mean(v)) for i, v in sorted(ious.items())}
     metrics |= {
-        "images": len(records.infos),
+        "images": len(dataset.infos),
         "detections": len(predictions),
         "detections_without_mask": maskless,
     }
-    figures.draw(config, folder / "figures", model, params, records, support, predictions, segmenter)
+    figures.draw(config, folder / "figures", model, params, dataset, support, predictions, segmenter)
     seconds = read_seconds(workdir) | {"evaluation": round(time.monotonic() - start, 1)}
     document = {
         "config": json.loads(c.to_json_best_effort()),
@@ -108,7 +108,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "step": {name: c.train[name].steps for name in ("detector", "mask", "novel")},
         "versions": {p: version(p) for p in PACKAGES}, "device": device_name(),
         "date": datetime.date.today().isoformat(),
-        "novel_classes": [x.name for x in records.categories if x.novel],
+        "novel_classes": [x.name for x in dataset.categories if x.novel],
         "metrics": metrics, "per_class": per_class, "curves": curves, "seconds": seconds, "images_per_second": speed,
     }  # fmt: skip
     write_json(folder / "metrics.json", document)
@@ -129,16 +129,16 @@ def _data(config: ConfigDict) -> ConfigDict:
     return data
 
 
-def make_support(config: ConfigDict, pool: Records | None = None) -> tuple[dict, Support]:
-    """The shots (class id -> annotation ids) and the Support bank cut from them; ``pool`` if it is open already."""
+def make_support(config: ConfigDict, support_split: Dataset | None = None) -> tuple[dict, SupportSet]:
+    """The shots (class id -> annotation ids) and the support set cropped from them."""
     c = config
-    pool = pool or pipeline.open_split(c.data, "pool")
-    shots = stages.draw_shots(c, pool)
-    records = fewshot.shot_records(pool, shots, "background")
+    support_split = support_split or pipeline.open_split(c.data, "support")
+    shots = stages.draw_shots(c, support_split)
+    dataset = fewshot.shot_dataset(support_split, shots, "background")
     data = c.data.copy_and_resolve_references()
     # TFA's draw takes objects of any size, and a small shot is better than none
     data.update(min_box_side=0, min_mask_area=0)
-    crops = pipeline.open_crops(data, records, "pool")
+    crops = pipeline.open_crops(data, dataset, "support")
     bank = fewshot.support(
         crops, shots, num_classes=c.model.num_classes, slots=c.model.mask.slots, size=c.model.mask.size,
         context=c.data.context,
@@ -147,7 +147,7 @@ def make_support(config: ConfigDict, pool: Records | None = None) -> tuple[dict,
 
 
 def predict(
-    config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records, active: np.ndarray
+    config: ConfigDict, segmenter: segment.Segmenter, params: Any, dataset: Dataset, active: np.ndarray
 ) -> tuple[list[dict], int, float | None]:
     """Detects the objects of a split and samples their masks.
 
@@ -156,14 +156,14 @@ def predict(
       after the first batch of masks is there, so that compilation does not count (None: there are no such images).
     """
     e = config.eval
-    ids = [x.id for x in records.categories]
+    ids = [x.id for x in dataset.categories]
     maskless: list = []
     results = []
     loaded, start = 0, None  # images; when the first masks were there, and how many images were loaded by then
 
     def batches() -> Iterator[Batch]:
         nonlocal loaded
-        for batch in _batches(config, segmenter, records, "detecting, sampling masks"):
+        for batch in _batches(config, segmenter, dataset, "detecting, sampling masks"):
             loaded += int((batch.image_id >= 0).sum())
             yield batch
 
@@ -184,11 +184,11 @@ def predict(
     return sorted(results, key=lambda r: (r["image_id"], -r["score"])), len(maskless), speed
 
 
-def _batches(config: ConfigDict, segmenter: segment.Segmenter, records: Records, what: str) -> Iterable[Batch]:
+def _batches(config: ConfigDict, segmenter: segment.Segmenter, dataset: Dataset, what: str) -> Iterable[Batch]:
     """The split in batches, loaded ahead, with a progress line; the first one waits for the compiler."""
     size = segment.whole_batch(config.eval.batch, segmenter.mesh)
-    batches = pipeline.eval_batches(records, config.data, batch=size)
-    return tqdm(batches, desc=what, total=-(-len(records.infos) // size), unit="batch", mininterval=1.0)
+    batches = pipeline.eval_batches(dataset, config.data, batch=size)
+    return tqdm(batches, desc=what, total=-(-len(dataset.infos) // size), unit="batch", mininterval=1.0)
 
 
 def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> dict:
@@ -201,19 +201,19 @@ def _result(image_id: int, category_id: int, score: float, box: np.ndarray) -> d
     }
 
 
-def groups(records: Records, ids: np.ndarray) -> dict[str, np.ndarray]:
+def groups(dataset: Dataset, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Class ids of "" (all of ``ids``), "base" and "novel", without empty groups."""
     parts = {"": ids}
     for name, is_novel in (("base", False), ("novel", True)):
-        parts[name] = np.intersect1d(ids, stages.class_ids(records, novel=is_novel))
+        parts[name] = np.intersect1d(ids, stages.class_ids(dataset, novel=is_novel))
     return {k: v for k, v in parts.items() if len(v)}
 
 
-def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[dict, dict, dict]:
+def score(dataset: Dataset, predictions: list[dict], ids: np.ndarray) -> tuple[dict, dict, dict]:
     """COCO's average precision (pycocotools) in percent.
 
     Args:
-      records: the split. Where a json is behind it, the ground truth is read from there as pycocotools reads it
+      dataset: the split. Where a json is behind it, the ground truth is read from there as pycocotools reads it
         (`data.truth`), so that annotations which training drops or fixes count as in the official tool.
       predictions: COCO results; those without "segmentation" count for boxes only.
       ids: class ids to score.
@@ -223,15 +223,15 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
       ("iou" and AP at each of these IoU thresholds per group).
     """
     metrics, per_class, curves = {}, {}, {}
-    truth = ground_truth(records)
-    if records.truth is not None:
-        truth = truth_file.of_images(records.truth(), {i.id for i in records.infos})
+    truth = ground_truth(dataset)
+    if dataset.truth is not None:
+        truth = truth_file.of_images(dataset.truth(), {i.id for i in dataset.infos})
     for kind in ("bbox", "segm"):
-        precision, thresholds = _precision(truth, predictions, kind, [records.categories[i].id for i in ids])
+        precision, thresholds = _precision(truth, predictions, kind, [dataset.categories[i].id for i in ids])
         curves["iou"] = [round(float(t), 2) for t in thresholds]
-        by_class = {records.categories[i].name: _mean(precision[:, :, n, 0]) for n, i in enumerate(ids)}
+        by_class = {dataset.categories[i].name: _mean(precision[:, :, n, 0]) for n, i in enumerate(ids)}
         per_class[kind] = {k: v for k, v in by_class.items() if v is not None}
-        for group, members in groups(records, ids).items():
+        for group, members in groups(dataset, ids).items():
             p = precision[:, :, np.flatnonzero(np.isin(ids, members))]
             prefix = f"{kind}/{group}/" if group else f"{kind}/"
             parts = {"AP": p[..., 0], "AP50": p[thresholds == 0.5][..., 0], "AP75": p[thresholds == 0.75][..., 0]}
@@ -241,14 +241,14 @@ def score(records: Records, predictions: list[dict], ids: np.ndarray) -> tuple[d
     return metrics, per_class, curves
 
 
-def of_true_classes(records: Records, predictions: list[dict]) -> list[dict]:
-    """The predictions whose class the truth of their image holds, as iMTFA's ``like_fgn`` scores VOC (A28).
+def of_true_classes(dataset: Dataset, predictions: list[dict]) -> list[dict]:
+    """The predictions whose class the truth of their image holds, as iMTFA's ``gt_classes_only`` scores VOC (A28).
 
     There the scores of the other classes are set to 0 before detections are chosen, here those detections are
     taken out afterwards: the same but for images with more detections than ``max_detections``.
     """
     true = {
-        (a.image_id, records.categories[a.class_id].id) for i in records.infos for a in i.annotations if not a.crowd
+        (a.image_id, dataset.categories[a.class_id].id) for i in dataset.infos for a in i.annotations if not a.crowd
     }
     return [p for p in predictions if (p["image_id"], p["category_id"]) in true]
 
@@ -284,17 +284,17 @@ def _mean(precision: np.ndarray) -> float | None:
     return 100 * float(known.mean()) if known.size else None
 
 
-def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, records: Records) -> dict[int, list]:
+def mask_ious(config: ConfigDict, segmenter: segment.Segmenter, params: Any, dataset: Dataset) -> dict[int, list]:
     """IoU of the drawn with the true mask for each object, given its true box and class; class id -> values.
 
     Objects smaller than ``eval.min_gt_area`` pixels and crowds are left out.
     """
     e = config.eval
-    truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= e.min_gt_area] for i in records.infos}
+    truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= e.min_gt_area] for i in dataset.infos}
     boxes = {
         k: (np.array([a.box for a in v], np.float32), np.array([a.class_id for a in v])) for k, v in truth.items() if v
     }
-    batches = _batches(config, segmenter, records, "masks in true boxes")
+    batches = _batches(config, segmenter, dataset, "masks in true boxes")
     values: dict[int, list] = {}
     stream = segment.true_objects(segmenter, batches, boxes)
     for drawn in segment.draw_masks(segmenter, params, stream):

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: scenes, the Support bank, noising, denoising, several masks of one object."""
+"""The pictures of an evaluation: scenes, the support set, noising, denoising, several masks of one object."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from pycocotools import mask as rle
 
 from maskdiff_jax import diffusion
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.formats.coco import ImageInfo, Records
+from maskdiff_jax.data.formats.coco import Dataset, ImageInfo
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model
 from maskdiff_jax.reporting import visualize
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 
 SHOWN_SCORE = 0.3  # detections below would only crowd the picture
 SHOWN_IOU = 0.6  # boxes of several classes on one object would hide it
@@ -25,39 +25,39 @@ SAMPLES = 6  # masks of one object
 
 
 def draw(
-    config: ConfigDict, folder: Path, model: Model, params: Any, records: Records, support: Support,
+    config: ConfigDict, folder: Path, model: Model, params: Any, dataset: Dataset, support: SupportSet,
     predictions: list[dict], segmenter: segment.Segmenter,
 ) -> None:  # fmt: skip
     """Writes ``scenes_*.png``, ``support.png`` and, for objects of the split, ``forward.png``,
-    ``denoising.png`` and ``samples.png`` into ``folder``; ``eval.pictures`` = 0 writes nothing."""
-    if not config.eval.pictures:
+    ``denoising.png`` and ``samples.png`` into ``folder``; ``eval.figures`` = 0 writes nothing."""
+    if not config.eval.figures:
         return
     folder.mkdir(parents=True, exist_ok=True)
     by_image: dict[int, list] = {}
     for p in predictions:
         by_image.setdefault(p["image_id"], []).append(p)
-    for n, i in enumerate(chosen_scenes(records, config.eval.pictures)):
-        info = records.infos[i]
-        sheet = scene(records, records.read(i), info, by_image.get(info.id, []))
+    for n, i in enumerate(chosen_scenes(dataset, config.eval.figures)):
+        info = dataset.infos[i]
+        sheet = scene(dataset, dataset.read(i), info, by_image.get(info.id, []))
         _save(folder / f"scenes_{n:02d}.png", sheet)
-    _save(folder / "support.png", visualize.support_sheet(support, records.categories))
-    _mask_strips(config, folder, model, params, records, support, segmenter)
+    _save(folder / "support.png", visualize.support_sheet(support, dataset.categories))
+    _mask_strips(config, folder, model, params, dataset, support, segmenter)
 
 
-def chosen_scenes(records: Records, count: int) -> list[int]:
+def chosen_scenes(dataset: Dataset, count: int) -> list[int]:
     """Positions of up to ``count`` images, spread over the split, those with novel objects first in line."""
     novel = [
-        i for i, info in enumerate(records.infos) if any(records.categories[a.class_id].novel for a in info.annotations)
+        i for i, info in enumerate(dataset.infos) if any(dataset.categories[a.class_id].novel for a in info.annotations)
     ]
-    order = novel[: count * 2 // 3] + [i for i in range(len(records.infos)) if i not in set(novel)]
+    order = novel[: count * 2 // 3] + [i for i in range(len(dataset.infos)) if i not in set(novel)]
     rest = novel[count * 2 // 3 :]
     return (order + rest)[:count]
 
 
-def scene(records: Records, image: np.ndarray, info: ImageInfo, predictions: list[dict]) -> np.ndarray:
+def scene(dataset: Dataset, image: np.ndarray, info: ImageInfo, predictions: list[dict]) -> np.ndarray:
     """One image with its truth beside its better predictions, see ``_readable``."""
     shape = (info.height, info.width)
-    index = {c.id: i for i, c in enumerate(records.categories)}
+    index = {c.id: i for i, c in enumerate(dataset.categories)}
     truth = [a for a in info.annotations if not a.crowd]
     found = _readable(predictions)
     empty = np.zeros(shape, bool)
@@ -74,7 +74,7 @@ def scene(records: Records, image: np.ndarray, info: ImageInfo, predictions: lis
         ),
         scores=np.array([p["score"] for p in found], np.float32),
     )
-    return visualize.side_by_side(image, left, right, records.categories)
+    return visualize.side_by_side(image, left, right, dataset.categories)
 
 
 def _readable(predictions: list[dict]) -> list[dict]:
@@ -92,9 +92,9 @@ def _xyxy(box: list[float]) -> list[float]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def _mask_strips(config, folder, model, params, records, support, segmenter) -> None:
+def _mask_strips(config, folder, model, params, dataset, support, segmenter) -> None:
     """Noising and denoising of one novel object, several masks of some."""
-    examples = _examples(config, records, segmenter, params)
+    examples = _examples(config, dataset, segmenter, params)
     if not examples:
         return
     regions = np.stack([r for r, _, _ in examples])
@@ -127,7 +127,7 @@ def _mask_strips(config, folder, model, params, records, support, segmenter) -> 
     _save(folder / "denoising.png", visualize.above(rows))
     sheets = [
         visualize.samples(
-            regions[i], examples[i][1], [d[1][-1, i] for d in draws], title=_title(records.categories[classes[i]])
+            regions[i], examples[i][1], [d[1][-1, i] for d in draws], title=_title(dataset.categories[classes[i]])
         )
         for i in range(len(classes))
     ]  # fmt: skip
@@ -138,18 +138,18 @@ def _title(category) -> str:
     return category.name + (" (novel)" if category.novel else "")
 
 
-def _examples(config, records: Records, segmenter, params, count: int = 5) -> list:
+def _examples(config, dataset: Dataset, segmenter, params, count: int = 5) -> list:
     """(region, mask [M, M] float 0 or 1, class id) of true objects, large ones of different classes, novel first."""
     best: dict[int, tuple] = {}
-    for i, info in enumerate(records.infos):
+    for i, info in enumerate(dataset.infos):
         for a in info.annotations:
             if not a.crowd and (a.class_id not in best or a.area > best[a.class_id][0]):
                 best[a.class_id] = (a.area, i, a)
-    order = sorted(best, key=lambda c: (not records.categories[c].novel, c))[:count]
+    order = sorted(best, key=lambda c: (not dataset.categories[c].novel, c))[:count]
     out = []
     for c in order:
         _, i, a = best[c]
-        one = records._replace(infos=[records.infos[i]], read=lambda _, i=i: records.read(i))
+        one = dataset._replace(infos=[dataset.infos[i]], read=lambda _, i=i: dataset.read(i))
         size = segment.whole_batch(config.eval.batch, segmenter.mesh)
         batch = next(iter(pipeline.eval_batches(one, config.data, batch=size)))
         boxes = np.zeros((len(batch.image_id), 1, 4), np.float32)

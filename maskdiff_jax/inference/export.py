@@ -1,4 +1,4 @@
-"""From a trained workdir to a folder that draws masks: parameters, config, categories, Support bank."""
+"""From a trained workdir to a folder that draws masks: parameters, config, categories, support set."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: str | Path, folder: str | Path) -> int:
       FileExistsError: the folder holds something else.
     """
     params = stages.load_weights(Path(workdir), build(config.model))
-    categories = pipeline.open_split(config.data, "pool").categories
+    categories = pipeline.open_split(config.data, "support").categories
     _, support = evaluate.make_support(config)
     document = json.loads(config.to_json_best_effort())
     checkpoint.export(folder, params, document, [c._asdict() for c in categories], support)

@@ -19,7 +19,7 @@ from maskdiff_jax import sharding
 from maskdiff_jax.inference import paste
 from maskdiff_jax.model import Model
 from maskdiff_jax.ops import masks as mask_ops
-from maskdiff_jax.types import Array, Batch, PyTree, Support
+from maskdiff_jax.types import Array, Batch, PyTree, SupportSet
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Drawn(NamedTuple):
 
 
 def make_segmenter(
-    model: Model, support: Support, *, size: int, context: float, top_n: int, mask_batches: tuple[int, ...],
+    model: Model, support: SupportSet, *, size: int, context: float, top_n: int, mask_batches: tuple[int, ...],
     threshold: float, samples: int, noise_seed: int, mesh: Mesh | None = None,
 ) -> Segmenter:  # fmt: skip
     """Compiled functions of the path; shapes are fixed by the first call of each.
@@ -87,7 +87,7 @@ def make_segmenter(
             return jax.vmap(lambda b: mask_ops.crop_resize(image, b, size, region_hw))(inside)
 
         regions = jax.vmap(one_image)(batch.region_image, batch.region_hw, batch.original_hw, boxes)
-        return jnp.round(regions).astype(jnp.uint8)  # records are cut to 8 bits too
+        return jnp.round(regions).astype(jnp.uint8)  # dataset are cut to 8 bits too
 
     def detect(params: PyTree, batch: Batch, active: Array):
         found = model.detect(params, batch.image, batch.image_hw, active)

@@ -1,4 +1,4 @@
-"""Group normalisation with its affine and activation folded into one pass over the features.
+"""Group normalization with its affine and activation folded into one pass over the features.
 
 C channels in G groups; N objects of a batch; the spatial axes are the ones between N and C. On a CPU a norm costs
 more than the small convolution beside it, so the features are read twice going forward (per-channel sums, then
@@ -98,7 +98,7 @@ norm_act.defvjp(_forward, _backward)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation [Wu and He 2018], optionally modulated and followed by an activation.
+    """Group normalization [Wu and He 2018], optionally modulated and followed by an activation.
 
     Attributes:
       groups: G, must divide C.
@@ -114,12 +114,12 @@ class GroupNorm(nn.Module):
     def __call__(
         self, x: Array, scale: Array | None = None, shift: Array | None = None, *, mask: Array | None = None
     ) -> Array:
-        """Normalises each object's groups over space and channels.
+        """Normalizes each object's groups over space and channels.
 
         Args:
           x: [N, ..., C] features.
           scale, shift: [N, C] or None; the result becomes norm * (1 + scale) + shift before `act`.
-          mask: [N, ..., 1] or None; statistics are taken where it is 1 (0 elsewhere), all is normalised.
+          mask: [N, ..., 1] or None; statistics are taken where it is 1 (0 elsewhere), all is normalized.
 
         Returns:
           [N, ..., C] in the dtype of `x`; statistics are taken in float32.

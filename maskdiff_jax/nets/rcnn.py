@@ -109,7 +109,7 @@ class BoxPredictor(nn.Module):
 class Cosine(nn.Module):
     """scale * x / (|x| + eps) . w / (|w| + eps), without bias [TFA fast_rcnn.py, CosineSimOutputLayers].
 
-    Rows start as unit vectors of random direction: TFA normalises its N(0, 0.01) rows in the first call.
+    Rows start as unit vectors of random direction: TFA normalizes its N(0, 0.01) rows in the first call.
 
     Attributes:
       features: rows, C + 1.

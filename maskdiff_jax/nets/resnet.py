@@ -12,7 +12,7 @@ _MSRA = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation with stored statistics; its four leaves never get a gradient.
+    """Batch normalization with stored statistics; its four leaves never get a gradient.
 
     Attributes:
       act: whether a ReLU follows.
@@ -138,7 +138,7 @@ class ResNet(nn.Module):
         """Features of every stage.
 
         Args:
-          x: [N, H, W, 3] normalised pixels, H and W multiples of 32.
+          x: [N, H, W, 3] normalized pixels, H and W multiples of 32.
           masks: level -> [N, H / 2**level, W / 2**level, 1] in the dtype of `x` for levels 1..5, 1 where the
             image is and 0 in the canvas around it; None where images fill their canvas. With masks the
             result does not depend on the size of the canvas.

@@ -67,7 +67,7 @@ def anchors(hw: tuple[int, int], *, stride: int, size: float, ratios: tuple[floa
 
     Args:
       hw: cells of the level.
-      stride: px per cell; anchors are centred on cell corners, (column, row) * stride.
+      stride: px per cell; anchors are centered on cell corners, (column, row) * stride.
       size: px, square root of an anchor's area.
       ratios: height / width.
     """

@@ -13,9 +13,9 @@ def _resample_weights(start: Array, end: Array, size: int, length: int, valid: A
     """[size, length]: the triangle filter that resizes pixels start..end of an axis to `size` samples."""
     scale = (end - start) / size
     reach = jnp.maximum(scale, 1.0)  # when shrinking the filter grows: no aliasing
-    centre = start + (jnp.arange(size) + 0.5) * scale
+    center = start + (jnp.arange(size) + 0.5) * scale
     pixel = jnp.arange(length) + 0.5
-    w = jnp.maximum(0.0, 1.0 - jnp.abs(pixel[None] - centre[:, None]) / reach)
+    w = jnp.maximum(0.0, 1.0 - jnp.abs(pixel[None] - center[:, None]) / reach)
     w = jnp.where(pixel[None] < valid, w, 0.0)
     return w / jnp.maximum(w.sum(1, keepdims=True), 1e-6)
 
@@ -30,7 +30,7 @@ def crop_resize(image: Array, box: Array, size: int, hw: Array | None = None) ->
       hw: [2] height and width of the image inside its canvas, whose rest is not looked at; None: all of it.
 
     Returns:
-      [size, size, F] float32, values in the image's range (up to half a grey level from pillow, which rounds
+      [size, size, F] float32, values in the image's range (up to half a gray level from pillow, which rounds
       to integers after each axis).
     """
     height, width = image.shape[:2]
@@ -73,7 +73,7 @@ def composite_shot(rgba: Array, background: str) -> Array:
 
     Args:
       rgba: [..., M, M, 4], 0..255, alpha = soft mask; all zero = an empty slot.
-      background: what replaces removed pixels: "grey" (0, the middle of the range) or "black" (-1).
+      background: what replaces removed pixels: "gray" (0, the middle of the range) or "black" (-1).
 
     Returns:
       [..., M, M, 3] float32 in -1..1; an empty slot is zero whatever the background.
@@ -81,9 +81,9 @@ def composite_shot(rgba: Array, background: str) -> Array:
     Raises:
       ValueError: another background.
     """
-    if background not in ("grey", "black"):
-        raise ValueError(f"mask.shot_background is '{background}', must be grey or black")
+    if background not in ("gray", "black"):
+        raise ValueError(f"mask.shot_background is '{background}', must be gray or black")
     alpha = rgba[..., 3:].astype(jnp.float32) / 255.0
-    fill = 0.0 if background == "grey" else -1.0
+    fill = 0.0 if background == "gray" else -1.0
     out = alpha * unit_rgb(rgba[..., :3]) + (1.0 - alpha) * fill
     return jnp.where((alpha > 0).any((-3, -2, -1), keepdims=True), out, 0.0)

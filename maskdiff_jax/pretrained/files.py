@@ -1,7 +1,7 @@
 """Weight files of other projects: which container, which kind, which tensors.
 
 Both are told from the content, not from the name: zip (PyTorch since 1.6), PyTorch's older row of pickles, plain
-pickles (detectron2), safetensors. PyTorch itself is not needed. What comes out is float32 by name; optimiser
+pickles (detectron2), safetensors. PyTorch itself is not needed. What comes out is float32 by name; optimizer
 states and the like stay in the file.
 """
 

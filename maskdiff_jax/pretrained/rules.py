@@ -180,7 +180,7 @@ MSRA = (
             *_batch_norm(rf"(res\d)_(\d+)_{a}_bn_", rf"backbone/\1/block\2/{b}/norm", _CAFFE2_NORM),
         )
     ),
-    # the classifier under both of its names, the stem's unused bias, the optimiser's state
+    # the classifier under both of its names, the stem's unused bias, the optimizer's state
     Rule(r"(fc1000|pred)_[wb]|conv1_b|.*_momentum", None),
 )
 

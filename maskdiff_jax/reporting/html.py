@@ -46,7 +46,7 @@ summary { cursor:pointer; font-weight:600 }
 pre { overflow-x:auto; font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; margin:10px 0 0 }
 """
 INK, GRID, ACCENT, NOVEL, GREEN = "#1c2128", "#e3e6ea", "#2f6fd6", "#e07b2e", "#2a9d6f"
-COLOURS = (ACCENT, NOVEL, GREEN, "#8a63d2", "#d1495b", "#3aa7b8", "#a3882b", "#6b7480")
+COLORS = (ACCENT, NOVEL, GREEN, "#8a63d2", "#d1495b", "#3aa7b8", "#a3882b", "#6b7480")
 
 
 def text(value: object) -> str:
@@ -133,7 +133,7 @@ def chart(title: str, x_label: str, y_label: str, lines: Sequence[tuple], *, per
     Args:
       title: above the chart.
       x_label, y_label: of the axes.
-      lines: (x, y, label, colour, style); y may hold NaN; style is "-", "--", ":" or "raw", which draws the
+      lines: (x, y, label, color, style); y may hold NaN; style is "-", "--", ":" or "raw", which draws the
         values faintly with their running mean on top.
       percent: the y axis runs from 0 to 100.
     """
@@ -142,16 +142,16 @@ def chart(title: str, x_label: str, y_label: str, lines: Sequence[tuple], *, per
     figure = Figure(figsize=(5.2, 3.1), dpi=170, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     low, high = 0.0, -np.inf
-    for x, y, label, colour, style in lines:
+    for x, y, label, color, style in lines:
         y = np.asarray(y, float)
         if style == "raw":
-            axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             y = running_mean(y, max(1, len(y) // 25))
             style = "-"
             if np.isfinite(y).any():  # the first steps' losses may be far above all others
                 high = max(high, 1.25 * float(np.nanpercentile(y, 97)))
                 low = min(low, float(np.nanmin(y)))
-        axes.plot(x, y, style, color=colour, label=label or None, linewidth=1.8)
+        axes.plot(x, y, style, color=color, label=label or None, linewidth=1.8)
     axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel(x_label, fontsize=9, color=INK)
     axes.set_ylabel(y_label, fontsize=9, color=INK)

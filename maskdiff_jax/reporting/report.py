@@ -22,7 +22,7 @@ PHASES = {
     "detector": "detector", "mask": "mask head", "novel": "novel rows", "evaluation": "evaluation",
 }  # fmt: skip
 NAMED_STRIPS = (
-    ("support.png", "The shots", "The Support bank: all that the model has seen of a novel class (starred), "
+    ("support.png", "The shots", "The support set: all that the model has seen of a novel class (starred), "
      "background removed."),
     ("forward.png", "Forward process", "Gaussian noise is added to a mask step by step (the paper's Eq. 1); "
      "training asks the network to undo it."),
@@ -272,13 +272,13 @@ def _curves(groups: Sequence[Sequence[Run]]) -> list[str]:
         lines = []
         for style, runs in zip(("-", "--", ":"), reversed(groups), strict=False):
             curves = runs[-1].document.get("curves") or {}
-            for part, colour in zip(GROUPS, (html.INK, html.ACCENT, html.NOVEL), strict=True):
+            for part, color in zip(GROUPS, (html.INK, html.ACCENT, html.NOVEL), strict=True):
                 y = curves.get(f"{kind}/{part}") or ()
                 known = any(v is not None for v in y)
                 # on base classes alone, "all" repeats "base"
                 if known and curves.get("iou") and not (part == "all" and y == curves.get(f"{kind}/base")):
                     name = f"{part}, {_stage(runs)}"
-                    lines.append((curves["iou"], [math.nan if v is None else v for v in y], name, colour, style))
+                    lines.append((curves["iou"], [math.nan if v is None else v for v in y], name, color, style))
         if lines:
             drawn = html.chart(title, "IoU threshold", "AP in percent", lines, percent=True)
             thresholds.append(html.picture(drawn, f"AP of {title} against IoU threshold"))
@@ -312,12 +312,12 @@ def _loss_lines(runs: Sequence[Run], phase: str) -> list[tuple]:
             continue
         steps = [x["step"] for x in mine]
         name = f"seed {run.document.get('seed', i)}" if len(runs) > 1 else "loss"
-        out.append((steps, [x["loss"] for x in mine], name, html.COLOURS[i % len(html.COLOURS)], "raw"))
+        out.append((steps, [x["loss"] for x in mine], name, html.COLORS[i % len(html.COLORS)], "raw"))
         if len(runs) == 1:
             parts = [k for k in mine[0] if "loss" in k and k != "loss"]
             for n, k in enumerate(parts if len(parts) > 1 else ()):
                 y = [x.get(k, math.nan) for x in mine]
-                out.append((steps, y, k, html.COLOURS[(n + 1) % len(html.COLOURS)], "raw"))
+                out.append((steps, y, k, html.COLORS[(n + 1) % len(html.COLORS)], "raw"))
     return out
 
 

@@ -30,8 +30,8 @@ class Objects(NamedTuple):
     scores: np.ndarray | None = None  # [n] 0..1
 
 
-def colour(class_id: int) -> tuple[int, int, int]:
-    """The colour of a class, the same in every picture."""
+def color(class_id: int) -> tuple[int, int, int]:
+    """The color of a class, the same in every picture."""
     return PALETTE[int(class_id) % len(PALETTE)]
 
 
@@ -46,7 +46,7 @@ def overlay(
     boxes: np.ndarray | None = None,
     labels: Sequence[str] | None = None,
     scores: np.ndarray | None = None,
-    colours: Sequence[tuple[int, int, int]] | None = None,
+    colors: Sequence[tuple[int, int, int]] | None = None,
     *,
     novel: Sequence[bool] | None = None,
     factor: int | None = None,
@@ -59,7 +59,7 @@ def overlay(
       boxes: [n, 4] xyxy in pixels of `image`; None draws none and hangs the labels on the masks.
       labels: n names; None writes none.
       scores: n numbers 0..1, written behind the labels as percent.
-      colours: n RGB triples; None takes one per object from the palette.
+      colors: n RGB triples; None takes one per object from the palette.
       novel: n flags.
       factor: enlargement; None chooses one by the image's size.
 
@@ -70,7 +70,7 @@ def overlay(
     n = max(len(x) for x in (() if a is None else a for a in (masks, boxes, labels, scores)))
     f = factor or enlarge_factor(h, w)
     picture = np.asarray(Image.fromarray(image).resize((w * f, h * f), Image.Resampling.BICUBIC), np.float32)
-    shades = list(colours) if colours is not None else [colour(i) for i in range(n)]
+    shades = list(colors) if colors is not None else [color(i) for i in range(n)]
     line = max(1, round(max(h, w) * f / 160))
     for i in range(n if masks is not None else 0):
         inside = _enlarge_mask(masks[i], f)  # type: ignore[index]
@@ -79,7 +79,7 @@ def overlay(
         inside, part = inside[window], picture[window]  # views: `picture` is painted
         tint = np.asarray(shades[i], np.float32)
         part[inside] = 0.7 * part[inside] + 0.3 * tint
-        # light on dark: the outline stays visible on a ground of any colour, its own included
+        # light on dark: the outline stays visible on a ground of any color, its own included
         part[_edge(_grow(inside, rim), rim)] *= 0.25
         part[_edge(inside, line + 1)] = tint
     canvas = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
@@ -113,7 +113,7 @@ def side_by_side(
             objects.boxes,
             [categories[c].name for c in ids],
             objects.scores,
-            [colour(c) for c in ids],
+            [color(c) for c in ids],
             novel=[categories[c].novel for c in ids],
         )
         sides.append(_titled(drawn, title + (f" · {note}" if note and title == "prediction" else "")))
@@ -124,7 +124,7 @@ def support_sheet(support: Any, categories: Sequence[Any], *, cell: int = 72) ->
     """The shots of every class on light paper, one row per class, novel classes last and starred.
 
     Args:
-      support: types.Support: shots uint8 [C, K, M, M, 4] RGBA, count [C].
+      support: types.SupportSet: shots uint8 [C, K, M, M, 4] RGBA, count [C].
       categories: by class id, with name and novel.
       cell: px, side of a drawn shot.
     """
@@ -141,7 +141,7 @@ def support_sheet(support: Any, categories: Sequence[Any], *, cell: int = 72) ->
 def strip(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, cell: int = 96, title: str = "") -> np.ndarray:
     """Images in a row with captions below, such as noising or denoising in steps.
 
-    Each image is uint8 [h, w, 3], or [h, w] float in 0..1, which is shown grey (values outside are clipped).
+    Each image is uint8 [h, w, 3], or [h, w] float in 0..1, which is shown gray (values outside are clipped).
     """
     cells = []
     for image in images:
@@ -202,7 +202,7 @@ def above(pictures: Sequence[np.ndarray], *, gap: int = 10) -> np.ndarray:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3] of an RGB image or of a grey one ([h, w] uint8, bool or float in 0..1)."""
+    """uint8 [h, w, 3] of an RGB image or of a gray one ([h, w] uint8, bool or float in 0..1)."""
     image = np.asarray(image)
     if image.dtype != np.uint8:
         image = (np.clip(image.astype(np.float32), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
@@ -278,7 +278,7 @@ def _chip(
     star: bool,
     taken: list[tuple[int, int, int, int]],
 ) -> None:
-    """A label on its class's colour above `corner`, moved so that it stays inside and free of `taken`."""
+    """A label on its class's color above `corner`, moved so that it stays inside and free of `taken`."""
     font, height = 16, 20  # px; the report shows pictures at half their size
     lead = 16 if star else 0
     width = _text_width(text, font) + 8 + lead
@@ -318,7 +318,7 @@ def _captions(captions: Sequence[str], cell: int, gap: int, width: int) -> np.nd
 def _support_row(category: Any, shots: np.ndarray, count: int, class_id: int, name_width: int, cell: int) -> np.ndarray:
     head = Image.new("RGB", (name_width + 40, cell), PAPER)
     draw = ImageDraw.Draw(head)
-    draw.rounded_rectangle((2, cell // 2 - 7, 16, cell // 2 + 7), 4, fill=colour(class_id))
+    draw.rounded_rectangle((2, cell // 2 - 7, 16, cell // 2 + 7), 4, fill=color(class_id))
     if category.novel:
         _star(draw, 9, cell / 2, 6, INK)
     draw.text((24, cell / 2), category.name, fill=INK, font=_font(15), anchor="lm")

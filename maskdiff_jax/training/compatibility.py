@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 # how masks are drawn, which training does not see: fields of config.model.mask.diffusion
-DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guided", "guidance")
+DRAWING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
 # what a later stage may choose anew beside that: how boxes are trained and found, and what a step of training sees
 FREE = (
     "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout",

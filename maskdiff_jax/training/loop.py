@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.training import optim
-from maskdiff_jax.training.metric_writer import Writer
+from maskdiff_jax.training.metric_writer import MetricWriter
 from maskdiff_jax.types import PyTree, TrainState
 
 
@@ -42,7 +42,7 @@ class Phase(NamedTuple):
     steps: int
     loss: Callable[[PyTree, jax.Array, Any], tuple[jax.Array, dict]]  # params, key, batch -> loss, metrics
     loader: Loader
-    patterns: list[tuple[str, str]]  # parameter name -> label of an optimiser, or frozen
+    patterns: list[tuple[str, str]]  # parameter name -> label of an optimizer, or frozen
     configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
     unit_columns: frozenset[str] = frozenset()  # parameters whose columns keep length 1, see `optim.unit_columns`
 
@@ -89,7 +89,7 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
         key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
         key = jax.device_put(key, sharding.replicated(mesh))
         step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
-        with Writer(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
+        with MetricWriter(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
             writer.say("compiling the training step")
             for step in range(first + 1, phase.steps + 1):
                 state, metrics = step_fn(state, sharding.put_batch(next(phase.loader), mesh), key)

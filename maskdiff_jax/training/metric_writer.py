@@ -9,7 +9,7 @@ import jax
 from tqdm import tqdm
 
 
-class Writer:
+class MetricWriter:
     """Writes one phase's numbers; use as a context manager."""
 
     def __init__(self, workdir: str | Path, phase: str, steps: int, first: int):
@@ -38,7 +38,7 @@ class Writer:
         self._board = SummaryWriter(str(Path(workdir) / "tensorboard"))
         self._bar = tqdm(total=steps, initial=first, desc=phase, unit="step", mininterval=2.0, smoothing=0.05)
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *exc) -> None:

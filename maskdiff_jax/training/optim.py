@@ -1,7 +1,7 @@
-"""Optimisers, learning-rate schedules, frozen parameters by name, running means of weights.
+"""Optimizers, learning-rate schedules, frozen parameters by name, running means of weights.
 
 Trainable parameters travel as a flat dict ``{"path/to/leaf": array}``: what is not in it gets no gradient,
-no optimiser state and no memory for either.
+no optimizer state and no memory for either.
 """
 
 import re
@@ -135,13 +135,13 @@ def unit_columns(flat: Mapping[str, Any], names: Collection[str]) -> dict:
 
 
 def combine(optimizers: Mapping[str, optax.GradientTransformation], labels: Mapping[str, str]):
-    """One optimiser over a flat dict of trainable leaves, each label with its own rule."""
+    """One optimizer over a flat dict of trainable leaves, each label with its own rule."""
     trained = {k: v for k, v in labels.items() if v != FROZEN}
     return optax.multi_transform(dict(optimizers), trained)
 
 
 def ema_update(ema: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """Running mean after optimiser step number ``step`` (from 0), decay warmed up by (1+n)/(10+n).
+    """Running mean after optimizer step number ``step`` (from 0), decay warmed up by (1+n)/(10+n).
 
     Without warm-up a tenth of the mean would still be initial weights after 20k steps at 0.9999.
     """

@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     mesh = sharding.make_mesh(config.train.devices)
     params = STAGES[config.stage](config, workdir, partial(run_phase, config=config, workdir=workdir, mesh=mesh))
     checkpoint.save_params(final, params)
-    for folder in (workdir / "checkpoints").iterdir():  # their optimiser states are of no more use
+    for folder in (workdir / "checkpoints").iterdir():  # their optimizer states are of no more use
         if folder != final:
             shutil.rmtree(folder)
     return read_seconds(workdir)

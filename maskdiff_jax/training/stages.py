@@ -19,7 +19,7 @@ from maskdiff_jax import checkpoint
 from maskdiff_jax.data import pipeline, sources
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.fewshot import tfa
-from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.formats.coco import Dataset
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
@@ -31,9 +31,9 @@ PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
-def class_ids(records: Records, novel: bool) -> np.ndarray:
+def class_ids(dataset: Dataset, novel: bool) -> np.ndarray:
     """The ids of the novel (or base) classes."""
-    return np.array([i for i, c in enumerate(records.categories) if c.novel == novel], np.int32)
+    return np.array([i for i, c in enumerate(dataset.categories) if c.novel == novel], np.int32)
 
 
 def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
@@ -44,23 +44,23 @@ def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
 def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
     c = config
-    records = pipeline.open_split(c.data, "train")
+    dataset = pipeline.open_split(c.data, "train")
     model = build(c.model)
-    base = class_ids(records, novel=False)
-    records = fewshot.restrict(records, base)
+    base = class_ids(dataset, novel=False)
+    dataset = fewshot.restrict(dataset, base)
     if c.model.detector.norm == "frozen_bn" and not c.init_from:
         raise ValueError(
             "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
             f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
         )
     # both phases before the first one trains: what is wrong with the second is not to be found out days later
-    detector = _detector_phase(c, model, "detector", records, base)
-    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "train"))
+    detector = _detector_phase(c, model, "detector", dataset, base)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "train"))
     return train(mask, train(detector, initial_params(model, c)))
 
 
 def _detector_phase(
-    config: ConfigDict, model: Model, name: str, records: Records, ids: np.ndarray, patterns: list | None = None
+    config: ConfigDict, model: Model, name: str, dataset: Dataset, ids: np.ndarray, patterns: list | None = None
 ) -> Phase:
     """Trains what `train.frozen` (or `patterns`) leaves free of the detector on the classes ``ids``."""
     c, p = config, config.train[name]
@@ -71,7 +71,7 @@ def _detector_phase(
 
     frozen = [(x, optim.FROZEN) for x in c.train.frozen]
     return Phase(
-        name, p.steps, loss, pipeline.detector_loader(records, c.data, batch=p.batch, seed=c.seed),
+        name, p.steps, loss, pipeline.detector_loader(dataset, c.data, batch=p.batch, seed=c.seed),
         patterns or [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)], {"detector": p},
         frozenset([CLASS_VECTORS] if c.model.detector.classifier == "cosine" else []),
     )  # fmt: skip
@@ -89,16 +89,16 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     compatibility.check_start(c, Path(c.init_from))
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
-    pool = pipeline.open_split(c.data, "pool")
-    base, new = class_ids(pool, novel=False), class_ids(pool, novel=True)
-    shots = draw_shots(c, pool)
+    support_split = pipeline.open_split(c.data, "support")
+    base, new = class_ids(support_split, novel=False), class_ids(support_split, novel=True)
+    shots = draw_shots(c, support_split)
     fewshot.save_shots(workdir / "shots.json", shots)
-    records = fewshot.shot_records(pool, shots, c.data.shot_unlabelled)
+    dataset = fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled)
     ids = new if s.classes == "novel" else np.concatenate([base, new])
     # before the first phase trains, as in stage 1
-    detector = _detector_phase(c, model, "detector", records, ids)
-    mask = _mask_phase(c, model, pipeline.open_crops(c.data, records, "pool"))
-    params = _novel_rows(c, model, params, pool, shots, base, new, train)
+    detector = _detector_phase(c, model, "detector", dataset, ids)
+    mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "support"))
+    params = _novel_rows(c, model, params, support_split, shots, base, new, train)
     return train(mask, train(detector, params))
 
 
@@ -116,13 +116,13 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     compatibility.check_teacher(c, Path(c.init_from))
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
-    records, pool = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "pool")
-    shots = draw_shots(c, pool)
+    dataset, support_split = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "support")
+    shots = draw_shots(c, support_split)
     fewshot.save_shots(workdir / "shots.json", shots)
-    base = fewshot.restrict(records, class_ids(records, novel=False))
+    base = fewshot.restrict(dataset, class_ids(dataset, novel=False))
     crops = (
         pipeline.open_crops(c.data, base, "train"),
-        pipeline.open_crops(c.data, fewshot.shot_records(pool, shots, c.data.shot_unlabelled), "pool"),
+        pipeline.open_crops(c.data, fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled), "support"),
     )
     first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
     for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
@@ -142,7 +142,7 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
 
 
 def _novel_rows(
-    config: ConfigDict, model: Model, params: PyTree, pool: Records, shots: dict, base: np.ndarray,
+    config: ConfigDict, model: Model, params: PyTree, support_split: Dataset, shots: dict, base: np.ndarray,
     new: np.ndarray, train: Callable,
 ) -> PyTree:  # fmt: skip
     """Box-predictor rows for the novel classes, as ``fewshot.novel_init`` says."""
@@ -155,22 +155,22 @@ def _novel_rows(
     if c.fewshot.novel_init == "random":
         return started
     if c.fewshot.novel_init == "imprint":
-        records = fewshot.shot_records(pool, shots, "background")
-        features, labels = shot_features(c, model, params, records)
+        dataset = fewshot.shot_dataset(support_split, shots, "background")
+        features, labels = shot_features(c, model, params, dataset)
         rows = novel_classes.imprint(rows, features, labels, base, new)
         return params | {"detector": params["detector"] | {"box_predictor": rows}}
-    records = fewshot.shot_records(pool, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabelled)
-    phase = _detector_phase(c, model, "novel", records, new, PREDICTOR_ONLY)
+    dataset = fewshot.shot_dataset(support_split, {k: v for k, v in shots.items() if k in new}, c.data.shot_unlabeled)
+    phase = _detector_phase(c, model, "novel", dataset, new, PREDICTOR_ONLY)
     tuned = train(phase, started)["detector"]["box_predictor"]
     rows = novel_classes.take_rows(old, tuned, new, count)
     return params | {"detector": params["detector"] | {"box_predictor": rows}}
 
 
-def shot_features(config: ConfigDict, model: Model, params: PyTree, records: Records):
-    """Features [n, F] and class ids [n] of the labelled boxes of K-shot records."""
+def shot_features(config: ConfigDict, model: Model, params: PyTree, dataset: Dataset):
+    """Features [n, F] and class ids [n] of the labeled boxes of K-shot dataset."""
     forward = jax.jit(model.box_features)
     features, labels = [], []
-    for batch in pipeline.eval_batches(records, config.data, batch=config.eval.batch):
+    for batch in pipeline.eval_batches(dataset, config.data, batch=config.eval.batch):
         x = np.asarray(forward(params, batch.image, batch.image_hw, batch.instances.boxes))
         use = (batch.instances.classes >= 0) & ~batch.instances.ignore
         features.append(x[use])
@@ -178,16 +178,16 @@ def shot_features(config: ConfigDict, model: Model, params: PyTree, records: Rec
     return np.concatenate(features), np.concatenate(labels)
 
 
-def draw_shots(config: ConfigDict, pool: Records) -> dict:
+def draw_shots(config: ConfigDict, support_split: Dataset) -> dict:
     """The K shots of each class that ``config.fewshot`` asks for, drawn or read from its files."""
     s = config.fewshot
-    ids = class_ids(pool, novel=True) if s.classes == "novel" else np.arange(len(pool.categories))
+    ids = class_ids(support_split, novel=True) if s.classes == "novel" else np.arange(len(support_split.categories))
     chosen = [int(i) for i in ids]
     if s.shots_from:
-        return tfa.read(s.shots_from, pool, s.shots, s.seed, class_ids=chosen, short_classes=s.short_classes)
-    table = sources.annotation_table(config.data, "pool") if s.sampler in tfa.LEVELS else None
+        return tfa.read(s.shots_from, support_split, s.shots, s.seed, class_ids=chosen, short_classes=s.short_classes)
+    table = sources.annotation_table(config.data, "support") if s.sampler in tfa.LEVELS else None
     return fewshot.draw(
-        pool, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=chosen,
+        support_split, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=chosen,
         min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area, table=table,
     )  # fmt: skip
 

@@ -12,10 +12,10 @@ from maskdiff_jax.ops import boxes
 def test_an_anchor_covers_nearly_every_box(preset, tmp_path):
     """The best anchor has IoU >= 0.5 with 95 % of the boxes."""
     c = base.get_config(preset).unlock()
-    c.data.update(root=str(tmp_path), shapes_train=4, shapes_pool=4, shapes_test=60)
+    c.data.update(root=str(tmp_path), shapes_train=4, shapes_support=4, shapes_test=60)
     t = c.model.detector
-    records = pipeline.open_split(c.data, "test")
-    found = np.array([a.box for i in records.infos for a in i.annotations], np.float32)
+    dataset = pipeline.open_split(c.data, "test")
+    found = np.array([a.box for i in dataset.infos for a in i.annotations], np.float32)
     height, width = c.data.buckets[0]
     levels = range(t.fpn_min_level, t.fpn_min_level + len(t.anchor_sizes))
     anchors = np.concatenate([

@@ -11,7 +11,7 @@ def shapes_data(tmp_path_factory):
     """config.data of the shapes preset with few scenes, in a folder of its own."""
     data = base.get_config().data.copy_and_resolve_references()
     data.root = str(tmp_path_factory.mktemp("shapes"))
-    data.shapes_train, data.shapes_pool, data.shapes_test = 16, 60, 12
+    data.shapes_train, data.shapes_support, data.shapes_test = 16, 60, 12
     return data
 
 
@@ -21,8 +21,8 @@ def train(shapes_data):
 
 
 @pytest.fixture(scope="session")
-def pool(shapes_data):
-    return pipeline.open_split(shapes_data, "pool")
+def support_split(shapes_data):
+    return pipeline.open_split(shapes_data, "support")
 
 
 @pytest.fixture(scope="session")

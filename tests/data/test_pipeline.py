@@ -3,7 +3,7 @@ import pytest
 
 from maskdiff_jax.data import mask_batches, pipeline, transforms
 from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.prepared import records
+from maskdiff_jax.data.prepared import records as prepared
 
 
 def leaves(batch):
@@ -102,7 +102,7 @@ def test_worker_processes_make_the_same_batches(shapes_data, train):
 
 
 def photos(sizes, crowd=False):
-    """Records of plain pictures of (height, width), each with one object in its left half."""
+    """Dataset of plain pictures of (height, width), each with one object in its left half."""
     infos = []
     for i, (h, w) in enumerate(sizes):
         mask = np.zeros((h, w), np.uint8)
@@ -110,7 +110,7 @@ def photos(sizes, crowd=False):
         box = (0.0, 0.0, float(w // 2), float(h // 2))
         annotation = coco.Annotation(i + 1, i + 1, 0, box, coco.encode_mask(mask), float(mask.sum()), crowd)
         infos.append(coco.ImageInfo(i + 1, "", h, w, (annotation,)))
-    return coco.Records(
+    return coco.Dataset(
         "photos", "train", (coco.Category(1, "thing", False),), infos,
         read=lambda i: np.full((*sizes[i], 3), i + 1, np.uint8),
     )  # fmt: skip
@@ -153,11 +153,11 @@ def test_crowds_are_no_targets(photo_data):
 
 
 def test_only_the_largest_of_too_many_stay(photo_data):
-    records = photos([(60, 80)])
-    (a,) = records.infos[0].annotations
+    dataset = photos([(60, 80)])
+    (a,) = dataset.infos[0].annotations
     many = tuple(a._replace(id=k, area=float(k), class_id=k) for k in range(12))
-    records = records._replace(infos=[records.infos[0]._replace(annotations=many)])
-    batch = next(pipeline.detector_loader(records, photo_data, batch=1, seed=0))
+    dataset = dataset._replace(infos=[dataset.infos[0]._replace(annotations=many)])
+    batch = next(pipeline.detector_loader(dataset, photo_data, batch=1, seed=0))
     assert batch.instances.classes[0].tolist() == [11, 10, 9, 8, 7, 6, 5, 4]
 
 
@@ -180,7 +180,7 @@ def test_eval_batches_cover_each_image_once(photo_data):
 
 
 def plain_crops(classes, side=20):
-    """Crops of one colour each, so that a batch tells which they are; the object fills the middle."""
+    """Crops of one color each, so that a batch tells which they are; the object fills the middle."""
 
     def read(i):
         mask = np.zeros((side, side), np.uint8)
@@ -188,8 +188,8 @@ def plain_crops(classes, side=20):
         mask[5:10, 12:15] = 1  # no symmetry
         return np.full((side, side, 3), 3 * i + 1, np.uint8), mask
 
-    infos = [records.CropInfo(i, i, c, (5.0, 5.0, 15.0, 15.0)) for i, c in enumerate(classes)]
-    return records.Crops((), infos, read)
+    infos = [prepared.CropInfo(i, i, c, (5.0, 5.0, 15.0, 15.0)) for i, c in enumerate(classes)]
+    return prepared.Crops((), infos, read)
 
 
 def test_query_is_never_its_own_shot(shapes_data):
@@ -259,8 +259,8 @@ def symmetric_crops(side=40):
     radius = np.hypot(x, y)
     inner = (np.abs(x) < 16) & (np.abs(y) < 16)
     masks = [inner, radius < 16, (radius < 16) & (radius > 8)]
-    infos = [records.CropInfo(i, i, 0, (4.0, 4.0, 36.0, 36.0)) for i in range(3)]
-    return records.Crops((), infos, lambda i: (np.full((side, side, 3), 90, np.uint8), masks[i].astype(np.uint8)))
+    infos = [prepared.CropInfo(i, i, 0, (4.0, 4.0, 36.0, 36.0)) for i in range(3)]
+    return prepared.Crops((), infos, lambda i: (np.full((side, side, 3), 90, np.uint8), masks[i].astype(np.uint8)))
 
 
 def test_other_objects_are_augmented_without_that_bound(shapes_data):

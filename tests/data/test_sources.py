@@ -13,7 +13,7 @@ from maskdiff_jax.data.synthetic import scenes
 
 def test_unknown_source_and_split(shapes_data):
     data = shapes_data.copy_and_resolve_references()
-    with pytest.raises(ValueError, match="train, pool, test"):
+    with pytest.raises(ValueError, match="train, support, test"):
         pipeline.open_split(data, "val")
     data.source = "lvis"
     with pytest.raises(ValueError, match="shapes, shapes_hard, coco, custom, voc"):
@@ -25,7 +25,7 @@ def test_missing_data_set_says_where_it_looked(preset, tmp_path):
     data = base.get_config(preset).data.copy_and_resolve_references()
     data.root = str(tmp_path / "here")
     with pytest.raises(FileNotFoundError, match=str(Path(data.root) / data.train_json)) as error:
-        pipeline.open_split(data, "pool")
+        pipeline.open_split(data, "support")
     assert data.train_images in str(error.value) and "data.root" in str(error.value)
 
 
@@ -40,8 +40,8 @@ def custom(tmp_path):
 
 
 def test_custom(custom):
-    train, pool = pipeline.open_split(custom, "train"), pipeline.open_split(custom, "pool")
-    assert list(train.infos) == list(pool.infos)
+    train, support_split = pipeline.open_split(custom, "train"), pipeline.open_split(custom, "support")
+    assert list(train.infos) == list(support_split.infos)
     assert [c.name for c in train.categories if c.novel] == ["ring"]
     pipeline.prepare_split(custom, "train")
     prepared = pipeline.open_split(custom, "train")
@@ -57,12 +57,12 @@ def test_check(custom):
     (Path(custom.root) / "train" / "train_000001.png").write_bytes(b"")
     (Path(custom.root) / "train" / "train_000002.png").unlink()
     custom.min_box_side = 1000
-    records, problems = checks.check(custom, "train")
+    dataset, problems = checks.check(custom, "train")
     assert problems["image file is missing"] == 1
     assert problems["image file is broken or of another size than the json says"] == 1
-    objects = sum(len(i.annotations) for i in records.infos)
+    objects = sum(len(i.annotations) for i in dataset.infos)
     assert problems["object too small for the mask head"] == objects
-    text = checks.describe(records, problems)
+    text = checks.describe(dataset, problems)
     assert f"4 images, {objects} objects, 12 classes" in text and "problem: 1 x image file is missing" in text
     custom.min_box_side = 8
     assert "no problems" in checks.describe(*checks.check(custom, "test"))
@@ -121,7 +121,7 @@ def test_counts_of_the_published_files(tmp_path):
     with pytest.raises(ValueError, match=r"5k\.json is .* images 2, not 5,000 \(-4,998\); annotations 2, not 35,"):
         pipeline.open_split(data, "test")
     with pytest.raises(ValueError, match=r"base objects 1, not 364,950 .* toaster 1, not 223 \(-222\).*data.counts=''"):
-        pipeline.open_split(data, "pool")
+        pipeline.open_split(data, "support")
     data.counts = "voc"
     with pytest.raises(ValueError, match="choose tfa"):
         pipeline.open_split(data, "test")

@@ -19,7 +19,7 @@ MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 NOVEL = ["person", "car", "chair", "bottle"]
 
 
-def records(name):
+def dataset(name):
     if name == "shapes":
         return coco.with_novel(scenes.scenes("shapes", "test", 0, 12), ["star", "ring", "arrow", "crescent"])
     if not MINI.is_dir():
@@ -40,7 +40,7 @@ def truth_as_results(data, score=lambda a: 1.0):
 
 @pytest.mark.parametrize("name", ["shapes", "coco_mini"])
 def test_truth_scores_100(name):
-    data = records(name)
+    data = dataset(name)
     metrics, per_class, curves = evaluate.score(data, truth_as_results(data), np.arange(len(data.categories)))
     for kind in ("bbox", "segm"):
         for group in ("", "base/", "novel/"):
@@ -53,7 +53,7 @@ def test_truth_scores_100(name):
 @pytest.mark.parametrize("name", ["shapes", "coco_mini"])
 def test_all_is_the_mean_of_base_and_novel_classes(name):
     """AP = (b bAP + n nAP) / (b + n) over the classes that occur [fsis_protocol.md, section 2.8]."""
-    data = records(name)
+    data = dataset(name)
     rng = np.random.default_rng(0)
     # a third of the objects missed, a third under another class, random scores
     results = [r for r in truth_as_results(data, lambda a: rng.random()) if rng.random() > 0.33]
@@ -73,7 +73,7 @@ def test_all_is_the_mean_of_base_and_novel_classes(name):
 
 
 def test_classes_that_are_not_scored_do_not_count():
-    data = records("shapes")
+    data = dataset("shapes")
     base = np.array([i for i, c in enumerate(data.categories) if not c.novel])
     ids = [data.categories[i].id for i in base]
     results = [r for r in truth_as_results(data) if r["category_id"] in ids]
@@ -83,7 +83,7 @@ def test_classes_that_are_not_scored_do_not_count():
 
 
 def test_results_without_masks_count_for_boxes_only():
-    data = records("shapes")
+    data = dataset("shapes")
     results = truth_as_results(data)
     for r in results[::2]:
         del r["segmentation"]
@@ -92,7 +92,7 @@ def test_results_without_masks_count_for_boxes_only():
 
 
 def test_no_results_score_nothing():
-    data = records("shapes")
+    data = dataset("shapes")
     metrics, _, _ = evaluate.score(data, [], np.arange(12))
     assert metrics["bbox/AP"] == metrics["segm/novel/AP"] == 0.0
 
@@ -110,7 +110,7 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
         for k, (m, box) in enumerate([(small, (10, 170, 30, 190)), (large, (60, 60, 160, 160))])
     ]
     info = coco.ImageInfo(1, "1.png", side, side, tuple(annotations))
-    data = coco.Records("two", "test", (coco.Category(1, "thing", False),), [info], lambda i: None)
+    data = coco.Dataset("two", "test", (coco.Category(1, "thing", False),), [info], lambda i: None)
     results = truth_as_results(data, lambda a: 0.5)
     wrong = evaluate._result(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": coco.encode_mask(ring)}
     metrics, _, _ = evaluate.score(data, [*results, wrong], np.array([0]))

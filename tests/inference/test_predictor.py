@@ -17,7 +17,7 @@ from maskdiff_jax import checkpoint
 from maskdiff_jax.data.formats import coco
 from maskdiff_jax.inference import predictor
 from maskdiff_jax.model import build
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 from tests import lowered
 from tests.reference import paste as reference
 
@@ -43,9 +43,9 @@ def exported(tmp_path_factory) -> Path:
     config, folder = tiny_config(), tmp_path_factory.mktemp("export") / "model"
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(build(config.model).init, jax.random.key(0))
-    # no zero-initialised layer may hide what the mask head sees
+    # no zero-initialized layer may hide what the mask head sees
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
-    support = Support(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
+    support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
     categories = [{"id": 3 * i + 1, "name": f"class{i}", "novel": i >= 8} for i in range(12)]
     checkpoint.export(folder, params, json.loads(config.to_json_best_effort()), categories, support)
     return folder
@@ -171,7 +171,7 @@ def test_no_export_and_no_image(tmp_path, exported, model):
     with pytest.raises(FileNotFoundError, match="launch/export.py"):
         predictor.load(tmp_path)
     meta = json.loads((exported / "export.json").read_text())
-    del meta["config"]["model"]["mask"]["diffusion"]["guided"]
+    del meta["config"]["model"]["mask"]["diffusion"]["guidance_interval"]
     shutil.copytree(exported, tmp_path / "old")
     (tmp_path / "old/export.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guided'"):

@@ -23,7 +23,7 @@ def photos():
         box = (w / 2 - 50, h / 2 - 37, w / 2 + 50, h / 2 + 37)
         a = coco.Annotation(k, k, 0, box, coco.encode_mask(mask), float(mask.sum()), False)
         infos.append(coco.ImageInfo(k, f"{k}.png", h, w, (a,)))
-    return coco.Records("photos", "test", (coco.Category(1, "thing", False),), infos, images.__getitem__)
+    return coco.Dataset("photos", "test", (coco.Category(1, "thing", False),), infos, images.__getitem__)
 
 
 def test_training_and_evaluation_see_the_same_region(tmp_path):
@@ -31,11 +31,11 @@ def test_training_and_evaluation_see_the_same_region(tmp_path):
     data.root = str(tmp_path)
     data.region_long_side = 100  # half of the pictures: both paths resize before they cut
     data.short_sides, data.test_short_side, data.long_side, data.buckets = (128,), 128, 256, ((256, 256),)
-    records = photos()
-    crops = pipeline.open_crops(data, records, "test")
-    (batch,) = pipeline.eval_batches(records, data, batch=2)
+    dataset = photos()
+    crops = pipeline.open_crops(data, dataset, "test")
+    (batch,) = pipeline.eval_batches(dataset, data, batch=2)
     assert (batch.region_hw < batch.original_hw).all()
-    for k, info in enumerate(records.infos):
+    for k, info in enumerate(dataset.infos):
         trained = transforms.cut(transforms.pack(*crops.read(k)), np.array(crops.infos[k].box), M)
         (row,) = np.flatnonzero(batch.image_id == info.id)
         scale = np.tile((batch.region_hw[row] / batch.original_hw[row])[::-1], 2)

@@ -13,7 +13,7 @@ import pytest
 
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 
 ROOT = Path(__file__).resolve().parents[2]
 M = 8
@@ -30,7 +30,7 @@ def make(mask_batches, traced, shot=9, mesh=None):
 
     nothing = lambda *_: None
     model = Model(nothing, nothing, nothing, nothing, nothing, paint, nothing, nothing)
-    support = Support(np.full((3, 2, M, M, 4), shot, np.uint8), np.full(3, 2))
+    support = SupportSet(np.full((3, 2, M, M, 4), shot, np.uint8), np.full(3, 2))
     return segment.make_segmenter(
         model, support, size=M, context=0.0, top_n=4, mask_batches=mask_batches, threshold=0.5,
         samples=1, noise_seed=0, mesh=mesh,
@@ -134,7 +134,7 @@ PREDICTED = """
     from maskdiff_jax import evaluate, predictor, segment, sharding
     from maskdiff_jax.data import shapes
     from maskdiff_jax.model import build
-    from maskdiff_jax.types import Support
+    from maskdiff_jax.types import SupportSet
     from tests.test_predictor import tiny_config
     assert jax.device_count() == 8
     c = tiny_config().unlock()
@@ -144,18 +144,18 @@ PREDICTED = """
     model, rng = build(c.model), np.random.default_rng(0)
     like = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), like)
-    support = Support(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
-    records, results, ious = shapes.scenes("shapes", "test", 0, 11), [], []
+    support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
+    dataset, results, ious = shapes.scenes("shapes", "test", 0, 11), [], []
     for n in (1, 8):
         segmenter = segment.make_segmenter(
             model, support, size=16, context=c.data.context, top_n=3, mask_batches=(c.eval.mask_batch,), threshold=0.5,
             samples=1, noise_seed=0, mesh=sharding.make_mesh(n),
         )
         assert segmenter.mask_batches == ((4,) if n == 1 else (8,))
-        found, maskless, speed = evaluate.predict(c, segmenter, params, records, np.ones(12, bool))
+        found, maskless, speed = evaluate.predict(c, segmenter, params, dataset, np.ones(12, bool))
         assert maskless == 0 and (n > 1 or speed > 0)
         results.append(found)
-        ious.append(evaluate.mask_ious(c, segmenter, params, records))
+        ious.append(evaluate.mask_ious(c, segmenter, params, dataset))
     assert len(results[0]) == len(results[1]) == 33
     for a, b in zip(*results):
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])

@@ -38,3 +38,14 @@ def test_stage_1_says_what_stage_2_will_need(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and any("shots=10" in x and "model.mask.slots=5" in x for x in lines)
     assert any("(shots=1 or 5)" in x and "model.mask.unet.width is 8 there and 128 here" in x for x in lines)
+
+
+@pytest.mark.parametrize("old, new", cli.RENAMED.items())
+def test_a_renamed_field_names_the_new_one(old, new):
+    with pytest.raises(ValueError, match=f"config.{old} is now called config.{new}$"):
+        cli._parse(["train.py", "--config", "configs/base.py", f"--config.{old}=1"])
+    config = base.get_config()
+    *path, last = new.split(".")
+    for name in path:
+        config = config[name]
+    assert last in config

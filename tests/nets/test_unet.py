@@ -11,7 +11,7 @@ from configs import base
 from maskdiff_jax.nets import unet
 from maskdiff_jax.nets.unet import UNet, attention_levels
 
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimisations
+# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

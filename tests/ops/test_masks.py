@@ -35,20 +35,20 @@ def test_crop_resize_agrees_with_pillow(x0, y0, w, h, size, seed):
     wanted = Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR, box=box)
     ours = crop(rgb, jnp.array(box), size)
     assert ours.dtype == jnp.float32
-    # pillow rounds to whole grey levels after each axis
+    # pillow rounds to whole gray levels after each axis
     difference = np.abs(ours - np.asarray(wanted, np.float32))
     assert difference.mean() < 0.45 and difference.max() < 1.3
 
 
 def test_crop_resize_agrees_with_pillow_in_float():
-    grey = np.random.default_rng(0).random((50, 70)).astype(np.float32) * 255
+    gray = np.random.default_rng(0).random((50, 70)).astype(np.float32) * 255
     for box in ((3.3, 2.1, 60.7, 49.0), (10.0, 10.0, 14.5, 15.0), (0.0, 0.0, 70.0, 50.0)):
-        wanted = Image.fromarray(grey, mode="F").resize((32, 32), Image.Resampling.BILINEAR, box=box)
-        assert np.abs(crop(grey[..., None], jnp.array(box), 32)[..., 0] - np.asarray(wanted)).max() < 0.3
+        wanted = Image.fromarray(gray, mode="F").resize((32, 32), Image.Resampling.BILINEAR, box=box)
+        assert np.abs(crop(gray[..., None], jnp.array(box), 32)[..., 0] - np.asarray(wanted)).max() < 0.3
         factor = jnp.array([32 / (box[3] - box[1]), 32 / (box[2] - box[0])])
         start = -jnp.array([box[1], box[0]]) * factor
-        ours = jax.image.scale_and_translate(grey, (32, 32), (0, 1), factor, start, "linear", antialias=True)
-        np.testing.assert_allclose(crop(grey[..., None], jnp.array(box), 32)[..., 0], ours, atol=0.05)
+        ours = jax.image.scale_and_translate(gray, (32, 32), (0, 1), factor, start, "linear", antialias=True)
+        np.testing.assert_allclose(crop(gray[..., None], jnp.array(box), 32)[..., 0], ours, atol=0.05)
 
 
 def test_crop_resize_does_not_look_at_the_canvas():
@@ -79,11 +79,11 @@ def test_unit_rgb_and_shots():
     shots[0, ..., :3] = 255
     shots[0, 1:3, 1:3, 3] = 255
     shots[0, 0, 0, 3] = 51
-    for background, fill in (("grey", 0.0), ("black", -1.0)):
+    for background, fill in (("gray", 0.0), ("black", -1.0)):
         out = masks.composite_shot(shots, background)
         assert out.shape == (2, 4, 4, 3)
         assert (out[0, 1:3, 1:3] == 1).all() and (out[0, 3] == fill).all()
         np.testing.assert_allclose(out[0, 0, 0], 0.2 + 0.8 * fill, rtol=1e-5)
         assert not out[1].any()  # an empty slot is no black object
-    with pytest.raises(ValueError, match="grey or black"):
+    with pytest.raises(ValueError, match="gray or black"):
         masks.composite_shot(shots, "white")

@@ -37,7 +37,7 @@ def test_equals_greedy_twin(rows, threshold):
 
 
 def test_a_chain_of_suppressions():
-    """Every box overlaps its neighbours: the fixpoint needs as many rounds as there are boxes."""
+    """Every box overlaps its neighbors: the fixpoint needs as many rounds as there are boxes."""
     x = np.arange(40.0)[:, None]
     boxes = np.concatenate([x, 0 * x, x + 2.5, 0 * x + 1], -1).astype(np.float32)
     keep = nms.nms(boxes, -jnp.arange(40.0), 0.4)

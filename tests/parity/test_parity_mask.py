@@ -30,7 +30,7 @@ def nchw(x):
     return np.moveaxis(np.asarray(x), -1, -3)
 
 
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimisations
+# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

@@ -75,7 +75,7 @@ def test_the_script_from_file_to_run(tmp_path):
     save(tmp_path, state, "R-50.pkl")
     flags = [f"--config.{k}={v}" for k, v in TINY.items()]
     command = [sys.executable, f"{ROOT}/launch/import_weights.py", f"--config={ROOT}/configs/base.py:coco,weights=msra"]
-    # what is compiled is thrown away: no use in optimising it
+    # what is compiled is thrown away: no use in optimizing it
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     out = subprocess.run([*command, *flags, "R-50.pkl"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-3000:]

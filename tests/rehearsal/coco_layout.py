@@ -1,7 +1,7 @@
 """A small COCO in the layout of TFA's split: photos, trainvalno5k.json, 5k.json; also COCO 2017's own split.
 
 What is odd about COCO is here too: category ids with gaps, photos of val2014 among the training images, crowds in
-uncompressed RLE with ids beyond 32 bits, grey photos, photos without objects, objects of a few pixels, a box of no
+uncompressed RLE with ids beyond 32 bits, gray photos, photos without objects, objects of a few pixels, a box of no
 height.
 """
 
@@ -24,7 +24,7 @@ SIZES = (
 CATEGORY_IDS = list(coco_splits.CLASSES)
 EACH = 12  # training photos that hold a class: TFA's sampler needs ten for K = 10, and a choice
 PER_PHOTO = 6  # objects, in training
-GREY, TINY, TWICE, CROWD, EMPTY = 11, 3, 5, 9, 37  # every so many-th photo is or has one
+GRAY, TINY, TWICE, CROWD, EMPTY = 11, 3, 5, 9, 37  # every so many-th photo is or has one
 
 
 def write(root: Path, *, test: int = 16, seed: int = 0) -> None:
@@ -78,7 +78,7 @@ class _Split:
         scene = scenes.make(rng, height, width, wanted)
         name = f"COCO_{folder}_{image_id:012d}.jpg"
         (self.root / folder).mkdir(parents=True, exist_ok=True)
-        scenes.save_jpeg(scene.image, self.root / folder / name, grey=k % GREY == GREY - 1)
+        scenes.save_jpeg(scene.image, self.root / folder / name, gray=k % GRAY == GRAY - 1)
         self.images.append({
             "license": 1, "file_name": name, "coco_url": "", "height": height, "width": width,
             "date_captured": "2013-11-14 17:02:52", "flickr_url": "", "id": image_id,

@@ -16,11 +16,11 @@ SMALL = {
     "train.detector.steps": 2, "train.detector.batch": 2, "train.mask.steps": 2, "train.mask.batch": 4,
     "train.novel.steps": 2, "train.novel.batch": 2, "train.devices": 1,
     "eval.images": 4, "eval.batch": 2, "eval.mask_batch": 8, "eval.mask_top_n": 4, "eval.mask_min_score": 0.0,
-    "eval.pictures": 1,
+    "eval.figures": 1,
 }  # fmt: skip
 # two masks are sampled in all, in 1,000 steps with guidance: none in true boxes, no pictures of the reverse process
 SMALL_PAPER = SMALL | {
-    "eval.images": 2, "eval.mask_batch": 2, "eval.mask_top_n": 1, "eval.min_gt_area": 10**9, "eval.pictures": 0,
+    "eval.images": 2, "eval.mask_batch": 2, "eval.mask_top_n": 1, "eval.min_gt_area": 10**9, "eval.figures": 0,
 }  # fmt: skip
 SHORTER = {
     "train.detector.steps": 1, "train.mask.steps": 1, "train.novel.steps": 1,
@@ -94,8 +94,8 @@ def _novel_and_voc() -> list[Command]:
     ten, one = "runs/novel-coco-10shot-seed0", "runs/novel-coco-1shot-seed0"
     novel = "--config configs/fewshot.py:coco,shots={} --config.fewshot.classes=novel --workdir={}"
     every, run = "--config configs/fewshot.py:coco,shots=1", "runs/fewshot-coco-1shot-seed0"
-    voc, given = "--config.eval.source=voc", "--config.eval.like_fgn=true"
-    both = (*NOVEL, "like_fgn/bbox/novel/AP", "like_fgn/segm/novel/AP")
+    voc, given = "--config.eval.source=voc", "--config.eval.gt_classes_only=true"
+    both = (*NOVEL, "gt_classes_only/bbox/novel/AP", "gt_classes_only/segm/novel/AP")
     return [
         Command(f"train.py {novel.format(10, ten)}", f"{ten}/checkpoints/final"),
         Command(f"evaluate.py {novel.format(10, ten)}", f"{ten}/metrics.json", metrics=NOVEL),
@@ -140,7 +140,10 @@ def _paper() -> list[Command]:
     # COCO-Novel and COCO2VOC, from the same stage 1
     few, run = "configs/fewshot.py:coco,paper=true,shots=1", "runs/novel-coco-paper-1shot-seed0"
     novel = f"--config {few} --config.fewshot.classes=novel --workdir={run}"
-    voc, both = "--config.eval.source=voc --config.eval.like_fgn=true", (*AP, "like_fgn/bbox/AP", "like_fgn/segm/AP")
+    voc, both = (
+        "--config.eval.source=voc --config.eval.gt_classes_only=true",
+        (*AP, "gt_classes_only/bbox/AP", "gt_classes_only/segm/AP"),
+    )
     every = "runs/fewshot-coco-paper-1shot-seed0"
     more = [
         Command(f"train.py {novel}", f"{run}/checkpoints/final"),

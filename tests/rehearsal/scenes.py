@@ -60,10 +60,10 @@ def mask(thing: Thing, height: int, width: int) -> np.ndarray:
     return rle.decode(rle.frPyObjects([thing.polygon.ravel().tolist()], height, width))[..., 0]
 
 
-def save_jpeg(image: np.ndarray, path: Path, *, grey: bool = False) -> None:
-    """Writes a photo; ``grey``: with one channel, as some of COCO's are."""
+def save_jpeg(image: np.ndarray, path: Path, *, gray: bool = False) -> None:
+    """Writes a photo; ``gray``: with one channel, as some of COCO's are."""
     photo = Image.fromarray(image)
-    (photo.convert("L") if grey else photo).save(path, quality=90)
+    (photo.convert("L") if gray else photo).save(path, quality=90)
 
 
 def _free_place(rng: np.random.Generator, taken: np.ndarray, class_id: int, side: float) -> art.Outline:

@@ -80,14 +80,14 @@ def test_every_sampler_finds_its_shots(coco, sampler, shots):
     config = fewshot.get_config(f"coco,shots={shots}").unlock()
     config.data.update(root=coco.root, counts="")
     config.fewshot.sampler = sampler
-    pool = pipeline.open_split(coco, "pool")
+    pool = pipeline.open_split(coco, "support")
     found = stages.draw_shots(config, pool)
     assert len(found) == 80 and {len(set(ids)) for ids in found.values()} == {shots}
 
 
 def test_shot_files(coco, tmp_path):
     assert tfa.write(Path(coco.root) / coco.train_json, tmp_path, [3], "imtfa") == 80 * 3
-    pool = pipeline.open_split(coco, "pool")
+    pool = pipeline.open_split(coco, "support")
     found = tfa.read(tmp_path, pool, 10, 3, class_ids=range(80))
     assert {len(ids) for ids in found.values()} == {10}
 

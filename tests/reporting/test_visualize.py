@@ -1,4 +1,4 @@
-"""Pictures: sizes, where colour lands, that nothing is lost on empty input."""
+"""Pictures: sizes, where color lands, that nothing is lost on empty input."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax.reporting import visualize
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 
 
 class Category(NamedTuple):
@@ -16,7 +16,7 @@ class Category(NamedTuple):
 
 
 CATEGORIES = (Category(1, "circle", False), Category(2, "star", True))
-GREY = np.full((40, 60, 3), 100, np.uint8)
+GRAY = np.full((40, 60, 3), 100, np.uint8)
 
 
 def square(h: int = 40, w: int = 60) -> np.ndarray:
@@ -26,35 +26,35 @@ def square(h: int = 40, w: int = 60) -> np.ndarray:
 
 
 def test_overlay_enlarges_small_images_and_keeps_large_ones():
-    assert visualize.overlay(GREY).shape == (240, 360, 3)  # 6 x 60 = 360 is nearest to 384
+    assert visualize.overlay(GRAY).shape == (240, 360, 3)  # 6 x 60 = 360 is nearest to 384
     assert visualize.overlay(np.zeros((500, 400, 3), np.uint8)).shape == (500, 400, 3)
     assert visualize.enlarge_factor(128, 128) == 3
 
 
 def test_overlay_paints_inside_the_mask_only():
-    out = visualize.overlay(GREY, square()[None], colours=[(250, 0, 0)], factor=4)
+    out = visualize.overlay(GRAY, square()[None], colors=[(250, 0, 0)], factor=4)
     inside, outside = out[80, 128], out[8, 8]
     assert inside[0] > 130 and inside[1] < 100
     np.testing.assert_array_equal(outside, (100, 100, 100))
-    np.testing.assert_array_equal(out[41, 128], (250, 0, 0))  # the outline has the class's colour
+    np.testing.assert_array_equal(out[41, 128], (250, 0, 0))  # the outline has the class's color
     assert out[39, 128].max() < 40  # with a dark rim around it
 
 
 def test_overlay_takes_soft_masks_and_draws_boxes_and_labels():
     soft = np.where(square(), 0.9, 0.2)[None]
-    plain = visualize.overlay(GREY, soft, factor=4)
-    np.testing.assert_array_equal(plain, visualize.overlay(GREY, square()[None], factor=4))
+    plain = visualize.overlay(GRAY, soft, factor=4)
+    np.testing.assert_array_equal(plain, visualize.overlay(GRAY, square()[None], factor=4))
     box = np.array([[20.0, 10.0, 44.0, 30.0]])
-    labelled = visualize.overlay(GREY, None, box, ["star"], np.array([0.5]), [(0, 250, 0)], novel=[True], factor=4)
-    np.testing.assert_array_equal(labelled[100, 80], (0, 250, 0))  # left side of the box
-    assert (labelled[20:40, 80:160] == (0, 250, 0)).all(-1).mean() > 0.4  # the label above it
+    labeled = visualize.overlay(GRAY, None, box, ["star"], np.array([0.5]), [(0, 250, 0)], novel=[True], factor=4)
+    np.testing.assert_array_equal(labeled[100, 80], (0, 250, 0))  # left side of the box
+    assert (labeled[20:40, 80:160] == (0, 250, 0)).all(-1).mean() > 0.4  # the label above it
 
 
 def test_overlay_of_an_object_without_a_mask_and_of_boxes_at_the_edge():
     empty = np.zeros((1, 40, 60), bool)
-    out = visualize.overlay(GREY, empty, np.array([[-5.0, -5.0, 80.0, 50.0]]), ["circle"], factor=2)
+    out = visualize.overlay(GRAY, empty, np.array([[-5.0, -5.0, 80.0, 50.0]]), ["circle"], factor=2)
     assert out.shape == (80, 120, 3)
-    assert visualize.overlay(GREY, empty, labels=["circle"], factor=2).shape == (80, 120, 3)
+    assert visualize.overlay(GRAY, empty, labels=["circle"], factor=2).shape == (80, 120, 3)
 
 
 @pytest.mark.parametrize("n", [0, 2])
@@ -64,7 +64,7 @@ def test_side_by_side(n):
         np.arange(n),
         np.tile(square()[None], (n, 1, 1)),
     )
-    out = visualize.side_by_side(GREY, some, some._replace(scores=np.full(n, 0.7)), CATEGORIES, note="seed 0")
+    out = visualize.side_by_side(GRAY, some, some._replace(scores=np.full(n, 0.7)), CATEGORIES, note="seed 0")
     assert out.dtype == np.uint8 and out.shape[1] == 2 * 360 + 10 and out.shape[0] > 240
     assert (out[30:, :360] == out[30:, 370:]).all() == (n == 0)  # the scores differ
 
@@ -72,7 +72,7 @@ def test_side_by_side(n):
 def test_support_sheet_shows_filled_slots_and_leaves_empty_ones_blank():
     shots = np.zeros((2, 3, 16, 16, 4), np.uint8)
     shots[:, :, 4:12, 4:12] = (200, 30, 30, 255)
-    out = visualize.support_sheet(Support(shots, np.array([3, 1])), CATEGORIES, cell=40)
+    out = visualize.support_sheet(SupportSet(shots, np.array([3, 1])), CATEGORIES, cell=40)
     assert out.shape[0] == 2 * 40 + 6
     red = (np.abs(out.astype(int) - (200, 30, 30)).max(-1) < 30).sum((0, 1))
     assert red > 0
@@ -103,8 +103,8 @@ def test_joining_pictures_keeps_every_pixel():
 
 
 def test_to_rgb_clips_and_repeats():
-    grey = visualize.to_rgb(np.array([[-1.0, 0.5, 2.0]]))
-    np.testing.assert_array_equal(grey[0, :, 0], (0, 128, 255))
+    gray = visualize.to_rgb(np.array([[-1.0, 0.5, 2.0]]))
+    np.testing.assert_array_equal(gray[0, :, 0], (0, 128, 255))
     assert visualize.to_rgb(np.zeros((2, 2, 4), np.uint8)).shape == (2, 2, 3)
 
 

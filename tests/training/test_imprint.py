@@ -44,10 +44,10 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
         return evaluate.score(test, found, ids)[0]
 
     before = ap50(params, base_ids)["bbox/AP50"]
-    pool = pipeline.open_split(f.data, "pool")
-    shots = stages.draw_shots(f, pool)
-    records = shots_of.shot_records(pool, shots, "background")
-    features, labels = stages.shot_features(f, model, params, records)
+    support_split = pipeline.open_split(f.data, "support")
+    shots = stages.draw_shots(f, support_split)
+    dataset = shots_of.shot_dataset(support_split, shots, "background")
+    features, labels = stages.shot_features(f, model, params, dataset)
     rows = stages.novel.imprint(params["detector"]["box_predictor"], features, labels, base_ids, new)
     after = ap50(params | {"detector": params["detector"] | {"box_predictor": rows}}, np.concatenate([base_ids, new]))
     print("base AP50", before, "->", after["bbox/base/AP50"], "novel AP50", after["bbox/novel/AP50"])

@@ -1,4 +1,4 @@
-"""Optimisers on trees of a few numbers."""
+"""Optimizers on trees of a few numbers."""
 
 import jax
 import jax.numpy as jnp

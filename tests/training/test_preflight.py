@@ -76,8 +76,8 @@ def test_missing_images(custom, tmp_path, split):
 
 def test_shots_that_stage_2_will_want(custom, tmp_path):
     _, count = checks.objects_per_class(tmp_path / "train.json")
-    records = pipeline.open_split(custom.data, "train")
-    objects = [a.class_id + 1 for i in records.infos for a in i.annotations]
+    dataset = pipeline.open_split(custom.data, "train")
+    objects = [a.class_id + 1 for i in dataset.infos for a in i.annotations]
     assert {k: v for k, v in count.items() if v} == {k: objects.count(k) for k in set(objects)}
     custom.fewshot.short_classes = "error"
     notes = preflight.check(custom, tmp_path)
@@ -149,7 +149,7 @@ def test_both_phases_are_made_before_the_first_trains(tmp_path):
 
     first, second = narrow(base.get_config("shapes")), narrow(fewshot.get_config("shapes,shots=1"))
     for config in (first, second):
-        config.data.update(root=str(tmp_path / "shapes"), shapes_train=8, shapes_pool=40, box_jitter=0.4)
+        config.data.update(root=str(tmp_path / "shapes"), shapes_train=8, shapes_support=40, box_jitter=0.4)
     with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
         stages.base_stage(first, tmp_path, train)
     second.init_from = str(tmp_path)

@@ -20,7 +20,7 @@ KILOBYTE = 1024
 
 def small(config, folder):
     """The preset with narrow nets and few scenes."""
-    config.data.update(root=str(folder / "shapes"), shapes_train=24, shapes_pool=40, shapes_test=4)
+    config.data.update(root=str(folder / "shapes"), shapes_train=24, shapes_support=40, shapes_test=4)
     config.model.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=16)
     config.model.mask.unet.width = 8
     # a table of the noise schedule has T numbers and is part of the method, not data: keep it under the bound

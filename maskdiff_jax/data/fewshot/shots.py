@@ -12,31 +12,31 @@ import numpy as np
 
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.fewshot import tfa
-from maskdiff_jax.data.formats.coco import Annotation, Records, subset
+from maskdiff_jax.data.formats.coco import Annotation, Dataset, subset
 from maskdiff_jax.data.formats.coco_splits import Table
 from maskdiff_jax.data.prepared.records import Crops
-from maskdiff_jax.types import Support
+from maskdiff_jax.types import SupportSet
 
 ShotSet = dict[int, tuple[int, ...]]
 
 
-def restrict(records: Records, class_ids: Iterable[int]) -> Records:
-    """Only the annotations of some classes; the others become unlabelled background, as TFA does.
+def restrict(dataset: Dataset, class_ids: Iterable[int]) -> Dataset:
+    """Only the annotations of some classes; the others become unlabeled background, as TFA does.
 
     Images that are left without an annotation are dropped.
     """
     wanted = set(class_ids)
     positions, infos = [], []
-    for i, info in enumerate(records.infos):
+    for i, info in enumerate(dataset.infos):
         kept = tuple(a for a in info.annotations if a.class_id in wanted)
         if kept:
             positions.append(i)
             infos.append(info._replace(annotations=kept))
-    return subset(records, positions, infos)
+    return subset(dataset, positions, infos)
 
 
 def draw(
-    records: Records,
+    dataset: Dataset,
     shots: int,
     seed: int,
     *,
@@ -50,38 +50,38 @@ def draw(
     """Draws K shots of every class; for one seed, the set of a smaller K is part of that of a larger.
 
     Args:
-      records: what to draw from; crowd regions and ignored objects are never drawn.
+      dataset: what to draw from; crowd regions and ignored objects are never drawn.
       shots: K.
       seed: of the draw.
       sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa" and
         "imtfa": TFA's image-wise draw, see `tfa.draw`, which takes all objects of the class in an image, and
-        whose stream runs through all classes of `records` in the order of their ids.
+        whose stream runs through all classes of `dataset` in the order of their ids.
       short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
       class_ids: the classes to draw for; None: all.
       min_box_side: px; smaller objects are no candidates ("instances" only; TFA takes any).
       min_mask_area: px; likewise.
-      table: what TFA's draw draws from, every object of the json; None: those of `records`. It holds the few
-        that have no usable mask or box, which `records` lack: without them the numbers are not TFA's.
+      table: what TFA's draw draws from, every object of the json; None: those of `dataset`. It holds the few
+        that have no usable mask or box, which `dataset` lack: without them the numbers are not TFA's.
 
     Raises:
       ValueError: an unknown option, too few objects, a class where the image-wise draw cannot end, or a
-        drawn object that `records` lack.
+        drawn object that `dataset` lack.
     """
     if short_classes not in ("error", "take_all"):
         raise ValueError(f"fewshot.short_classes is '{short_classes}': choose error or take_all")
     if shots < 1:
         raise ValueError(f"fewshot.shots is {shots}: at least 1 is needed")
-    wanted = range(len(records.categories)) if class_ids is None else class_ids
+    wanted = range(len(dataset.categories)) if class_ids is None else class_ids
     if sampler in tfa.LEVELS:
-        return _image_wise(records, table, shots, seed, sampler, short_classes, wanted)
+        return _image_wise(dataset, table, shots, seed, sampler, short_classes, wanted)
     if sampler != "instances":
         raise ValueError(f"fewshot.sampler is '{sampler}': choose instances, {', '.join(tfa.LEVELS)}")
     objects = {
         c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
-        for c, found in _candidates(records).items()
+        for c, found in _candidates(dataset).items()
     }
-    _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
-    return {c: _permuted(objects[c], (seed, records.categories[c].id))[:shots] for c in wanted}
+    _short(dataset, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    return {c: _permuted(objects[c], (seed, dataset.categories[c].id))[:shots] for c in wanted}
 
 
 def save_shots(path: str | Path, shot_set: ShotSet) -> None:
@@ -101,34 +101,34 @@ def load_shots(path: str | Path) -> ShotSet:
         raise ValueError(f"{path} is no file of shots ({error}): delete it and draw again") from None
 
 
-def shot_records(records: Records, shot_set: ShotSet, unlabelled: str) -> Records:
-    """One entry per shot: its image, with only that object labelled.
+def shot_dataset(dataset: Dataset, shot_set: ShotSet, unlabeled: str) -> Dataset:
+    """One entry per shot: its image, with only that object labeled.
 
     Args:
-      records: what the shots were drawn from.
-      shot_set: from `draw`; every id must be in `records`.
-      unlabelled: the image's other objects, of whatever class and shots among them: "background": they
+      dataset: what the shots were drawn from.
+      shot_set: from `draw`; every id must be in `dataset`.
+      unlabeled: the image's other objects, of whatever class and shots among them: "background": they
         vanish [TFA]; "ignore": they stay, with ``ignore=True``.
     """
-    if unlabelled not in ("background", "ignore"):
-        raise ValueError(f"data.shot_unlabelled is '{unlabelled}': choose background or ignore")
-    where = {a.id: (i, a) for i, info in enumerate(records.infos) for a in info.annotations}
+    if unlabeled not in ("background", "ignore"):
+        raise ValueError(f"data.shot_unlabeled is '{unlabeled}': choose background or ignore")
+    where = {a.id: (i, a) for i, info in enumerate(dataset.infos) for a in info.annotations}
     positions, infos = [], []
     for shot in (s for ids in shot_set.values() for s in ids):
         if shot not in where:
-            raise ValueError(f"shot {shot} is no annotation of {records.name} {records.split}: draw again")
+            raise ValueError(f"shot {shot} is no annotation of {dataset.name} {dataset.split}: draw again")
         i, annotation = where[shot]
         others = ()
-        if unlabelled == "ignore":
-            others = tuple(a._replace(ignore=True) for a in records.infos[i].annotations if a.id != shot)
+        if unlabeled == "ignore":
+            others = tuple(a._replace(ignore=True) for a in dataset.infos[i].annotations if a.id != shot)
         positions.append(i)
-        infos.append(records.infos[i]._replace(annotations=(annotation, *others)))
-    return subset(records, positions, infos)
+        infos.append(dataset.infos[i]._replace(annotations=(annotation, *others)))
+    return subset(dataset, positions, infos)
 
 
 def support(
     crops: Crops, shot_set: ShotSet, *, num_classes: int, slots: int, size: int, context: float = 0.0
-) -> Support:
+) -> SupportSet:
     """The shots of every class, cut tight (plus `context`) and resized, in the order of the shot set.
 
     Args:
@@ -140,7 +140,7 @@ def support(
       context: of the side, as config.data.context.
 
     Returns:
-      Support, shots uint8 [C, K, M, M, 4].
+      SupportSet, shots uint8 [C, K, M, M, 4].
     """
     where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
     shots = np.zeros((num_classes, slots, size, size, 4), np.uint8)
@@ -157,16 +157,16 @@ def support(
                 transforms.pack(*crops.read(i)), np.array(crops.infos[i].box), size, context
             )
         count[class_id] = len(found)
-    return Support(shots, count)
+    return SupportSet(shots, count)
 
 
-def _candidates(records: Records) -> dict[int, list[Annotation]]:
+def _candidates(dataset: Dataset) -> dict[int, list[Annotation]]:
     """Objects per class, in the order of the annotation file."""
-    found = [a for info in records.infos for a in info.annotations if not (a.crowd or a.ignore)]
-    if records.annotation_order:
-        rank = {a: k for k, a in enumerate(records.annotation_order)}
+    found = [a for info in dataset.infos for a in info.annotations if not (a.crowd or a.ignore)]
+    if dataset.annotation_order:
+        rank = {a: k for k, a in enumerate(dataset.annotation_order)}
         found.sort(key=lambda a: rank[a.id])
-    objects: dict[int, list[Annotation]] = {c: [] for c in range(len(records.categories))}
+    objects: dict[int, list[Annotation]] = {c: [] for c in range(len(dataset.categories))}
     for a in found:
         objects[a.class_id].append(a)
     return objects
@@ -182,7 +182,7 @@ def _permuted(objects: Sequence[Annotation], seed: tuple[int, ...]) -> tuple[int
 
 
 def _image_wise(
-    records: Records,
+    dataset: Dataset,
     table: Table | None,
     shots: int,
     seed: int,
@@ -197,10 +197,10 @@ def _image_wise(
             "set fewshot.sampler=instances"
         )
     if table is None:
-        objects = {c: [(a.id, a.image_id) for a in found] for c, found in _candidates(records).items()}
+        objects = {c: [(a.id, a.image_id) for a in found] for c, found in _candidates(dataset).items()}
     else:
         objects = tfa.objects_of(table)
-    short = _short(records, {c: len(objects[c]) for c in wanted}, shots, short_classes)
+    short = _short(dataset, {c: len(objects[c]) for c in wanted}, shots, short_classes)
     sets = tfa.draw(objects, seed, levels)
     drawn, stuck = {}, []
     for c in wanted:
@@ -211,29 +211,29 @@ def _image_wise(
         else:
             # a larger K is drawn on top of the smaller ones
             first = next(k for k in levels if k not in sets[c])
-            stuck.append(records.categories[c].name + (f" (already at {first})" if first < shots else ""))
+            stuck.append(dataset.categories[c].name + (f" (already at {first})" if first < shots else ""))
     if stuck:
         raise ValueError(
             f"fewshot.sampler={sampler} takes all objects of a class in an image and cannot reach exactly {shots} "
             f"with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
         )
-    known = {a.id for info in records.infos for a in info.annotations}
-    lost = [f"{i} ({records.categories[c].name})" for c, ids in drawn.items() for i in ids if i not in known]
+    known = {a.id for info in dataset.infos for a in info.annotations}
+    lost = [f"{i} ({dataset.categories[c].name})" for c, ids in drawn.items() for i in ids if i not in known]
     if lost:
         raise ValueError(
-            f"seed {seed} draws annotations of {records.name} {records.split} without a usable mask and box: "
+            f"seed {seed} draws annotations of {dataset.name} {dataset.split} without a usable mask and box: "
             f"{', '.join(lost[:5])}; mend them in the json, or choose another fewshot.seed"
         )
     return drawn
 
 
-def _short(records: Records, counts: dict[int, int], shots: int, short_classes: str) -> set[int]:
+def _short(dataset: Dataset, counts: dict[int, int], shots: int, short_classes: str) -> set[int]:
     """The classes with fewer than K objects; ValueError if there may be none."""
     short = {c: n for c, n in counts.items() if n < shots}
     if short and short_classes == "error":
-        listed = ", ".join(f"{records.categories[c].name} {n}" for c, n in short.items())
+        listed = ", ".join(f"{dataset.categories[c].name} {n}" for c, n in short.items())
         raise ValueError(
-            f"fewshot.shots is {shots}, but {records.name} has fewer objects of: {listed}; lower "
+            f"fewshot.shots is {shots}, but {dataset.name} has fewer objects of: {listed}; lower "
             "fewshot.shots or set fewshot.short_classes=take_all"
         )
     return set(short)

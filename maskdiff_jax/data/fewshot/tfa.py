@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from maskdiff_jax.data.formats import coco_json, coco_splits
-from maskdiff_jax.data.formats.coco import Annotation, Records
+from maskdiff_jax.data.formats.coco import Annotation, Dataset
 from maskdiff_jax.data.formats.coco_splits import Table
 
 # K is drawn for all of these in turn, each set holding the one before; iMTFA's shorter list uses up other
@@ -170,7 +170,7 @@ def levels_of(sampler: str) -> tuple[int, ...]:
 
 def read(
     folder: str | Path,
-    records: Records,
+    dataset: Dataset,
     shots: int,
     seed: int,
     *,
@@ -184,7 +184,7 @@ def read(
 
     Args:
       folder: holds ``seed{seed}/``; seed 0 may lie in the folder itself, if it has no ``seed0/``.
-      records: what the annotation ids are looked up in.
+      dataset: what the annotation ids are looked up in.
       shots: K.
       seed: which draw.
       class_ids: the classes to read.
@@ -198,7 +198,7 @@ def read(
     place = Path(folder) / f"seed{seed}"
     if seed == 0 and not place.is_dir():
         place = Path(folder)
-    names = {c: records.categories[c].name for c in chosen}
+    names = {c: dataset.categories[c].name for c in chosen}
     missing = [n for n in names.values() if not (place / file_name(shots, n)).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -206,20 +206,20 @@ def read(
             f"{file_name(shots, missing[0])}: put TFA's files there, write them with launch/shots.py, or set "
             "fewshot.shots_from='' to draw"
         )
-    known = {a.id: a for info in records.infos for a in info.annotations}
+    known = {a.id: a for info in dataset.infos for a in info.annotations}
     result, short, lost = {}, [], []
     for c in chosen:
         path = place / file_name(shots, names[c])
-        ids = _ids(path, records, c, known, lost)
+        ids = _ids(path, dataset, c, known, lost)
         if len(ids) > shots:
-            rng = np.random.default_rng((seed, records.categories[c].id))
+            rng = np.random.default_rng((seed, dataset.categories[c].id))
             ids = [ids[k] for k in sorted(rng.choice(len(ids), shots, replace=False).tolist())]
         if len(ids) < shots:
             short.append(f"{names[c]} {len(ids)}")
         result[c] = tuple(ids)
     if lost:
         raise ValueError(
-            f"{len(lost)} annotations of {place} are not in {records.name} {records.split}, e.g. {lost[0]}: the files "
+            f"{len(lost)} annotations of {place} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the files "
             "are of another data set, or those objects have no mask or no box; mend fewshot.shots_from or the json"
         )
     if short and short_classes == "error":
@@ -230,10 +230,10 @@ def read(
     return result
 
 
-def _ids(path: Path, records: Records, class_id: int, known: Mapping[int, Annotation], lost: list[str]) -> list[int]:
+def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annotation], lost: list[str]) -> list[int]:
     """The annotation ids of a file; those that are not `known` go to `lost`."""
     _, annotations, _ = coco_json.lists(path)
-    category = records.categories[class_id]
+    category = dataset.categories[class_id]
     found: dict[int, None] = {}
     for a in annotations:
         try:
@@ -245,7 +245,7 @@ def _ids(path: Path, records: Records, class_id: int, known: Mapping[int, Annota
         if category_id != category.id:
             raise ValueError(
                 f"{path}: annotation {i} is of category {category_id}, but {category.name} is {category.id} in "
-                f"{records.name}: these files are of another data set"
+                f"{dataset.name}: these files are of another data set"
             )
         if crowd:
             continue

@@ -1,8 +1,8 @@
 """COCO-format annotations: what a data set is to the rest of ``data/``.
 
-`Records` is a list of images with their annotations and a function that reads pixels. Masks are
+`Dataset` is a list of images with their annotations and a function that reads pixels. Masks are
 compressed COCO RLE (``{"size": [height, width], "counts": str}``), boxes are xyxy in stored pixels,
-class ids are positions in `Records.categories` (0..C-1, ascending category id).
+class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
 """
 
 import functools
@@ -62,7 +62,7 @@ class ImageInfo(NamedTuple):
     annotations: tuple[Annotation, ...]
 
 
-class Records(NamedTuple):
+class Dataset(NamedTuple):
     """One split of a data set."""
 
     name: str
@@ -73,7 +73,7 @@ class Records(NamedTuple):
     # ids of all annotations in the order of the file, which TFA's sampler depends on; () = order of infos
     annotation_order: Sequence[int] = ()
     encoded: Callable[[int], bytes] | None = None  # position in infos -> the image file's bytes
-    # what pycocotools reads in the json behind the records, see `truth.load`; None: there is no json
+    # what pycocotools reads in the json behind the dataset, see `truth.load`; None: there is no json
     truth: Callable[[], dict[str, Any]] | None = None
 
 
@@ -86,15 +86,15 @@ def load(
     split: str = "train",
     problems: Counter | None = None,
     examples: dict[str, str] | None = None,
-) -> Records:
-    """Reads a COCO-format json; images are opened one by one when `Records.read` asks for them.
+) -> Dataset:
+    """Reads a COCO-format json; images are opened one by one when `Dataset.read` asks for them.
 
     A fault of the file or of an image entry stops. A fault of one annotation does not: it is dropped, or
     mended where nothing has to be guessed (box clipped to the image, box or area taken from the mask), and
     counted by kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, no whole
     number or used before is replaced by the lowest free one, in the order of the file; an exact repeat of
     an annotation is dropped. Where more than half of the annotations would be dropped, the file is wrong as
-    a whole, and loading stops. Scoring does not depend on any of this: `Records.truth` reads the file as
+    a whole, and loading stops. Scoring does not depend on any of this: `Dataset.truth` reads the file as
     pycocotools does.
 
     Args:
@@ -157,45 +157,45 @@ def load(
 
     files = tuple(i.file_name for i in infos)
     shapes = tuple((i.height, i.width) for i in infos)
-    records = Records(
+    dataset = Dataset(
         name, split, categories, infos,
         read=functools.partial(images.read_file, str(image_dir), files, shapes),
         annotation_order=tuple(order),
         encoded=functools.partial(images.read_encoded, str(image_dir), files, shapes),
         truth=functools.partial(truth.load, json_path),
     )  # fmt: skip
-    return with_novel(records, novel_classes)
+    return with_novel(dataset, novel_classes)
 
 
-def with_novel(records: Records, names: Sequence[str]) -> Records:
-    """The same records with the categories called `names` marked novel; ValueError for unknown names."""
-    known = [c.name for c in records.categories]
+def with_novel(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same dataset with the categories called `names` marked novel; ValueError for unknown names."""
+    known = [c.name for c in dataset.categories]
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ValueError(
-            f"data.novel_classes names {', '.join(unknown)}, which {records.name} lacks: it has {', '.join(known)}"
+            f"data.novel_classes names {', '.join(unknown)}, which {dataset.name} lacks: it has {', '.join(known)}"
         )
-    return records._replace(categories=tuple(c._replace(novel=c.name in names) for c in records.categories))
+    return dataset._replace(categories=tuple(c._replace(novel=c.name in names) for c in dataset.categories))
 
 
-def subset(records: Records, positions: Sequence[int], infos: Sequence[ImageInfo]) -> Records:
-    """Records of `infos`, whose pixels are those of `positions` in `records`."""
+def subset(dataset: Dataset, positions: Sequence[int], infos: Sequence[ImageInfo]) -> Dataset:
+    """Dataset of `infos`, whose pixels are those of `positions` in `dataset`."""
     where = np.asarray(positions, np.int64)
-    encoded = None if records.encoded is None else functools.partial(_at, records.encoded, where)
-    return records._replace(infos=infos, read=functools.partial(_at, records.read, where), encoded=encoded)
+    encoded = None if dataset.encoded is None else functools.partial(_at, dataset.encoded, where)
+    return dataset._replace(infos=infos, read=functools.partial(_at, dataset.read, where), encoded=encoded)
 
 
-def ground_truth(records: Records) -> dict[str, Any]:
-    """The records as a COCO json dict, as `save` writes it."""
+def ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """The dataset as a COCO json dict, as `save` writes it."""
     annotations = []
-    for info in records.infos:
+    for info in dataset.infos:
         for a in info.annotations:
             x0, y0, x1, y1 = a.box
             annotations.append(
                 {
                     "id": a.id,
                     "image_id": a.image_id,
-                    "category_id": records.categories[a.class_id].id,
+                    "category_id": dataset.categories[a.class_id].id,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": a.area,
                     "iscrowd": int(a.crowd),
@@ -203,31 +203,31 @@ def ground_truth(records: Records) -> dict[str, Any]:
                 }
             )
     return {
-        "info": {"description": f"{records.name} {records.split}"},
-        "images": [{"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width} for i in records.infos],
+        "info": {"description": f"{dataset.name} {dataset.split}"},
+        "images": [{"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width} for i in dataset.infos],
         "annotations": annotations,
-        "categories": [{"id": c.id, "name": c.name} for c in records.categories],
+        "categories": [{"id": c.id, "name": c.name} for c in dataset.categories],
     }
 
 
-def save(records: Records, json_path: str | Path, image_dir: str | Path) -> None:
-    """Writes the records as plain json and image files; the json comes last, under its name when whole."""
+def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None:
+    """Writes the dataset as plain json and image files; the json comes last, under its name when whole."""
     json_path, image_dir = Path(json_path), Path(image_dir)
     json_path.parent.mkdir(parents=True, exist_ok=True)
-    for i, info in enumerate(records.infos):
+    for i, info in enumerate(dataset.infos):
         path = image_dir / info.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded_image(records, i))
+        path.write_bytes(encoded_image(dataset, i))
     temporary = json_path.with_name(json_path.name + f".tmp{os.getpid()}")
-    temporary.write_text(json.dumps(ground_truth(records)))
+    temporary.write_text(json.dumps(ground_truth(dataset)))
     temporary.replace(json_path)
 
 
-def encoded_image(records: Records, i: int) -> bytes:
+def encoded_image(dataset: Dataset, i: int) -> bytes:
     """The i-th image as the bytes of an image file: those it came from, else a PNG."""
-    if records.encoded is not None:
-        return records.encoded(i)
-    return png(records.read(i))
+    if dataset.encoded is not None:
+        return dataset.encoded(i)
+    return png(dataset.read(i))
 
 
 def _annotation(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskdiff_jax.data.formats import coco_json, images
-from maskdiff_jax.data.formats.coco import Records
+from maskdiff_jax.data.formats.coco import Dataset
 
 # COCO's category ids run from 1 to 90; these ten are unused
 _UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -108,19 +108,19 @@ def count(table: Table) -> Counter:
     return found
 
 
-def locate(records: Records, root: str | Path, folders: Sequence[str]) -> Records:
-    """The records with each image found once in one of several folders.
+def locate(dataset: Dataset, root: str | Path, folders: Sequence[str]) -> Dataset:
+    """The dataset with each image found once in one of several folders.
 
     A photo is known by its file name without folders or, if that is one of COCO's two kinds
     (``COCO_val2014_000000000042.jpg``, ``000000000042.jpg``), by its number. Earlier folders win.
 
     Args:
-      records: of a json, wherever its images are.
+      dataset: of a json, wherever its images are.
       root: what `folders` lie in.
       folders: where to look, not in folders in them; those that are not there hold nothing.
 
     Returns:
-      Records whose file names are relative to `root`.
+      Dataset whose file names are relative to `root`.
 
     Raises:
       FileNotFoundError: images are in none of the folders; says how many, and which were looked in.
@@ -132,18 +132,18 @@ def locate(records: Records, root: str | Path, folders: Sequence[str]) -> Record
         if (root / folder).is_dir():
             for name in sorted(os.listdir(root / folder)):
                 where.setdefault(_photo(name), f"{folder}/{name}")
-    missing = [i.file_name for i in records.infos if _photo(i.file_name) not in where]
+    missing = [i.file_name for i in dataset.infos if _photo(i.file_name) not in where]
     if missing:
         looked = ", ".join(f"{root / f}{'' if (root / f).is_dir() else ' (not there)'}" for f in folders)
         raise FileNotFoundError(
-            f"{len(missing)} of {len(records.infos)} images of {records.name} {records.split} are missing, among "
+            f"{len(missing)} of {len(dataset.infos)} images of {dataset.name} {dataset.split} are missing, among "
             f"them {', '.join(missing[:3])}: looked in {looked}; put them into one of these (COCO's 2014 and 2017 "
             "file names both do), or name another folder in data.more_images"
         )
-    infos = [i._replace(file_name=where[_photo(i.file_name)]) for i in records.infos]
+    infos = [i._replace(file_name=where[_photo(i.file_name)]) for i in dataset.infos]
     files = tuple(i.file_name for i in infos)
     sizes = tuple((i.height, i.width) for i in infos)
-    return records._replace(
+    return dataset._replace(
         infos=infos,
         read=functools.partial(images.read_file, str(root), files, sizes),
         encoded=functools.partial(images.read_encoded, str(root), files, sizes),

@@ -1,7 +1,7 @@
 """Image files as arrays: every file that Pillow reads becomes uint8 RGB, or an error that names it.
 
-As detectron2 does [fsis_protocol 1.1]: turned as EXIF says, transparency dropped (the colour below it
-stays), of an animation the first frame. Beyond it: 16-bit grey is scaled to 8 bit, where Pillow clips.
+As detectron2 does [fsis_protocol 1.1]: turned as EXIF says, transparency dropped (the color below it
+stays), of an animation the first frame. Beyond it: 16-bit gray is scaled to 8 bit, where Pillow clips.
 A file that is missing or broken stops training instead of being skipped, so that nobody learns from less
 than they think; `checks.check` finds all such files beforehand.
 """
@@ -102,7 +102,7 @@ def read_encoded(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, i
 def _rgb(image: Image.Image) -> Image.Image:
     """As mode RGB; ValueError for pixels without a known range."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # the upper byte, which is also what Pillow keeps of 16-bit colours
+        # the upper byte, which is also what Pillow keeps of 16-bit colors
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of 32 bit, mode {image.mode}, have no known range; save it with 8 or 16 bit")

@@ -161,7 +161,7 @@ def _labels(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow's readers raise whatever their format breaks; the mend is the same
         raise ValueError(f"cannot read {path} ({error}): unpack it again") from None
     if mode not in ("P", "L"):
-        raise ValueError(f"{path} holds colours ({mode}), not the numbers of objects or classes: unpack VOC's own file")
+        raise ValueError(f"{path} holds colors ({mode}), not the numbers of objects or classes: unpack VOC's own file")
     return values
 
 

@@ -18,9 +18,9 @@ from maskdiff_jax.data import crops as instance_crops
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.crops import CropInfo as CropInfo
 from maskdiff_jax.data.crops import CropInfos, Crops, select
-from maskdiff_jax.data.crops import crops_from_records as crops_from_records
+from maskdiff_jax.data.crops import crops_from_dataset as crops_from_dataset
 from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.formats.coco import Annotation, Category, ImageInfo, Records
+from maskdiff_jax.data.formats.coco import Annotation, Category, Dataset, ImageInfo
 from maskdiff_jax.data.prepared import shards
 from maskdiff_jax.data.prepared.shards import Parts, Plan, bytes_of, int_of
 from maskdiff_jax.data.prepared.tfds_builders import InstanceCrops, InstanceShots, SceneImages
@@ -34,7 +34,7 @@ is_prepared = shards.is_prepared
 
 
 def write_images(
-    records: Records,
+    dataset: Dataset,
     folder: Path,
     settings: dict[str, Any],
     *,
@@ -42,12 +42,12 @@ def write_images(
     progress: Callable[[Sequence], Iterable] = lambda x: x,
     per_part: int = IMAGES_PER_PART,
 ) -> None:
-    """Prepares the images of `records` in `folder` (from `folder_of`), or what is missing of them.
+    """Prepares the images of `dataset` in `folder` (from `folder_of`), or what is missing of them.
 
     Every image is decoded once, so that none that is broken gets in.
 
     Args:
-      records: any; picklable with several workers.
+      dataset: any; picklable with several workers.
       folder, settings, workers, progress: see `parts.write`.
       per_part: images of a part.
 
@@ -55,19 +55,19 @@ def write_images(
       ValueError, FileNotFoundError: an image cannot be read; names it.
       OSError: no space left, or a process died.
     """
-    plan = Plan(SceneImages, len(records.infos), per_part, functools.partial(_images_of, records))
-    index = functools.partial(_image_index, records)
+    plan = Plan(SceneImages, len(dataset.infos), per_part, functools.partial(_images_of, dataset))
+    index = functools.partial(_image_index, dataset)
     shards.write(folder, settings, plan, index, workers=workers, progress=progress)
 
 
-def open_images(folder: Path) -> Records:
-    """The records that `write_images` was given, read from its files; ValueError if they are damaged."""
+def open_images(folder: Path) -> Dataset:
+    """The dataset that `write_images` was given, read from its files; ValueError if they are damaged."""
     index, source = shards.open_parts(folder)
     try:
         with _no_collection():
             infos = _infos(index["images"], index["annotations"])
         read = functools.partial(_read_image, source), functools.partial(_encoded, source)
-        opened = Records(
+        opened = Dataset(
             index["name"], index["split"], tuple(Category(*c) for c in index["categories"]), infos,
             read=read[0], annotation_order=tuple(index["annotation_order"]), encoded=read[1],
         )  # fmt: skip
@@ -151,9 +151,9 @@ def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
     return functools.partial(_read_shot, source)
 
 
-def _images_of(records: Records, start: int, stop: int) -> Callable[[int], dict]:
-    """Makes the examples of a part; takes along no more of the records than that."""
-    part = coco.subset(records, range(start, stop), records.infos[start:stop])
+def _images_of(dataset: Dataset, start: int, stop: int) -> Callable[[int], dict]:
+    """Makes the examples of a part; takes along no more of the dataset than that."""
+    part = coco.subset(dataset, range(start, stop), dataset.infos[start:stop])
     return functools.partial(_image_example, part._replace(annotation_order=()))
 
 
@@ -165,12 +165,12 @@ def _shots_of(crops: Crops, size: int, context: float, start: int, stop: int) ->
     return functools.partial(_shot_example, select(crops, range(start, stop)), size, context)
 
 
-def _image_example(records: Records, i: int) -> dict[str, Any]:
-    info = records.infos[i]
-    if records.encoded is not None:
-        records.read(i)  # raises if the file is no image, or another than the annotations are for
+def _image_example(dataset: Dataset, i: int) -> dict[str, Any]:
+    info = dataset.infos[i]
+    if dataset.encoded is not None:
+        dataset.read(i)  # raises if the file is no image, or another than the annotations are for
     return {
-        "image": coco.encoded_image(records, i),
+        "image": coco.encoded_image(dataset, i),
         "image_id": info.id,
         "file_name": info.file_name,
         "height": info.height,
@@ -208,13 +208,13 @@ def _shot_example(crops: Crops, size: int, context: float, i: int) -> dict[str, 
     return {"pixels": instance_crops.encode(shot), "annotation_id": info.annotation_id, "size": size}
 
 
-def _image_index(records: Records) -> dict[str, Any]:
-    images, everything = records.infos, [a for info in records.infos for a in info.annotations]
+def _image_index(dataset: Dataset) -> dict[str, Any]:
+    images, everything = dataset.infos, [a for info in dataset.infos for a in info.annotations]
     return {
-        "name": records.name,
-        "split": records.split,
-        "categories": records.categories,
-        "annotation_order": list(records.annotation_order),
+        "name": dataset.name,
+        "split": dataset.split,
+        "categories": dataset.categories,
+        "annotation_order": list(dataset.annotation_order),
         "images": {
             "id": [i.id for i in images],
             "file_name": [i.file_name for i in images],

@@ -1,4 +1,4 @@
-"""Outlines, colours and textures that the embedded scenes are drawn from; all from numpy's rng.
+"""Outlines, colors and textures that the embedded scenes are drawn from; all from numpy's rng.
 
 An outline is a list of closed polygons [n, 2] (x right, y down) in a square of side 1 around 0; the
 first is filled, the others are holes. Coverages are uint8 [h, w], 255 = the pixel lies inside.
@@ -99,7 +99,7 @@ def _crescent() -> Outline:
     return [np.concatenate([outer, _arc(inner, 2 * math.pi - inner_tip, inner_tip, 40, shift)[1:-1]])]
 
 
-def _centred(draw: Callable[[], Outline]) -> Outline:
+def _centered(draw: Callable[[], Outline]) -> Outline:
     """Moves the outline's box to the middle and makes its longer side 1."""
     parts = draw()
     low, high = parts[0].min(0), parts[0].max(0)
@@ -108,19 +108,19 @@ def _centred(draw: Callable[[], Outline]) -> Outline:
 
 # No two of them turn into each other under rotation and an aspect between 3:4 and 4:3.
 OUTLINES = {
-    "circle": _centred(_circle), "square": _centred(_square), "triangle": _centred(_triangle),
-    "cross": _centred(_cross), "heart": _centred(_heart), "drop": _centred(_drop),
-    "bolt": _centred(_bolt), "frame": _centred(_frame),
-    "star": _centred(_star), "ring": _centred(_ring), "arrow": _centred(_arrow),
-    "crescent": _centred(_crescent),
+    "circle": _centered(_circle), "square": _centered(_square), "triangle": _centered(_triangle),
+    "cross": _centered(_cross), "heart": _centered(_heart), "drop": _centered(_drop),
+    "bolt": _centered(_bolt), "frame": _centered(_frame),
+    "star": _centered(_star), "ring": _centered(_ring), "arrow": _centered(_arrow),
+    "crescent": _centered(_crescent),
 }  # fmt: skip
 
 
-def place(outline: Outline, centre: np.ndarray, size: np.ndarray, angle: float) -> Outline:
-    """Stretches to `size` (px along x, y), then turns by `angle` (radians), then moves to `centre` (px)."""
+def place(outline: Outline, center: np.ndarray, size: np.ndarray, angle: float) -> Outline:
+    """Stretches to `size` (px along x, y), then turns by `angle` (radians), then moves to `center` (px)."""
     c, s = math.cos(angle), math.sin(angle)
     turn = np.array([[c, s], [-s, c]])
-    return [(p * size) @ turn + centre for p in outline]
+    return [(p * size) @ turn + center for p in outline]
 
 
 def coverage(parts: Outline) -> tuple[np.ndarray, tuple[int, int]]:
@@ -134,14 +134,14 @@ def coverage(parts: Outline) -> tuple[np.ndarray, tuple[int, int]]:
     canvas = Image.new("L", tuple(int(s) * OVERSAMPLE for s in size))
     draw = ImageDraw.Draw(canvas)
     for k, part in enumerate(parts):
-        # PIL cuts vertices to whole points and fills those on the edge too: about 1/8 px too fat, centred
+        # PIL cuts vertices to whole points and fills those on the edge too: about 1/8 px too fat, centered
         draw.polygon(((part - low) * OVERSAMPLE).ravel().tolist(), fill=0 if k else 255)
     return np.asarray(canvas.reduce(OVERSAMPLE)), (int(low[0]), int(low[1]))
 
 
-def oklab(colour: np.ndarray) -> np.ndarray:
+def oklab(color: np.ndarray) -> np.ndarray:
     """OKLab (lightness, chroma, hue in radians) -> sRGB 0..255, clipped [B. Ottosson, 2020]."""
-    light, chroma, hue = colour
+    light, chroma, hue = color
     a, b = chroma * math.cos(hue), chroma * math.sin(hue)
     lms = np.array(
         [
@@ -164,13 +164,13 @@ _LMS_TO_RGB = np.array(
 )
 
 
-def colour_distance(first: np.ndarray, second: np.ndarray) -> float:
+def color_distance(first: np.ndarray, second: np.ndarray) -> float:
     """How different two (lightness, chroma, hue) look; black to white is 1."""
     xy = [c[1] * np.array([math.cos(c[2]), math.sin(c[2])]) for c in (first, second)]
     return math.hypot(first[0] - second[0], *(xy[0] - xy[1]))
 
 
-# Textures: (rng, height, width) -> [h, w] in 0..1, the share of the second colour.
+# Textures: (rng, height, width) -> [h, w] in 0..1, the share of the second color.
 
 
 def _grid(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

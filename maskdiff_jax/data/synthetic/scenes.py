@@ -1,7 +1,7 @@
 """The embedded data set: scenes of simple shapes with exact masks, drawn from a seed.
 
 Every scene depends on (level, split, seed, index) alone, so any of them can be drawn at any time and
-nothing is shipped. Colour, texture, size, aspect, rotation and place are drawn without looking at the
+nothing is shipped. Color, texture, size, aspect, rotation and place are drawn without looking at the
 class. A mask holds the pixels of which the object covers at least half and that nothing above it
 covers by half.
 """
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskdiff_jax.data.formats.coco import Annotation, Category, ImageInfo, Records, encode_mask
+from maskdiff_jax.data.formats.coco import Annotation, Category, Dataset, ImageInfo, encode_mask
 from maskdiff_jax.data.synthetic import outlines as art
 
 VERSION = 1  # raise it whenever a scene comes out different: prepared sets of another version are left aside
 NAMES = tuple(art.OUTLINES)  # category id = position + 1
 NOVEL = ("star", "ring", "arrow", "crescent")
 CATEGORIES = tuple(Category(k + 1, name, name in NOVEL) for k, name in enumerate(NAMES))
-SPLITS = ("train", "pool", "test")
+SPLITS = ("train", "support", "test")
 
 
 class Level(NamedTuple):
@@ -36,19 +36,19 @@ class Level(NamedTuple):
     blobs: tuple[int, int]
     blob_size: tuple[float, float]  # px
     twigs: int  # thin strokes across the objects, at most
-    unlabelled_novel: float  # share of base scenes that hold novel objects without saying so
+    unlabeled_novel: float  # share of base scenes that hold novel objects without saying so
 
 
 LEVELS = {
     "shapes": Level(
         side=128, objects=(0.1, 0.2, 0.35, 0.35), size=(30, 66), min_side=24, min_visible=0.7,
         truncated=0.0, min_inside=1.0, contrast=0.26, chroma=0.05, lines=(0, 4), blobs=(0, 4),
-        blob_size=(3, 8), twigs=0, unlabelled_novel=0.0,
+        blob_size=(3, 8), twigs=0, unlabeled_novel=0.0,
     ),
     "shapes_hard": Level(
         side=160, objects=(0.05, 0.1, 0.15, 0.2, 0.25, 0.25), size=(24, 84), min_side=14, min_visible=0.4,
         truncated=0.35, min_inside=0.5, contrast=0.16, chroma=0.12, lines=(4, 14), blobs=(4, 14),
-        blob_size=(4, 22), twigs=3, unlabelled_novel=0.3,
+        blob_size=(4, 22), twigs=3, unlabeled_novel=0.3,
     ),
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ class _Object(NamedTuple):
 def scene(level: str, split: str, seed: int, index: int) -> tuple[np.ndarray, ImageInfo]:
     """Draws one scene: uint8 [side, side, 3] RGB and its annotations.
 
-    In the split "train" only base classes are labelled (class ids keep their place among all 12).
+    In the split "train" only base classes are labeled (class ids keep their place among all 12).
     """
     look = LEVELS[level]
     place = SPLITS.index(split)
@@ -74,7 +74,7 @@ def scene(level: str, split: str, seed: int, index: int) -> tuple[np.ndarray, Im
     count = 1 + int(rng.choice(len(look.objects), p=look.objects))
     if split == "train":
         classes = rng.choice(base, count)
-        if rng.random() < look.unlabelled_novel:
+        if rng.random() < look.unlabeled_novel:
             hidden = rng.permutation(count)[: rng.integers(1, 3)]
             classes[hidden] = rng.choice(novel, len(hidden))
     else:
@@ -100,12 +100,12 @@ def scene(level: str, split: str, seed: int, index: int) -> tuple[np.ndarray, Im
 
 def scenes(
     level: str, split: str, seed: int, count: int, *, progress: Callable[[Sequence], Iterable] = lambda x: x
-) -> Records:
+) -> Dataset:
     """The first `count` scenes of a split, in memory; `progress` wraps the range that is walked."""
     drawn = [scene(level, split, seed, i) for i in progress(range(count))]
     images, infos = [d[0] for d in drawn], [d[1] for d in drawn]
     order = tuple(a.id for info in infos for a in info.annotations)
-    return Records(level, split, CATEGORIES, infos, images.__getitem__, order)
+    return Dataset(level, split, CATEGORIES, infos, images.__getitem__, order)
 
 
 def _arrange(rng: np.random.Generator, look: Level, classes: np.ndarray) -> tuple[list[_Object], np.ndarray]:
@@ -136,9 +136,9 @@ def _throw(rng: np.random.Generator, look: Level, class_id: int) -> _Object | No
     aspect = math.exp(rng.uniform(math.log(0.75), math.log(1 / 0.75)))
     angle = rng.uniform(0, 2 * math.pi)
     half = size / 2 if rng.random() >= look.truncated else 0.0
-    centre = rng.uniform(half, look.side - half, 2)
+    center = rng.uniform(half, look.side - half, 2)
     stretch = size * np.array([min(aspect, 1.0), min(1 / aspect, 1.0)])
-    alpha, (x, y) = art.coverage(art.place(art.OUTLINES[NAMES[class_id]], centre, stretch, angle))
+    alpha, (x, y) = art.coverage(art.place(art.OUTLINES[NAMES[class_id]], center, stretch, angle))
     whole = int((alpha >= 128).sum())
     x0, y0 = max(0, -x), max(0, -y)
     alpha = alpha[y0 : look.side - y, x0 : look.side - x]
@@ -185,9 +185,9 @@ def _paint(
 
     used = [ground]
     for thing in objects:
-        colour = _colour(rng, used, look.contrast)
-        used.append(colour)
-        paint = _fill(rng, colour, rng.uniform(0.08, 0.2), *thing.alpha.shape, away_from=ground[0])
+        color = _color(rng, used, look.contrast)
+        used.append(color)
+        paint = _fill(rng, color, rng.uniform(0.08, 0.2), *thing.alpha.shape, away_from=ground[0])
         _blend(_view(canvas, thing), paint, thing.alpha)
 
     for _ in range(rng.integers(0, look.twigs, endpoint=True)):
@@ -200,39 +200,39 @@ def _paint(
     return np.clip(canvas * light[..., None] + grain + 0.5, 0, 255).astype(np.uint8), owner
 
 
-def _colour(rng: np.random.Generator, used: list[np.ndarray], contrast: float) -> np.ndarray:
+def _color(rng: np.random.Generator, used: list[np.ndarray], contrast: float) -> np.ndarray:
     """A vivid (lightness, chroma, hue) that stands out from the ground, used[0], and less from the others."""
     best, best_gap = used[0], -1.0
     for _ in range(30):
-        colour = np.array([rng.uniform(0.4, 0.88), rng.uniform(0.06, 0.2), rng.uniform(0, 2 * math.pi)])
-        gaps = [art.colour_distance(colour, u) for u in used]
+        color = np.array([rng.uniform(0.4, 0.88), rng.uniform(0.06, 0.2), rng.uniform(0, 2 * math.pi)])
+        gaps = [art.color_distance(color, u) for u in used]
         gap = min(gaps[0] / contrast, *(g / (0.5 * contrast) for g in gaps[1:]), 1.0)
         if gap >= 1:
-            return colour
+            return color
         if gap > best_gap:
-            best, best_gap = colour, gap
+            best, best_gap = color, gap
     return best
 
 
 def _fill(
     rng: np.random.Generator,
-    colour: np.ndarray,
+    color: np.ndarray,
     depth: float,
     height: int,
     width: int,
     away_from: float | None = None,
 ) -> np.ndarray:
-    """float32 [h, w, 3] RGB: a colour and its lighter or darker sister in a random texture.
+    """float32 [h, w, 3] RGB: a color and its lighter or darker sister in a random texture.
 
     Args:
       depth: how far the sister's lightness is off, 0..1.
       away_from: the sister's lightness moves away from this one.
     """
     texture = list(art.TEXTURES.values())[rng.integers(len(art.TEXTURES))](rng, height, width)[..., None]
-    sign = rng.choice((-1.0, 1.0)) if away_from is None else (1.0 if colour[0] > away_from else -1.0)
-    sister = colour + (sign * depth, rng.uniform(-0.03, 0.03), rng.uniform(-0.5, 0.5))
+    sign = rng.choice((-1.0, 1.0)) if away_from is None else (1.0 if color[0] > away_from else -1.0)
+    sister = color + (sign * depth, rng.uniform(-0.03, 0.03), rng.uniform(-0.5, 0.5))
     sister[:2] = np.clip(sister[:2], (0.1, 0.0), (0.97, 0.25))
-    first, second = art.oklab(colour).astype(np.float32), art.oklab(sister).astype(np.float32)
+    first, second = art.oklab(color).astype(np.float32), art.oklab(sister).astype(np.float32)
     return first + texture * (second - first)
 
 
@@ -253,7 +253,7 @@ def _stroke(rng: np.random.Generator, side: int, length: float, width: float) ->
 def _stamp(
     rng: np.random.Generator, canvas: np.ndarray, look: Level, outline: art.Outline, ground: np.ndarray
 ) -> np.ndarray:
-    """Draws a distractor in a plain colour; bool [side, side]: what it covers by half."""
+    """Draws a distractor in a plain color; bool [side, side]: what it covers by half."""
     alpha, (x, y) = art.coverage(outline)
     x0, y0 = max(0, -x), max(0, -y)
     alpha = alpha[y0 : max(y0, look.side - y), x0 : max(x0, look.side - x)]
@@ -261,8 +261,8 @@ def _stamp(
     covered = np.zeros(canvas.shape[:2], bool)
     if alpha.size:
         light = np.clip(ground[0] + rng.choice((-1, 1)) * rng.uniform(0.08, 0.3), 0.1, 0.97)
-        colour = np.array([light, rng.uniform(0, 0.12), rng.uniform(0, 2 * math.pi)])
-        _blend(canvas[y : y + h, x : x + w], art.oklab(colour).astype(np.float32), alpha)
+        color = np.array([light, rng.uniform(0, 0.12), rng.uniform(0, 2 * math.pi)])
+        _blend(canvas[y : y + h, x : x + w], art.oklab(color).astype(np.float32), alpha)
         covered[y : y + h, x : x + w] = alpha >= 128
     return covered
 

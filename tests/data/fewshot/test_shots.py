@@ -3,11 +3,11 @@ import pytest
 
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats import coco, coco_splits
-from maskdiff_jax.data.prepared import records
+from maskdiff_jax.data.prepared import records as prepared
 
 
 def toy(*images, classes=3, order=()):
-    """Records of images given as lists of (annotation id, class id); each object is a 10 px square."""
+    """Dataset of images given as lists of (annotation id, class id); each object is a 10 px square."""
     infos = []
     for i, objects in enumerate(images):
         annotations = []
@@ -19,7 +19,7 @@ def toy(*images, classes=3, order=()):
             annotations.append(coco.Annotation(annotation_id, i + 1, class_id, box, rle, 100.0, False))
         infos.append(coco.ImageInfo(i + 1, f"{i}.png", 40, 60, tuple(annotations)))
     categories = tuple(coco.Category(10 * (c + 1), "abcdefgh"[c], c == 2) for c in range(classes))
-    return coco.Records("toy", "pool", categories, infos, _picture, order)
+    return coco.Dataset("toy", "support", categories, infos, _picture, order)
 
 
 def _picture(i):
@@ -34,14 +34,14 @@ def test_restrict_forgets_other_classes_and_empty_images():
     assert part.categories == all_of_it.categories  # class ids keep their meaning
 
 
-def test_draws_are_nested_and_of_their_class(pool):
-    class_of = {a.id: a.class_id for i in pool.infos for a in i.annotations}
-    sets = {k: fewshot.draw(pool, k, seed=1) for k in (1, 3, 5)}
+def test_draws_are_nested_and_of_their_class(support_split):
+    class_of = {a.id: a.class_id for i in support_split.infos for a in i.annotations}
+    sets = {k: fewshot.draw(support_split, k, seed=1) for k in (1, 3, 5)}
     for c in range(12):
         assert sets[5][c][:3] == sets[3][c] and sets[3][c][:1] == sets[1][c]
         assert len(set(sets[5][c])) == 5 and {class_of[i] for i in sets[5][c]} == {c}
-    assert sets[5] == fewshot.draw(pool, 5, seed=1) != fewshot.draw(pool, 5, seed=2)
-    assert fewshot.draw(pool, 5, seed=1, class_ids=[8, 9]) == {c: sets[5][c] for c in (8, 9)}
+    assert sets[5] == fewshot.draw(support_split, 5, seed=1) != fewshot.draw(support_split, 5, seed=2)
+    assert fewshot.draw(support_split, 5, seed=1, class_ids=[8, 9]) == {c: sets[5][c] for c in (8, 9)}
 
 
 def test_crowds_ignored_and_small_objects_are_never_drawn():
@@ -117,10 +117,10 @@ def test_shots_on_disk(tmp_path):
         fewshot.load_shots(path)
 
 
-@pytest.mark.parametrize(("unlabelled", "others"), [("background", []), ("ignore", [(2, True), (3, True)])])
-def test_shot_records(unlabelled, others):
+@pytest.mark.parametrize(("unlabeled", "others"), [("background", []), ("ignore", [(2, True), (3, True)])])
+def test_shot_dataset(unlabeled, others):
     data = toy([(1, 0), (2, 1), (3, 0)], [(4, 2)])
-    shots = fewshot.shot_records(data, {0: (1, 3), 2: (4,)}, unlabelled)
+    shots = fewshot.shot_dataset(data, {0: (1, 3), 2: (4,)}, unlabeled)
     assert len(shots.infos) == 3  # one entry per shot
     first, second, third = ([(a.id, a.ignore) for a in i.annotations] for i in shots.infos)
     assert first == [(1, False), *others]
@@ -128,9 +128,9 @@ def test_shot_records(unlabelled, others):
     np.testing.assert_array_equal(shots.read(1), data.read(0))
     np.testing.assert_array_equal(shots.read(2), data.read(1))
     with pytest.raises(ValueError, match="choose"):
-        fewshot.shot_records(data, {}, "drop")
+        fewshot.shot_dataset(data, {}, "drop")
     with pytest.raises(ValueError, match="99"):
-        fewshot.shot_records(data, {0: (99,)}, unlabelled)
+        fewshot.shot_dataset(data, {0: (99,)}, unlabeled)
 
 
 def test_small_shots_have_a_place_in_the_bank(shapes_data):
@@ -143,14 +143,14 @@ def test_small_shots_have_a_place_in_the_bank(shapes_data):
     data = data._replace(infos=[data.infos[0]._replace(annotations=(small,)), data.infos[1]])
     shots = fewshot.draw(data, 1, 0, sampler="tfa", class_ids=[0, 2])
     assert shots[0] == (1,) and fewshot.draw(data, 1, 0, class_ids=[0], min_box_side=8)[0] != (1,)
-    crops = records.crops_from_records(fewshot.shot_records(data, shots, "background"), shapes_data)
+    crops = prepared.crops_from_dataset(fewshot.shot_dataset(data, shots, "background"), shapes_data)
     bank = fewshot.support(crops, shots, num_classes=3, slots=1, size=8)
     assert bank.count.tolist() == [1, 0, 1] and (bank.shots[0, 0, ..., 3] > 100).any()
 
 
 def test_support(shapes_data):
     data = toy([(1, 0), (2, 1)], [(3, 0)], [(4, 2)])
-    crops = records.crops_from_records(data, shapes_data)
+    crops = prepared.crops_from_dataset(data, shapes_data)
     bank = fewshot.support(crops, {0: (3, 1), 2: (4,)}, num_classes=3, slots=4, size=8)
     assert bank.shots.shape == (3, 4, 8, 8, 4) and bank.count.tolist() == [2, 0, 1]
     assert (bank.shots[0, :2, ..., 3] > 200).all()  # the object fills its tight box

@@ -138,7 +138,7 @@ def make_json(folder, *, images=60, seed=0):
 def test_files_are_tfas_and_come_back(tmp_path):
     path = make_json(tmp_path)
     raw = json.loads(path.read_text())
-    records = coco.load(path, tmp_path / "images")
+    dataset = coco.load(path, tmp_path / "images")
     assert tfa.write(path, tmp_path / "split", [0, 3], "imtfa") == 2 * 2 * 3
     one = json.loads((tmp_path / "split/seed3/full_box_5shot_tooth brush_trainval.json").read_text())
     assert list(one) == ["info", "licenses", "images", "annotations", "categories"]
@@ -148,42 +148,42 @@ def test_files_are_tfas_and_come_back(tmp_path):
     assert all(a in raw["annotations"] for a in one["annotations"])
     table = coco_splits.read_table(path)
     for seed, shots in itertools.product((0, 3), (1, 5, 10)):
-        back = tfa.read(tmp_path / "split", records, shots, seed, class_ids=[0, 1])
-        assert back == fewshot.draw(records, shots, seed, sampler="imtfa", table=table)
-        assert back == fewshot.draw(records, shots, seed, sampler="imtfa")  # nothing is unusable here
-    assert tfa.read(tmp_path / "split", records, 5, 3, class_ids=[1]).keys() == {1}
+        back = tfa.read(tmp_path / "split", dataset, shots, seed, class_ids=[0, 1])
+        assert back == fewshot.draw(dataset, shots, seed, sampler="imtfa", table=table)
+        assert back == fewshot.draw(dataset, shots, seed, sampler="imtfa")  # nothing is unusable here
+    assert tfa.read(tmp_path / "split", dataset, 5, 3, class_ids=[1]).keys() == {1}
 
 
 def test_seed_0_may_lie_in_the_folder_itself(tmp_path):
     path = make_json(tmp_path)
-    records = coco.load(path, tmp_path / "images")
+    dataset = coco.load(path, tmp_path / "images")
     tfa.write(path, tmp_path / "split", [0], "tfa")
-    expected = tfa.read(tmp_path / "split", records, 3, 0, class_ids=[0, 1])
+    expected = tfa.read(tmp_path / "split", dataset, 3, 0, class_ids=[0, 1])
     (tmp_path / "split" / "seed0").rename(tmp_path / "cocosplit")
-    assert tfa.read(tmp_path / "cocosplit", records, 3, 0, class_ids=[0, 1]) == expected
+    assert tfa.read(tmp_path / "cocosplit", dataset, 3, 0, class_ids=[0, 1]) == expected
     with pytest.raises(FileNotFoundError, match=r"seed1 lacks 2 of 2 files, e\.g\. full_box_3shot_person_trainval"):
-        tfa.read(tmp_path / "cocosplit", records, 3, 1, class_ids=[0, 1])
+        tfa.read(tmp_path / "cocosplit", dataset, 3, 1, class_ids=[0, 1])
 
 
 def test_more_or_fewer_shots_than_k(tmp_path):
     path = make_json(tmp_path)
-    records = coco.load(path, tmp_path / "images")
+    dataset = coco.load(path, tmp_path / "images")
     tfa.write(path, tmp_path, [2], "tfa")
     many, few = (tmp_path / "seed2" / tfa.file_name(k, "person") for k in (10, 3))
-    whole = tfa.read(tmp_path, records, 10, 2, class_ids=[0])[0]
+    whole = tfa.read(tmp_path, dataset, 10, 2, class_ids=[0])[0]
     few.write_text(many.read_text())
-    chosen = tfa.read(tmp_path, records, 3, 2, class_ids=[0])[0]
+    chosen = tfa.read(tmp_path, dataset, 3, 2, class_ids=[0])[0]
     assert len(chosen) == 3 and [i for i in whole if i in chosen] == list(chosen)
-    assert chosen == tfa.read(tmp_path, records, 3, 2, class_ids=[0])[0]
+    assert chosen == tfa.read(tmp_path, dataset, 3, 2, class_ids=[0])[0]
     many.write_text((tmp_path / "seed2" / tfa.file_name(5, "person")).read_text())
     with pytest.raises(ValueError, match=r"person 5; lower"):
-        tfa.read(tmp_path, records, 10, 2, class_ids=[0])
-    assert len(tfa.read(tmp_path, records, 10, 2, class_ids=[0], short_classes="take_all")[0]) == 5
+        tfa.read(tmp_path, dataset, 10, 2, class_ids=[0])
+    assert len(tfa.read(tmp_path, dataset, 10, 2, class_ids=[0], short_classes="take_all")[0]) == 5
 
 
 def test_files_of_another_data_set_are_refused(tmp_path):
     path = make_json(tmp_path)
-    records = coco.load(path, tmp_path / "images")
+    dataset = coco.load(path, tmp_path / "images")
     tfa.write(path, tmp_path, [1], "tfa")
     file = tmp_path / "seed1" / tfa.file_name(1, "person")
     raw = json.loads(file.read_text())
@@ -191,7 +191,7 @@ def test_files_of_another_data_set_are_refused(tmp_path):
     def refuses(match, **change):
         file.write_text(json.dumps({**raw, "annotations": [raw["annotations"][0] | change]}))
         with pytest.raises(ValueError, match=match):
-            tfa.read(tmp_path, records, 1, 1, class_ids=[0])
+            tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
 
     refuses(r"1 annotations of .*seed1 are not in custom train, e\.g\. annotation 5 of person", id=5)
     refuses("another object's", image_id=10**6)
@@ -199,10 +199,10 @@ def test_files_of_another_data_set_are_refused(tmp_path):
     refuses("hold fewer objects", iscrowd=1)
     file.write_text(json.dumps({**raw, "annotations": [{}]}))
     with pytest.raises(ValueError, match="lacks its id"):
-        tfa.read(tmp_path, records, 1, 1, class_ids=[0])
+        tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
     file.write_text("{")
     with pytest.raises(ValueError, match="no valid json"):
-        tfa.read(tmp_path, records, 1, 1, class_ids=[0])
+        tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
 
 
 def test_nothing_is_written_where_tfa_would_not_end(tmp_path):

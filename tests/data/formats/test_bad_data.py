@@ -42,8 +42,8 @@ def annotation(i=1, **more):
 
 def load(paths):
     problems, examples = Counter(), {}
-    records = coco.load(*paths, problems=problems, examples=examples)
-    return records, +problems, examples
+    dataset = coco.load(*paths, problems=problems, examples=examples)
+    return dataset, +problems, examples
 
 
 def without(entry, key):
@@ -83,10 +83,10 @@ def test_names_in_any_writing(write, encoding):
     path, folder = write(change=lambda raw: raw["categories"][1].update(name="cão 犬"), file_name="köln_東京.png")
     assert "\\u" in path.read_text()  # as json.dumps writes it
     Image.new("RGB", (10, 8)).save(folder / "köln_東京.png")
-    records = coco.load(path, folder, ["cão 犬"])
-    assert records.categories[0].novel and records.read(0).shape == (8, 10, 3)
+    dataset = coco.load(path, folder, ["cão 犬"])
+    assert dataset.categories[0].novel and dataset.read(0).shape == (8, 10, 3)
     path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), encoding=encoding)
-    assert coco.load(path, folder, ["cão 犬"]).infos == records.infos
+    assert coco.load(path, folder, ["cão 犬"]).infos == dataset.infos
 
 
 IMAGE = {"id": 7, "file_name": "a.png", "width": 10, "height": 8}
@@ -234,8 +234,8 @@ GOOD_RLE = segmentation.encode_mask(np.eye(8, 10, dtype=np.uint8))
     ],
 )
 def test_a_bad_annotation_is_dropped_and_counted(write, bad, kind):
-    records, problems, examples = load(write([annotation(1), bad, annotation(3)]))
-    assert [a.id for a in records.infos[0].annotations] == [1, 3]
+    dataset, problems, examples = load(write([annotation(1), bad, annotation(3)]))
+    assert [a.id for a in dataset.infos[0].annotations] == [1, 3]
     assert problems == {kind: 1} and examples == {kind: "annotations[1]"}
 
 
@@ -261,20 +261,20 @@ def test_a_bad_annotation_is_dropped_and_counted(write, bad, kind):
     ],
 )
 def test_what_needs_no_guess_is_mended_and_counted(write, change, kind):
-    records, problems, _ = load(write([annotation(**change)]))
-    (a,) = records.infos[0].annotations
+    dataset, problems, _ = load(write([annotation(**change)]))
+    (a,) = dataset.infos[0].annotations
     assert (a.id, a.box, a.area) == (1, (2, 1, 6, 4), 12) and coco.decode_mask(a.rle).sum() == 12
     assert problems == {kind: 1}
 
 
 def test_no_box_and_no_area_are_no_fault(write):
-    records, problems, _ = load(write([without(annotation(bbox=None), "area")]))
-    assert records.infos[0].annotations[0].box == (2, 1, 6, 4) and not problems
+    dataset, problems, _ = load(write([without(annotation(bbox=None), "area")]))
+    assert dataset.infos[0].annotations[0].box == (2, 1, 6, 4) and not problems
 
 
 def test_box_reaches_out(write):
-    records, problems, _ = load(write([annotation(1, bbox=[-3, -3, 9, 7]), annotation(2, bbox=[-0.4, 0, 10.5, 8])]))
-    assert [a.box for a in records.infos[0].annotations] == [(0, 0, 6, 4), (0, 0, 10, 8)]
+    dataset, problems, _ = load(write([annotation(1, bbox=[-3, -3, 9, 7]), annotation(2, bbox=[-0.4, 0, 10.5, 8])]))
+    assert [a.box for a in dataset.infos[0].annotations] == [(0, 0, 6, 4), (0, 0, 10, 8)]
     assert problems == {"box reaches out of the image (clipped)": 1}  # half a pixel is rounding
 
 
@@ -282,8 +282,8 @@ def test_a_polygon_that_crosses_itself_or_the_border_is_kept(write):
     bow = [1, 1, 9, 7, 9, 1, 1, 7]
     half_out = [-30, -5, 5, -5, 5, 30]
     entries = [annotation(1, segmentation=[bow]), annotation(2, segmentation=[half_out])]
-    records, problems, _ = load(write(entries))
-    first, second = (coco.decode_mask(a.rle) for a in records.infos[0].annotations)
+    dataset, problems, _ = load(write(entries))
+    first, second = (coco.decode_mask(a.rle) for a in dataset.infos[0].annotations)
     assert first[4, 2] and first[4, 8] and not first[1, 5] and not problems
     assert second.shape == (8, 10) and second[:, :4].any() and not second[:, 5:].any()
 
@@ -294,8 +294,8 @@ def test_both_kinds_of_rle_and_crowd_regions(write):
     plain = {"size": [8, 10], "counts": [10, 6, 56, 1, 7]}
     packed = segmentation.encode_mask(mask)
     entries = [annotation(1, segmentation=plain, iscrowd=1), annotation(2, segmentation=packed)]
-    records, problems, _ = load(write(entries))
-    first, second = records.infos[0].annotations
+    dataset, problems, _ = load(write(entries))
+    first, second = dataset.infos[0].annotations
     assert first.rle == second.rle == packed and (first.crowd, second.crowd) == (True, False)
     assert problems == {coco.CROWD: 1}
 
@@ -304,15 +304,15 @@ def test_repeated_annotation_ids(write):
     """An exact copy is dropped; another object keeps its place and gets the lowest free id."""
     other = annotation(4, bbox=[2, 1, 3, 3])
     entries = [annotation(4), annotation(4), other, annotation(1), without(annotation(), "id")]
-    records, problems, examples = load(write(entries))
-    assert [a.id for a in records.infos[0].annotations] == [4, 2, 1, 3] and records.annotation_order == (4, 2, 1, 3)
+    dataset, problems, examples = load(write(entries))
+    assert [a.id for a in dataset.infos[0].annotations] == [4, 2, 1, 3] and dataset.annotation_order == (4, 2, 1, 3)
     assert problems == {"annotation that is there twice (dropped)": 1, coco.RENUMBERED: 2}
     assert examples[coco.RENUMBERED] == "annotations[2]"
 
 
 def test_images_without_annotations_and_files_listed_twice(write):
-    records, problems, _ = load(write([annotation()], change=lambda raw: raw["images"].append(IMAGE | {"id": 8})))
-    assert len(records.infos) == 2 and records.infos[1].annotations == ()
+    dataset, problems, _ = load(write([annotation()], change=lambda raw: raw["images"].append(IMAGE | {"id": 8})))
+    assert len(dataset.infos) == 2 and dataset.infos[1].annotations == ()
     assert problems == {coco.EMPTY: 1, "image file that the json lists again under another id": 1}
 
 
@@ -428,8 +428,8 @@ def test_folders_divided_by_backslashes(write):
     path, folder = write(file_name="sub\\a.png")
     (folder / "sub").mkdir()
     Image.new("RGB", (10, 8)).save(folder / "sub" / "a.png")
-    records = coco.load(path, folder)
-    assert records.read(0).shape == (8, 10, 3) and coco.encoded_image(records, 0)
+    dataset = coco.load(path, folder)
+    assert dataset.read(0).shape == (8, 10, 3) and coco.encoded_image(dataset, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
@@ -453,7 +453,7 @@ def test_json_with_the_size_before_the_turn_says_so(write):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 10)).save(folder / "a.jpg", exif=exif)
-    for read in (lambda records: records.read, lambda records: records.encoded):
+    for read in (lambda dataset: dataset.read, lambda dataset: dataset.encoded):
         with pytest.raises(ValueError, match=r"a\.jpg is 10 x 8 px, its json says 8 x 10.*before the turn.*EXIF"):
             read(coco.load(path, folder))(0)
     Image.new("RGB", (10, 8)).save(folder / "a.jpg")  # swapped, but by nothing in the file
@@ -467,13 +467,13 @@ def test_broken_exif_is_ignored():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled(kind):
+def test_16_bit_gray_is_scaled(kind):
     ramp = np.linspace(0, 65535, 80).astype(np.uint16).reshape(8, 10)
     found = images.decode_image(encoded(Image.fromarray(ramp), kind), "x")
     np.testing.assert_array_equal(found, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2))
 
 
-def test_16_bit_colour():
+def test_16_bit_color():
     """A PNG of 16 bit per channel, written by hand: Pillow cannot."""
     rgb = np.random.default_rng(0).integers(0, 65536, (8, 10, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in rgb)
@@ -492,19 +492,19 @@ def test_cmyk_jpeg_as_adobe_writes_it():
     assert np.abs(images.decode_image(data, "x").astype(int) - scene).mean() < 6
 
 
-def test_grey_palette_alpha_and_animations():
-    grey = Image.fromarray(noise()[..., 0])
-    np.testing.assert_array_equal(images.decode_image(encoded(grey, "PNG"), "x")[..., 1], noise()[..., 0])
+def test_gray_palette_alpha_and_animations():
+    gray = Image.fromarray(noise()[..., 0])
+    np.testing.assert_array_equal(images.decode_image(encoded(gray, "PNG"), "x")[..., 1], noise()[..., 0])
     assert images.decode_image(encoded(Image.new("1", (10, 8), 1), "PNG"), "x").min() == 255
     palette = Image.new("P", (10, 8), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     for options in ({}, {"transparency": 1}):
         assert images.decode_image(encoded(palette, "PNG", **options), "x")[0, 0].tolist() == [10, 20, 30]
-    # what is see-through keeps the colour below, as in detectron2: nothing is blended
+    # what is see-through keeps the color below, as in detectron2: nothing is blended
     clear = np.dstack([noise(), np.zeros((8, 10), np.uint8)])
     np.testing.assert_array_equal(images.decode_image(encoded(Image.fromarray(clear), "PNG"), "x"), noise())
-    grey_alpha = Image.fromarray(clear[..., 2:])
-    np.testing.assert_array_equal(images.decode_image(encoded(grey_alpha, "PNG"), "x")[..., 0], noise()[..., 2])
+    gray_alpha = Image.fromarray(clear[..., 2:])
+    np.testing.assert_array_equal(images.decode_image(encoded(gray_alpha, "PNG"), "x")[..., 0], noise()[..., 2])
     frames = [Image.new("RGB", (10, 8), (c, 0, 0)) for c in (250, 10)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert images.decode_image(data, "x").shape == (8, 10, 3) and images.decode_image(data, "x")[0, 0, 0] > 240
@@ -529,8 +529,8 @@ def test_check_says_what_a_folder_holds(write, tmp_path):
     for k in (0, 1, 2):
         Image.new("RGB", (10, 8 + (k == 2))).save(folder / f"{k}.png")
     examples = {}
-    records, problems = checks.check(data, "train", examples=examples)
-    text = checks.describe(records, problems, examples=examples, min_box_side=3, min_mask_area=4)
+    dataset, problems = checks.check(data, "train", examples=examples)
+    text = checks.describe(dataset, problems, examples=examples, min_box_side=3, min_mask_area=4)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "custom train: 4 images, 8 objects, 2 classes"
     assert lines[2:4] == ["cat 2 base 1 1 1", "dog 5 novel 7 4 6"]  # K: one dog is too small

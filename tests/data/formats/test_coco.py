@@ -43,16 +43,16 @@ def box_annotation(i=1, bbox=(2, 1, 4, 3), **more):
 
 
 def test_load(tmp_path):
-    records = coco.load(*write(tmp_path, [box_annotation(area=11.5)]), ["dog"])
-    assert records.categories == (coco.Category(2, "cat", False), coco.Category(5, "dog", True))
-    (info,) = records.infos
+    dataset = coco.load(*write(tmp_path, [box_annotation(area=11.5)]), ["dog"])
+    assert dataset.categories == (coco.Category(2, "cat", False), coco.Category(5, "dog", True))
+    (info,) = dataset.infos
     (a,) = info.annotations
     assert (a.id, a.image_id, a.class_id, a.box, a.area, a.crowd) == (1, 7, 1, (2, 1, 6, 4), 11.5, False)
     expected = np.zeros((8, 10), np.uint8)
     expected[1:4, 2:6] = 1
     np.testing.assert_array_equal(coco.decode_mask(a.rle), expected)
-    assert records.read(0).shape == (8, 10, 3) and records.annotation_order == (1,)
-    json.dumps(coco.ground_truth(records))
+    assert dataset.read(0).shape == (8, 10, 3) and dataset.annotation_order == (1,)
+    json.dumps(coco.ground_truth(dataset))
 
 
 def test_bad_annotations_are_mended_and_counted(tmp_path):
@@ -66,10 +66,10 @@ def test_bad_annotations_are_mended_and_counted(tmp_path):
         box_annotation(6, segmentation={"size": [9, 9], "counts": "0"}),
     ]
     problems = Counter()
-    records = coco.load(*write(tmp_path, annotations), problems=problems)
-    assert [a.id for a in records.infos[0].annotations] == [1, 4]
-    assert records.infos[0].annotations[0].box == (8, 5, 10, 8)
-    assert records.infos[0].annotations[1].crowd
+    dataset = coco.load(*write(tmp_path, annotations), problems=problems)
+    assert [a.id for a in dataset.infos[0].annotations] == [1, 4]
+    assert dataset.infos[0].annotations[0].box == (8, 5, 10, 8)
+    assert dataset.infos[0].annotations[1].crowd
     assert problems["annotation without a mask (dropped)"] == 1
     assert problems["annotation with a broken polygon (dropped)"] == 1
     assert problems["annotation whose RLE is of another size than its image (dropped)"] == 1
@@ -84,16 +84,16 @@ def test_missing_and_broken_files_are_named(tmp_path):
         coco.load(tmp_path / "nothing.json", images)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         coco.load(path, tmp_path / "nowhere")
-    records = coco.load(path, images)
+    dataset = coco.load(path, images)
     (images / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.png"):
-        records.read(0)
+        dataset.read(0)
     Image.new("RGB", (9, 8)).save(images / "a.png")
     with pytest.raises(ValueError, match=r"a\.png is 9 x 8 px, its json says 10 x 8"):
-        records.read(0)
+        dataset.read(0)
     (images / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.png"):
-        records.read(0)
+        dataset.read(0)
     path.write_text("{")
     with pytest.raises(ValueError, match="no valid json"):
         coco.load(path, images)
@@ -116,7 +116,7 @@ def test_bad_ids(tmp_path):
         coco.load(path, images, ["horse"])
 
 
-def test_exif_rotation_and_grey_images(tmp_path):
+def test_exif_rotation_and_gray_images(tmp_path):
     path, images = write(tmp_path, [])
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
@@ -124,9 +124,9 @@ def test_exif_rotation_and_grey_images(tmp_path):
     assert coco.load(path, images).read(0).shape == (8, 10, 3)
 
 
-def evaluate(records, kind):
+def evaluate(dataset, kind):
     """AP of the ground truth fed as detections."""
-    truth = coco.ground_truth(records)
+    truth = coco.ground_truth(dataset)
     with contextlib.redirect_stdout(io.StringIO()):
         api = COCO()
         api.dataset = truth
@@ -151,10 +151,10 @@ def test_ground_truth_scores_itself_perfectly(test_split, kind):
 @pytest.mark.skipif(not MINI.is_dir(), reason="shared data not here")
 def test_coco_mini():
     problems = Counter()
-    records = coco.load(MINI / "annotations/instances_val.json", MINI / "val", ["person"], problems=problems)
-    assert len(records.infos) == 126 and len(records.categories) == 80
-    assert sum(not a.crowd for i in records.infos for a in i.annotations) == 1006
+    dataset = coco.load(MINI / "annotations/instances_val.json", MINI / "val", ["person"], problems=problems)
+    assert len(dataset.infos) == 126 and len(dataset.categories) == 80
+    assert sum(not a.crowd for i in dataset.infos for a in i.annotations) == 1006
     assert problems["crowd region (no target)"] == 8
-    assert [c.id for c in records.categories if c.novel] == [1]
-    assert records.read(3).shape == (records.infos[3].height, records.infos[3].width, 3)
-    assert evaluate(records, "segm") == pytest.approx(1.0)
+    assert [c.id for c in dataset.categories if c.novel] == [1]
+    assert dataset.read(3).shape == (dataset.infos[3].height, dataset.infos[3].width, 3)
+    assert evaluate(dataset, "segm") == pytest.approx(1.0)

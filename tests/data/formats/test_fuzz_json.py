@@ -1,4 +1,4 @@
-"""Mutated annotation files: loading gives valid records or one error that names the file, and no traceback."""
+"""Mutated annotation files: loading gives valid dataset or one error that names the file, and no traceback."""
 
 import copy
 import json
@@ -116,31 +116,31 @@ def check(folder: Path, data: bytes) -> None:
     path.write_bytes(data)
     for problems in (None, Counter()):
         try:
-            records = coco.load(path, folder, problems=problems)
+            dataset = coco.load(path, folder, problems=problems)
         except (ValueError, FileNotFoundError) as error:
             assert str(path) in str(error) and "\n" not in str(error)
         else:
-            check_records(records)
-            check_truth(records)
+            check_records(dataset)
+            check_truth(dataset)
 
 
-def check_truth(records: coco.Records) -> None:
-    """What is scored holds every object of the records, and nothing that pycocotools could not read."""
-    assert records.truth is not None
-    found = records.truth()
+def check_truth(dataset: coco.Dataset) -> None:
+    """What is scored holds every object of the dataset, and nothing that pycocotools could not read."""
+    assert dataset.truth is not None
+    found = dataset.truth()
     json.dumps(found, allow_nan=False).encode()
     sizes = {i["id"]: i["height"] * i["width"] for i in found["images"]}
     for a in found["annotations"]:
         assert len(a["bbox"]) == 4 and a["iscrowd"] in (0, 1) and sizes[a["image_id"]] > 0
         if sizes[a["image_id"]] < 10**6 and "segmentation" in a:
             coco.decode_mask(a["segmentation"])
-    assert {i.id for i in records.infos} == set(sizes)
-    assert len(found["annotations"]) >= sum(len(i.annotations) for i in records.infos)
+    assert {i.id for i in dataset.infos} == set(sizes)
+    assert len(found["annotations"]) >= sum(len(i.annotations) for i in dataset.infos)
 
 
-def check_records(records: coco.Records) -> None:
-    ids, classes = [], len(records.categories)
-    for info in records.infos:
+def check_records(dataset: coco.Dataset) -> None:
+    ids, classes = [], len(dataset.categories)
+    for info in dataset.infos:
         assert type(info.id) is int and info.height > 0 and info.width > 0
         for a in info.annotations:
             x0, y0, x1, y1 = a.box
@@ -152,16 +152,16 @@ def check_records(records: coco.Records) -> None:
                 assert mask.shape == (info.height, info.width) and mask.any() and mask.max() == 1
             ids.append(a.id)
     assert len(set(ids)) == len(ids) and all(type(i) is int and 0 <= i < 2**63 for i in ids)
-    assert sorted(ids) == sorted(records.annotation_order)
-    json.dumps(coco.ground_truth(records), allow_nan=False).encode()
+    assert sorted(ids) == sorted(dataset.annotation_order)
+    json.dumps(coco.ground_truth(dataset), allow_nan=False).encode()
 
 
 def test_the_unchanged_file_has_no_problem(folder):
     (folder / "good.json").write_text(json.dumps(valid()))
     problems = Counter()
-    records = coco.load(folder / "good.json", folder, problems=problems)
-    assert not +problems and sum(len(i.annotations) for i in records.infos) == 8
-    check_records(records)
+    dataset = coco.load(folder / "good.json", folder, problems=problems)
+    assert not +problems and sum(len(i.annotations) for i in dataset.infos) == 8
+    check_records(dataset)
 
 
 @settings(
@@ -179,7 +179,7 @@ def test_mutated_files(folder, data):
 @settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=1000)
 @given(counts=st.one_of(st.text(DIGITS, max_size=12), st.text(max_size=5)), seed=st.integers(0, 50))
 def test_mutated_run_lengths(counts, seed):
-    """Two neighbours swapped keep the sum and may make a run negative; any text may be a run length."""
+    """Two neighbors swapped keep the sum and may make a run negative; any text may be a run length."""
     rng = np.random.default_rng(seed)
     good = segmentation.encode_mask(rng.random((8, 10)) < 0.3)["counts"]
     at = rng.integers(len(good) - 1)

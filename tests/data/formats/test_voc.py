@@ -1,4 +1,4 @@
-"""PASCAL VOC as COCO-format records: a tiny devkit of both years."""
+"""PASCAL VOC as COCO-format dataset: a tiny devkit of both years."""
 
 import json
 
@@ -81,16 +81,16 @@ def test_names_are_cocos_novel_classes():
 def test_the_source(devkit):
     data = base.get_config("coco").data.copy_and_resolve_references()
     data.source, data.root = "voc", str(devkit)
-    records = pipeline.open_split(data, "test")
-    assert [c.id for c in records.categories] == list(coco_splits.CLASSES)
-    assert sum(c.novel for c in records.categories) == 20
-    (first, *_) = records.infos
-    assert [records.categories[a.class_id].name for a in first.annotations] == ["person", "person", "couch"]
-    assert records.read(2).shape == (12, 20, 3)
+    dataset = pipeline.open_split(data, "test")
+    assert [c.id for c in dataset.categories] == list(coco_splits.CLASSES)
+    assert sum(c.novel for c in dataset.categories) == 20
+    (first, *_) = dataset.infos
+    assert [dataset.categories[a.class_id].name for a in first.annotations] == ["person", "person", "couch"]
+    assert dataset.read(2).shape == (12, 20, 3)
     files = list(devkit.glob("*.json"))
-    assert len(files) == 1 and pipeline.open_split(data, "test").infos == records.infos
-    with pytest.raises(ValueError, match="voc has no 'pool' split"):
-        pipeline.open_split(data, "pool")
+    assert len(files) == 1 and pipeline.open_split(data, "test").infos == dataset.infos
+    with pytest.raises(ValueError, match="voc has no 'support' split"):
+        pipeline.open_split(data, "support")
     # another list is another file
     add(devkit, "2012", "2009_000007", *scene((3, 7, 1, 1, 6, 9)))
     assert len(pipeline.open_split(data, "test").infos) == 4
@@ -127,7 +127,7 @@ def test_broken_kits_are_named(devkit):
     labels.write_bytes(good[:60])
     refuses(ValueError, r"cannot read .*000042\.png")
     Image.new("RGB", (20, 12)).save(labels)
-    refuses(ValueError, r"holds colours \(RGB\)")
+    refuses(ValueError, r"holds colors \(RGB\)")
     Image.new("L", (12, 20)).save(labels)
     refuses(ValueError, "is 12 x 20 px")
     labels.unlink()
@@ -148,9 +148,9 @@ def test_a_photo_of_another_size(devkit):
     add(devkit, "2012", "2011_000001", *scene((1, 7, 1, 1, 6, 9)), size=(21, 12))
     data = base.get_config("coco").data.copy_and_resolve_references()
     data.source, data.root = "voc", str(devkit)
-    records = pipeline.open_split(data, "test")
+    dataset = pipeline.open_split(data, "test")
     with pytest.raises(ValueError, match=r"2011_000001\.jpg is 21 x 12 px"):
-        records.read(2)
+        dataset.read(2)
 
 
 def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
@@ -168,24 +168,26 @@ def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
 def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     """Everything around the model: whose images, which classes, where to, which scores; the truth is predicted."""
     config = fewshot_config.get_config("coco,shots=1").unlock()
-    config.eval.update(source="voc", root=str(devkit), like_fgn=True)
+    config.eval.update(source="voc", root=str(devkit), gt_classes_only=True)
     names = base.get_config("coco").data.novel_classes
     categories = tuple(coco.Category(i, n, n in names) for i, n in coco_splits.CLASSES.items())
-    pool = coco.Records("coco", "pool", categories, [], lambda i: None)
+    support_split = coco.Dataset("coco", "support", categories, [], lambda i: None)
     novel = [k for k, c in enumerate(categories) if c.novel]
     opened = pipeline.open_split
 
-    def predict(config, segmenter, params, records, active):
+    def predict(config, segmenter, params, dataset, active):
         assert np.flatnonzero(active).tolist() == novel
         exact = [
             evaluate._result(i.id, categories[a.class_id].id, 0.5, np.array(a.box)) | {"segmentation": a.rle}
-            for i in records.infos
+            for i in dataset.infos
             for a in i.annotations
         ]
         return exact + [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5], 0, None
 
-    monkeypatch.setattr(pipeline, "open_split", lambda data, split: pool if split == "pool" else opened(data, split))
-    monkeypatch.setattr(evaluate, "make_support", lambda c, pool: (dict.fromkeys(novel, (7,)), None))
+    monkeypatch.setattr(
+        pipeline, "open_split", lambda data, split: support_split if split == "support" else opened(data, split)
+    )
+    monkeypatch.setattr(evaluate, "make_support", lambda c, support_split: (dict.fromkeys(novel, (7,)), None))
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
     for module, name in ((evaluate.stages, "load_weights"), (evaluate.segment, "make_segmenter")):
@@ -198,28 +200,28 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     assert document["shots_per_class"] == dict.fromkeys((n for n in coco_splits.CLASSES.values() if n in names), 1)
     m = document["metrics"]
     assert m["bbox/AP"] == m["bbox/novel/AP"] < 95 and "bbox/base/AP" not in m
-    assert m["like_fgn/bbox/novel/AP"] == m["like_fgn/segm/AP"] == pytest.approx(100.0)
+    assert m["gt_classes_only/bbox/novel/AP"] == m["gt_classes_only/segm/AP"] == pytest.approx(100.0)
     report.group([report.read(tmp_path / "run/voc")])
 
     other = tuple(c._replace(id=k) for k, c in enumerate(categories))
-    pool = pool._replace(categories=other)
+    support_split = support_split._replace(categories=other)
     with pytest.raises(ValueError, match="eval.source=voc has other classes than coco"):
         evaluate.run(config, tmp_path / "run")
 
 
-def test_like_fgn_keeps_the_classes_of_the_truth(devkit):
-    records = coco.load(voc.coco_json(devkit), devkit, [coco_splits.CLASSES[i] for i in coco_splits.NOVEL_IDS])
-    rank = {c.id: k for k, c in enumerate(records.categories)}
+def test_gt_classes_only_keeps_the_classes_of_the_truth(devkit):
+    dataset = coco.load(voc.coco_json(devkit), devkit, [coco_splits.CLASSES[i] for i in coco_splits.NOVEL_IDS])
+    rank = {c.id: k for k, c in enumerate(dataset.categories)}
     exact = [
-        evaluate._result(a.image_id, records.categories[a.class_id].id, 0.5, np.array(a.box)) | {"segmentation": a.rle}
-        for i in records.infos
+        evaluate._result(a.image_id, dataset.categories[a.class_id].id, 0.5, np.array(a.box)) | {"segmentation": a.rle}
+        for i in dataset.infos
         for a in i.annotations
     ]
-    # better scored detections of classes that other images hold: plain AP suffers, like_fgn does not see them
+    # better scored detections of classes that other images hold: plain AP suffers, gt_classes_only does not see them
     wrong = [p | {"category_id": c, "score": 0.9} for p in exact for c in (5, 72) if c != p["category_id"]]
     ids = np.array([rank[i] for i in coco_splits.NOVEL_IDS], np.int32)
-    plain, _, _ = evaluate.score(records, exact + wrong, ids)
-    filtered, _, _ = evaluate.score(records, evaluate.of_true_classes(records, exact + wrong), ids)
+    plain, _, _ = evaluate.score(dataset, exact + wrong, ids)
+    filtered, _, _ = evaluate.score(dataset, evaluate.of_true_classes(dataset, exact + wrong), ids)
     assert plain["segm/AP"] < 90 and filtered["segm/AP"] == filtered["bbox/AP"] == pytest.approx(100.0)
-    assert filtered == evaluate.score(records, exact, ids)[0]
-    assert evaluate.of_true_classes(records, []) == []
+    assert filtered == evaluate.score(dataset, exact, ids)[0]
+    assert evaluate.of_true_classes(dataset, []) == []

@@ -15,11 +15,12 @@ import tensorflow_datasets as tfds
 from maskdiff_jax.data import pipeline, sources
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.prepared import records, shards, tfds_builders
+from maskdiff_jax.data.prepared import records as prepared
+from maskdiff_jax.data.prepared import shards, tfds_builders
 from maskdiff_jax.data.synthetic import scenes
 
 
-def assert_same(first: coco.Records, second: coco.Records):
+def assert_same(first: coco.Dataset, second: coco.Dataset):
     assert list(first.infos) == list(second.infos)
     assert first.categories == second.categories
     assert tuple(first.annotation_order) == tuple(second.annotation_order)
@@ -69,8 +70,8 @@ def test_other_settings_are_another_set(shapes_data, tmp_path):
 
 
 def test_interrupted_write_goes_on(test_split, tmp_path):
-    folder = records.folder_of(tmp_path, "x", {})
-    write = functools.partial(records.write_images, test_split, folder, {}, per_part=5)
+    folder = prepared.folder_of(tmp_path, "x", {})
+    write = functools.partial(prepared.write_images, test_split, folder, {}, per_part=5)
 
     def stop(items):
         yield from items[:8]
@@ -78,7 +79,7 @@ def test_interrupted_write_goes_on(test_split, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(progress=stop)
-    assert not records.is_prepared(folder)
+    assert not prepared.is_prepared(folder)
     (writing,) = tmp_path.iterdir()
     assert os.listdir(writing) == ["part-00000"]
     whole = (writing / "part-00000").stat().st_mtime_ns
@@ -86,7 +87,7 @@ def test_interrupted_write_goes_on(test_split, tmp_path):
     walked = []
     write(progress=lambda items: (walked.append(i) or i for i in items))
     assert walked == list(range(12))
-    assert_same(records.open_images(folder), test_split)
+    assert_same(prepared.open_images(folder), test_split)
     assert (folder / "part-00000").stat().st_mtime_ns == whole
     assert sorted(os.listdir(folder)) == ["index.json", *(f"part-0000{k}" for k in range(3)), "settings.json"]
     write(progress=stop)  # it is there: nothing is walked
@@ -94,33 +95,33 @@ def test_interrupted_write_goes_on(test_split, tmp_path):
 
 
 def test_parts_cut_short_or_of_another_size_are_made_again(test_split, tmp_path, monkeypatch):
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
 
     def stop(items):
         yield from items[:11]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write_images(test_split, folder, {}, per_part=5, progress=stop)
+        prepared.write_images(test_split, folder, {}, per_part=5, progress=stop)
     (file,) = folder.with_name(folder.name + ".writing").glob("part-00001/*array_record*")
     file.write_bytes(file.read_bytes()[:-10])
     made = []
     write = tfds_builders.write_part
     monkeypatch.setattr(shards, "write_part", lambda *a: (made.append(a[3].name), write(*a)))
-    records.write_images(test_split, folder, {}, per_part=5)
+    prepared.write_images(test_split, folder, {}, per_part=5)
     assert made == ["part-00001", "part-00002"]
-    assert_same(records.open_images(folder), test_split)
+    assert_same(prepared.open_images(folder), test_split)
 
 
 def test_nothing_stays_of_a_first_part(test_split, tmp_path):
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
 
     def stop(items):
         yield from items[:3]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write_images(test_split, folder, {}, progress=stop)
+        prepared.write_images(test_split, folder, {}, progress=stop)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +129,7 @@ def test_old_leftovers_go_young_ones_stay(test_split, tmp_path):
     for name, age in (("old", 2 * shards.STALE), ("young", 0)):
         (tmp_path / f".writing-{name}").mkdir()
         os.utime(tmp_path / f".writing-{name}", (time.time() - age,) * 2)
-    records.write_images(test_split, records.folder_of(tmp_path, "x", {}), {})
+    prepared.write_images(test_split, prepared.folder_of(tmp_path, "x", {}), {})
     assert [p.name for p in tmp_path.glob(".writing-*")] == [".writing-young"]
 
 
@@ -138,17 +139,17 @@ def test_unreadable_image_is_named(test_split, tmp_path):
     broken = tmp_path / "images" / test_split.infos[7].file_name
     good = broken.read_bytes()
     broken.write_bytes(good[:100])
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
     with pytest.raises(ValueError, match=f"{broken.name}.*replace the file"):
-        records.write_images(plain, folder, {}, per_part=5)
+        prepared.write_images(plain, folder, {}, per_part=5)
     assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
     broken.write_bytes(good)
-    records.write_images(plain, folder, {}, per_part=5)
-    np.testing.assert_array_equal(records.open_images(folder).read(7), test_split.read(7))
+    prepared.write_images(plain, folder, {}, per_part=5)
+    np.testing.assert_array_equal(prepared.open_images(folder).read(7), test_split.read(7))
 
 
 def test_full_disk_says_what_to_do(test_split, tmp_path, monkeypatch):
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
     write = tfds_builders.SceneImages.download_and_prepare
     calls = []
 
@@ -160,13 +161,13 @@ def test_full_disk_says_what_to_do(test_split, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds_builders.SceneImages, "download_and_prepare", second_fails)
     with pytest.raises(OSError, match="no space left for .* the same command goes on"):
-        records.write_images(test_split, folder, {}, per_part=5)
+        prepared.write_images(test_split, folder, {}, per_part=5)
     assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
 
 
 def test_two_at_once(test_split, tmp_path, capsys):
     """The second waits for the first and finds its set."""
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
     inside, go_on = threading.Event(), threading.Event()
 
     def wait(items):
@@ -174,9 +175,9 @@ def test_two_at_once(test_split, tmp_path, capsys):
         assert go_on.wait(60)
         yield from items
 
-    first = threading.Thread(target=records.write_images, args=(test_split, folder, {}), kwargs={"progress": wait})
+    first = threading.Thread(target=prepared.write_images, args=(test_split, folder, {}), kwargs={"progress": wait})
     second = threading.Thread(
-        target=records.write_images, args=(test_split, folder, {}), kwargs={"progress": lambda _: 1 / 0}
+        target=prepared.write_images, args=(test_split, folder, {}), kwargs={"progress": lambda _: 1 / 0}
     )
     first.start()
     assert inside.wait(60)
@@ -185,7 +186,7 @@ def test_two_at_once(test_split, tmp_path, capsys):
     go_on.set()
     first.join(60)
     second.join(60)
-    assert_same(records.open_images(folder), test_split)
+    assert_same(prepared.open_images(folder), test_split)
     assert os.listdir(tmp_path) == [folder.name]
     assert "another process is preparing" in capsys.readouterr().err
 
@@ -193,14 +194,14 @@ def test_two_at_once(test_split, tmp_path, capsys):
 def test_several_processes_write_the_same(shapes_data, test_split, tmp_path):
     coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL, name="shapes", split="test")
-    one, two = (records.folder_of(tmp_path, "crops", {"n": n}) for n in (1, 2))
-    crops = records.crops_from_records(plain, shapes_data)
-    records.write_crops(crops, one, {}, per_part=20)
+    one, two = (prepared.folder_of(tmp_path, "crops", {"n": n}) for n in (1, 2))
+    crops = prepared.crops_from_dataset(plain, shapes_data)
+    prepared.write_crops(crops, one, {}, per_part=20)
     walked = []
     progress = lambda items: (walked.append(i) or i for i in items)
-    records.write_crops(crops, two, {}, per_part=20, workers=2, progress=progress)
+    prepared.write_crops(crops, two, {}, per_part=20, workers=2, progress=progress)
     assert walked == list(range(len(crops.infos)))
-    first, second = records.open_crops(one), records.open_crops(two)
+    first, second = prepared.open_crops(one), prepared.open_crops(two)
     assert list(first.infos) == list(second.infos) == list(crops.infos)
     for i in range(len(crops.infos)):
         for a, b, c in zip(first.read(i), second.read(i), crops.read(i), strict=True):
@@ -212,18 +213,18 @@ def test_an_error_comes_out_of_its_process(test_split, tmp_path):
     coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL)
     (tmp_path / "images" / test_split.infos[7].file_name).unlink()
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
     with pytest.raises(FileNotFoundError, match="put the file there"):
-        records.write_images(plain, folder, {}, per_part=4, workers=2)
-    assert not records.is_prepared(folder)
+        prepared.write_images(plain, folder, {}, per_part=4, workers=2)
+    assert not prepared.is_prepared(folder)
     left = os.listdir(folder.with_name(folder.name + ".writing"))
     assert "part-00000" in left and "part-00001" not in left and not any(p.startswith(".") for p in left)
 
 
 def test_readers_are_small_and_open_late(test_split, tmp_path):
-    folder = records.folder_of(tmp_path, "x", {})
-    records.write_images(test_split, folder, {}, per_part=5)
-    opened = records.open_images(folder)
+    folder = prepared.folder_of(tmp_path, "x", {})
+    prepared.write_images(test_split, folder, {}, per_part=5)
+    opened = prepared.open_images(folder)
     for _ in range(2):  # fresh, then with files open
         text = pickle.dumps(opened.read)
         assert len(text) < 2000
@@ -231,48 +232,48 @@ def test_readers_are_small_and_open_late(test_split, tmp_path):
 
 
 def test_no_example_is_a_set_too(test_split, tmp_path):
-    folder = records.folder_of(tmp_path, "x", {})
+    folder = prepared.folder_of(tmp_path, "x", {})
     empty = test_split._replace(infos=[], annotation_order=())
-    records.write_images(empty, folder, {})
-    assert records.open_images(folder).infos == []
-    empty = records.Crops((), [], lambda i: None)
-    records.write_crops(empty, records.folder_of(tmp_path, "y", {}), {})
-    assert not records.open_crops(records.folder_of(tmp_path, "y", {})).infos
+    prepared.write_images(empty, folder, {})
+    assert prepared.open_images(folder).infos == []
+    empty = prepared.Crops((), [], lambda i: None)
+    prepared.write_crops(empty, prepared.folder_of(tmp_path, "y", {}), {})
+    assert not prepared.open_crops(prepared.folder_of(tmp_path, "y", {})).infos
 
 
 def test_damaged_set_is_named(test_split, tmp_path):
-    folder = records.folder_of(tmp_path, "x", {})
-    records.write_images(test_split, folder, {}, per_part=5)
+    folder = prepared.folder_of(tmp_path, "x", {})
+    prepared.write_images(test_split, folder, {}, per_part=5)
     index = json.loads((folder / "index.json").read_text())
     kept = dict(index["images"])
     index["images"] = {k: v[:-1] for k, v in kept.items()}
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
-        records.open_images(folder)
+        prepared.open_images(folder)
     index["images"] = kept
     (folder / "index.json").write_text(json.dumps(index))
-    assert_same(records.open_images(folder), test_split)
+    assert_same(prepared.open_images(folder), test_split)
     (file,) = (folder / "part-00001").glob("*array_record*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match="bytes instead of .* delete that folder"):
-        records.open_images(folder)
+        prepared.open_images(folder)
     file.unlink()
     with pytest.raises(ValueError, match="is damaged"):
-        records.open_images(folder)
+        prepared.open_images(folder)
     (folder / "index.json").unlink()
     with pytest.raises(ValueError, match="is damaged"):
-        records.open_images(folder)
+        prepared.open_images(folder)
 
 
 @pytest.mark.parametrize("long_side", [128, 60])
-def test_prepared_crops_equal_crops_from_records(shapes_data, test_split, tmp_path, long_side):
+def test_prepared_crops_equal_crops_from_dataset(shapes_data, test_split, tmp_path, long_side):
     data = shapes_data.copy_and_resolve_references()
     data.region_long_side = long_side
-    cut = records.crops_from_records(test_split, data)
-    folder = records.folder_of(tmp_path, "crops", {"side": long_side})
-    records.write_crops(cut, folder, {"side": long_side})
-    kept = records.open_crops(folder)
+    cut = prepared.crops_from_dataset(test_split, data)
+    folder = prepared.folder_of(tmp_path, "crops", {"side": long_side})
+    prepared.write_crops(cut, folder, {"side": long_side})
+    kept = prepared.open_crops(folder)
     assert list(kept.infos) == list(cut.infos) and kept.categories == cut.categories
     assert len(kept.infos) == sum(len(i.annotations) for i in test_split.infos)
     for i in range(len(cut.infos)):
@@ -282,7 +283,7 @@ def test_prepared_crops_equal_crops_from_records(shapes_data, test_split, tmp_pa
 
 
 def test_crops_hold_their_object(shapes_data, test_split):
-    cut = records.crops_from_records(test_split, shapes_data)
+    cut = prepared.crops_from_dataset(test_split, shapes_data)
     annotations = [(i, a) for i, info in enumerate(test_split.infos) for a in info.annotations]
     for k, (i, a) in enumerate(annotations):
         rgb, mask = cut.read(k)
@@ -295,44 +296,44 @@ def test_crops_hold_their_object(shapes_data, test_split):
         np.testing.assert_array_equal(rgb, test_split.read(i)[top : top + rgb.shape[0], left : left + rgb.shape[1]])
 
 
-def test_open_crops_is_the_same_with_and_without_preparing(shapes_data, pool, tmp_path):
+def test_open_crops_is_the_same_with_and_without_preparing(shapes_data, support_split, tmp_path):
     data = shapes_data.copy_and_resolve_references()
-    shots = fewshot.shot_records(pool, fewshot.draw(pool, 3, 0), "ignore")
-    before = pipeline.open_crops(data, shots, "pool")
+    shots = fewshot.shot_dataset(support_split, fewshot.draw(support_split, 3, 0), "ignore")
+    before = pipeline.open_crops(data, shots, "support")
     data.root = str(tmp_path)
-    data.shapes_pool = 60
-    pipeline.prepare_split(data, "pool")
-    assert records.is_prepared(sources.crops_folder(data, "pool")[0])
-    after = pipeline.open_crops(data, shots, "pool")
+    data.shapes_support = 60
+    pipeline.prepare_split(data, "support")
+    assert prepared.is_prepared(sources.crops_folder(data, "support")[0])
+    after = pipeline.open_crops(data, shots, "support")
     assert list(before.infos) == list(after.infos) and len(after.infos) == 36
     for i in (0, 17, 35):
         np.testing.assert_array_equal(before.read(i)[0], after.read(i)[0])
         np.testing.assert_array_equal(before.read(i)[1], after.read(i)[1])
 
 
-def test_open_crops_leaves_out_what_is_no_sample(shapes_data, pool):
-    infos = list(pool.infos[:6])
+def test_open_crops_leaves_out_what_is_no_sample(shapes_data, support_split):
+    infos = list(support_split.infos[:6])
     sizes = [min(a.box[2] - a.box[0], a.box[3] - a.box[1]) for i in infos for a in i.annotations]
     data = shapes_data.copy_and_resolve_references()
     data.min_box_side = int(np.median(sizes))
-    crops = pipeline.open_crops(data, pool._replace(infos=infos), "pool")
+    crops = pipeline.open_crops(data, support_split._replace(infos=infos), "support")
     assert len(crops.infos) == sum(s >= data.min_box_side for s in sizes) < len(sizes)
     crowded = [i._replace(annotations=tuple(a._replace(crowd=True) for a in i.annotations)) for i in infos]
-    assert not pipeline.open_crops(data, pool._replace(infos=crowded), "pool").infos
+    assert not pipeline.open_crops(data, support_split._replace(infos=crowded), "support").infos
 
 
-def test_prepared_shots_are_those_of_the_support_set(shapes_data, pool, tmp_path, capsys):
+def test_prepared_shots_are_those_of_the_support_set(shapes_data, support_split, tmp_path, capsys):
     """Training from prepared shots, training from crops and the evaluation's support set see the same pixels."""
     data = shapes_data.copy_and_resolve_references()
     data.context, data.crop_margin = 0.1, 0.3
-    shot_set = fewshot.draw(pool, 3, 0)
-    shots = fewshot.shot_records(pool, shot_set, "ignore")
+    shot_set = fewshot.draw(support_split, 3, 0)
+    shots = fewshot.shot_dataset(support_split, shot_set, "ignore")
     options = {"slots": 5, "min_shots": 1, "size": 16, "batch": 8, "seed": 0}
-    plain = next(pipeline.mask_loader(pipeline.open_crops(data, shots, "pool"), data, **options))
+    plain = next(pipeline.mask_loader(pipeline.open_crops(data, shots, "support"), data, **options))
     data.root = str(tmp_path)
-    folders = pipeline.prepare_split(data, "pool", shot_size=16)
-    assert [Path(f).name.rsplit("-", 1)[0] for f in folders] == ["pool-images", "pool-crops", "pool-shots"]
-    crops = pipeline.open_crops(data, shots, "pool")
+    folders = pipeline.prepare_split(data, "support", shot_size=16)
+    assert [Path(f).name.rsplit("-", 1)[0] for f in folders] == ["support-images", "support-crops", "support-shots"]
+    crops = pipeline.open_crops(data, shots, "support")
     capsys.readouterr()
     read = crops.shots(16)
     support = fewshot.support(crops, shot_set, num_classes=12, slots=3, size=16, context=data.context)
@@ -344,7 +345,7 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, pool, tmp_path
         np.testing.assert_array_equal(a, b)
     assert not capsys.readouterr().err
     assert crops.shots(24) is None and "no shots of 24 px are prepared" in capsys.readouterr().err
-    (folder,) = tmp_path.glob("pool-shots-*")
+    (folder,) = tmp_path.glob("support-shots-*")
     index = json.loads((folder / "index.json").read_text())
     index["annotation_id"][0] += 1
     (folder / "index.json").write_text(json.dumps(index))
@@ -352,29 +353,29 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, pool, tmp_path
         crops.shots(16)
 
 
-def test_crops_of_an_older_layout_are_named(shapes_data, pool, tmp_path, capsys):
+def test_crops_of_an_older_layout_are_named(shapes_data, support_split, tmp_path, capsys):
     """What version 1 of the layout wrote has another folder; whoever prepared it must not wonder."""
     data = shapes_data.copy_and_resolve_references()
     data.root = str(tmp_path)
-    _, settings = sources.crops_folder(data, "pool")
-    old = tmp_path / "pool-crops-0123456789"
+    _, settings = sources.crops_folder(data, "support")
+    old = tmp_path / "support-crops-0123456789"
     old.mkdir()
     settings = {k: v for k, v in settings.items() if k != "layout"} | {"records_version": shards.VERSION}
     (old / "settings.json").write_text(json.dumps(settings))
-    assert pipeline.open_crops(data, pool, "pool").infos
+    assert pipeline.open_crops(data, support_split, "support").infos
     assert f"{old} is of an older layout" in capsys.readouterr().err
     settings["crop_margin"] += 1.0  # made with other settings: another data set, as good as none
     (old / "settings.json").write_text(json.dumps(settings))
-    pipeline.open_crops(data, pool, "pool")
+    pipeline.open_crops(data, support_split, "support")
     assert "older layout" not in capsys.readouterr().err
 
 
-def test_crops_and_shots_are_tfds_data_sets(shapes_data, pool, tmp_path):
+def test_crops_and_shots_are_tfds_data_sets(shapes_data, support_split, tmp_path):
     data = shapes_data.copy_and_resolve_references()
     data.root = str(tmp_path)
-    _, folder, shots = pipeline.prepare_split(data, "pool", shot_size=16)
-    kept = records.open_crops(Path(folder))
-    read = records.open_shots(Path(shots), kept)
+    _, folder, shots = pipeline.prepare_split(data, "support", shot_size=16)
+    kept = prepared.open_crops(Path(folder))
+    read = prepared.open_shots(Path(shots), kept)
     for which, name in ((folder, "crop"), (shots, "shot")):
         example = tfds.builder_from_directory(f"{which}/part-00000").as_data_source("data")[5]
         assert example["annotation_id"] == kept.infos[5].annotation_id

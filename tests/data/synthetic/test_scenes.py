@@ -14,7 +14,7 @@ def test_scene_depends_on_its_seed_alone(level):
     one = scenes.scene(level, "test", 3, 5)
     scenes.scene(level, "test", 9, 1)
     assert same(one, scenes.scene(level, "test", 3, 5))
-    for other in (scenes.scene(level, "test", 4, 5), scenes.scene(level, "pool", 3, 5)):
+    for other in (scenes.scene(level, "test", 4, 5), scenes.scene(level, "support", 3, 5)):
         assert not np.array_equal(one[0], other[0])
 
 
@@ -69,8 +69,8 @@ def test_hard_base_scenes_hide_novel_objects():
         count = 1 + int(rng.choice(6, p=scenes.LEVELS["shapes_hard"].objects))
         rng.choice(8, count)
         hidden += rng.random() < 0.3
-        labelled = len(scenes.scene("shapes_hard", "train", 0, index)[1].annotations)
-        assert labelled <= count
+        labeled = len(scenes.scene("shapes_hard", "train", 0, index)[1].annotations)
+        assert labeled <= count
     assert 4 <= hidden <= 22  # 12 expected, 3.5 standard deviations
 
 
@@ -85,7 +85,7 @@ def test_coverage_agrees_with_points_in_polygons(name):
             crosses = (ay > y + y0) != (by > y + y0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 inside ^= crosses & (x + x0 < (bx - ax) * (y + y0 - ay) / (by - ay) + ax)
-    # a pixel's centre and its coverage may disagree only at the outline
+    # a pixel's center and its coverage may disagree only at the outline
     assert not inside[cover == 0].any() and inside[cover == 255].all()
     outline = sum(np.hypot(*(p - np.roll(p, -1, 0)).T).sum() for p in parts)
     assert ((cover >= 128) != inside).sum() <= 0.25 * outline
@@ -100,18 +100,18 @@ def _shoelace(p):
     return (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum() / 2
 
 
-def test_colour_says_nothing_about_the_class(pool):
-    """Mean colours of the classes lie as close together as chance has it."""
-    colours, classes = [], []
-    for i, info in enumerate(pool.infos):
+def test_color_says_nothing_about_the_class(support_split):
+    """Mean colors of the classes lie as close together as chance has it."""
+    colors, classes = [], []
+    for i, info in enumerate(support_split.infos):
         for a in info.annotations:
-            colours.append(pool.read(i)[decode_mask(a.rle).astype(bool)].mean(0))
+            colors.append(support_split.read(i)[decode_mask(a.rle).astype(bool)].mean(0))
             classes.append(a.class_id)
-    colours, classes = np.array(colours), np.array(classes)
+    colors, classes = np.array(colors), np.array(classes)
     for c in np.unique(classes):
-        chosen = colours[classes == c]
-        error = colours.std(0) / np.sqrt(len(chosen))
-        assert (np.abs(chosen.mean(0) - colours.mean(0)) < 4 * error).all()
+        chosen = colors[classes == c]
+        error = colors.std(0) / np.sqrt(len(chosen))
+        assert (np.abs(chosen.mean(0) - colors.mean(0)) < 4 * error).all()
 
 
 def test_two_outlines_differ_under_rotation_and_aspect():
