@@ -1,0 +1,52 @@
+"""Files that are whole or not there: every file that the project keeps is written by `write`."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a temporary name beside it and renames it, so that no reader ever sees half of it.
+
+    The older file stays until the new one is whole and on the disk.
+
+    Args:
+      path: of the file; its folder must exist.
+      content: text (written as UTF-8), bytes, or a function that writes to the open binary file.
+
+    Raises:
+      OSError: the disk is full or the folder cannot be written to; names the file. Nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno, f"the disk is full: free some space, then run it again. Not written: {path}"
+            ) from error
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, document: Any, *, indent: int | None = 1) -> None:
+    """Writes ``document`` as json by `write`; a NaN is an error, because most readers of json refuse it.
+
+    Raises:
+      OSError: as `write`.
+      ValueError: a number in it is not finite, or something has no form in json.
+    """
+    write(path, json.dumps(document, indent=indent, allow_nan=False))
