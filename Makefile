@@ -3,7 +3,8 @@
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of README's recipe on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
-# make bench        the short timings of benchmarks/timing/; each study has its own command: see benchmarks/README.md
+# make bench        times data loading, sampling, training steps and the detector: minutes, on its own; the studies are
+#                   in benchmarks/README.md
 # make clean        removes .venv and caches; runs/ and datasets/ stay
 #
 # Each target makes .venv first where it is missing or older than its requirements. PYTHON=python3.12 chooses
@@ -69,8 +70,10 @@ lint: $(RUNTIME) $(DEV)
 	@.venv/bin/lint-imports --cache-dir .cache/import_linter
 	@$(PY) -m pyright
 
+# what takes minutes and needs no photos, no trained run and no other library
+BENCH := data_pipeline paste sampling detector
 bench: $(RUNTIME)
-	@for script in $(filter-out benchmarks/timing/gpu_compile.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script"; done
+	@for name in $(BENCH); do echo "== benchmarks/timing/$$name.py"; $(PY) "benchmarks/timing/$$name.py"; done
 
 clean:
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

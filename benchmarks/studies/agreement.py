@@ -1,9 +1,9 @@
-"""Do masks stay the same in bfloat16, and in another batch? On the trained center of the study.
+"""Do masks stay the same in bfloat16, and in another batch? Measured on the study's trained baseline.
 
-    python benchmarks/studies/masks.py --trainings=center && python benchmarks/studies/agreement.py
+    python benchmarks/studies/masks.py --trainings=baseline && python benchmarks/studies/agreement.py
     # -> benchmarks/results/agreement.json
 
-Every true object of the test split is drawn twice, from the same key; the mean IoU of the two masks is printed. The
+Every true object of the test split is sampled twice from the same key; the mean IoU of the two masks is printed. The
 bars are 0.995 between float32 and bfloat16, and 0.999 between batches.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.studies import masks as study_masks
-from benchmarks.studies.mask_scores import changed, drawn, in_image, iou
+from benchmarks.studies.mask_scores import changed, in_image, iou, sampled
 from launch import cli
 from maskdiff_jax import checkpoint
 from maskdiff_jax.inference import paste
@@ -31,11 +31,11 @@ CHANGES = {"bfloat16": {"model.dtype": "bfloat16"}, "one by one": {"eval.mask_ba
 def main() -> None:
     """Draws, compares, prints, writes the json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    newest = sorted(Path("runs/study_masks").glob("*/center-seed0/params"), key=lambda p: p.stat().st_mtime)
+    newest = sorted(Path("runs/study_masks").glob("*/baseline-seed0/params"), key=lambda p: p.stat().st_mtime)
     parser.add_argument("--params", type=Path, default=newest[-1] if newest else None)
     args = parser.parse_args()
     if args.params is None:
-        print("skipped: there is no trained center, run benchmarks/studies/masks.py --trainings=center first")
+        print("skipped: there is no trained baseline, run benchmarks/studies/masks.py --trainings=baseline first")
         return
     cli.set_up_jax()
     data = study_masks.open_data(None)
@@ -47,7 +47,7 @@ def main() -> None:
             theirs = masks(data._replace(config=changed(data.config, fields)), params, setting)
             values = np.array([iou(a, b) for a, b in zip(ours, theirs, strict=True)])
             same = {"mean_iou": values.mean(), "lowest_iou": values.min(), "share_above_0.995": (values > 0.995).mean()}
-            row = {"drawn": name, "against": change} | {k: round(float(v), 5) for k, v in same.items()}
+            row = {"sampled": name, "against": change} | {k: round(float(v), 5) for k, v in same.items()}
             rows.append(row)
             print(row, flush=True)
     measure.write("agreement", {"objects": len(ours), "rows": rows} | measure.machine())
@@ -56,7 +56,7 @@ def main() -> None:
 def masks(data, params, setting) -> list[np.ndarray]:
     """The masks of all true objects, in the order of images and objects."""
     found = {}
-    for objects, hw, soft, _ in drawn(data, params, setting):
+    for objects, hw, soft, _ in sampled(data, params, setting):
         for i, size in enumerate(hw):
             around = paste.context_box(objects.box[i], data.config.data.context, size)
             found[int(objects.image_id[i]), int(objects.rank[i])] = in_image(soft[i], around, size)

@@ -1,10 +1,10 @@
-"""What distillation costs in quality: masks in true boxes by the teacher and by its students, pass by pass.
+"""What distillation costs in quality: masks of the teacher and its students in ground-truth boxes, by NFE.
 
     python launch/quickstart.py && python benchmarks/studies/distill.py  # -> benchmarks/results/distill.json
     python benchmarks/studies/distill.py --run=runs/quickstart_3x/fewshot --guidance=2
 
 Takes a finished run of stage 2 on shapes as the teacher, trains configs/distill.py from it and scores every
-student. A pass is one evaluation of the network per mask; guidance takes two per step.
+student. NFE is the number of network evaluations per mask; guidance takes two per step.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def main() -> None:
 
     def scored(who: str, params, steps: int, guidance: float) -> None:
         found, _ = score(data, params, {"steps": steps, "guidance": guidance})
-        passes = steps * (1 if guidance == 1 else 2)
-        row = {"who": who, "steps": steps, "guidance": guidance, "passes": passes}
+        nfe = steps * (1 if guidance == 1 else 2)
+        row = {"who": who, "steps": steps, "guidance": guidance, "nfe": nfe}
         rows.append(row | {k: found[k] for k in ("miou", "miou_base", "miou_novel", "boundary_iou")})
         print(rows[-1], flush=True)
 

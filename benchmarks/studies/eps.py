@@ -101,7 +101,7 @@ def study(data: Data, folder: Path, name: str, steps: int, points: int) -> None:
 
 
 def final(data: Data, folder: Path, name: str) -> None:
-    """Scores a training on test scenes, each setting once; a run that was cut off goes on."""
+    """Scores a training on test scenes, each setting once; an interrupted run resumes."""
     params = checkpoint.load_params(folder / "params", jax.eval_shape(build(data.config.model).init, jax.random.key(0)))
     path = folder / "test.json"
     rows = json.loads(path.read_text()) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""Scores of masks drawn in true boxes: mean IoU, boundary IoU, calibration, what moves them. For study_masks.py."""
+"""Scores of masks sampled in ground-truth boxes, for the studies: mean IoU, boundary IoU, calibration."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from maskdiff_jax.types import SupportSet
 
 THRESHOLD = 0.5  # of the pasted soft mask
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
-CUTS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
+MASK_THRESHOLDS = np.arange(0.2, 0.75, 0.05)  # thresholds of the soft mask that are compared
 # what the settings of a study vary: each names what it changes
 DEFAULT = {
     "steps": 10, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "sampler": "ddim", "averaged": 1,
@@ -41,7 +41,7 @@ def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     return copy
 
 
-def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.Drawn]:
+def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.Drawn]:
     """Draws a mask for every true object, class and shots given.
 
     Args:
@@ -71,14 +71,14 @@ def drawn(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.
 
 
 def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Compares what `drawn` yields with the truth.
+    """Compares what `sampled` yields with the ground truth.
 
     Returns:
       the scores, the IoU of each object.
     """
-    ious, edges, novel, spread, cuts = [], [], [], [], []
+    ious, edges, novel, spread, by_threshold = [], [], [], [], []
     bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
-    for found, hw, soft, _ in drawn(data, params, setting):
+    for found, hw, soft, _ in sampled(data, params, setting):
         for i, size in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
             around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
@@ -89,9 +89,9 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
             spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
             region = in_region(true, soft[i].shape, around)
             count_pixels(bins, soft[i], region)
-            cuts.append([iou(region, soft[i] >= cut) for cut in CUTS])
+            by_threshold.append([iou(region, soft[i] >= threshold) for threshold in MASK_THRESHOLDS])
     values, edges, novel = np.array(ious), np.array(edges), np.array(novel)
-    by_cut = np.mean(cuts, 0)
+    mean_ious = np.mean(by_threshold, 0)
     return {
         "miou": round(float(values.mean()), 4),
         "miou_base": round(float(values[~novel].mean()), 4),
@@ -99,7 +99,9 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
         "boundary_iou": round(float(edges.mean()), 4),
         "curve": [round(float((values > t).mean()), 4) for t in THRESHOLDS],
         # on the region's own grid: mean IoU by the threshold of the soft mask
-        "by_threshold": {f"{cut:.2f}": round(float(v), 4) for cut, v in zip(CUTS, by_cut, strict=True)},
+        "by_threshold": {
+            f"{threshold:.2f}": round(float(v), 4) for threshold, v in zip(MASK_THRESHOLDS, mean_ious, strict=True)
+        },
         # does an unsure mask tell that it is wrong? rank correlation of the mean of 4 p (1 - p) with 1 - IoU
         "uncertainty_vs_error": rank_correlation(np.array(spread), 1 - values),
         "calibration": [[round(v, 4) for v in (p / n, t / n, n / bins[:, 0].sum())] for n, p, t in bins if n],
@@ -133,7 +135,7 @@ def baselines(data: Data) -> dict[str, dict[str, float | None]]:
 
 
 def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
-    """A mask of an image [H, W], cut and resized to the region of a box; bool."""
+    """A mask of an image [H, W], cropped and resized to the region of a box; bool."""
     area = (*np.maximum(box[:2], 0), *np.minimum(box[2:], true.shape[::-1]))
     region = Image.fromarray(true.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR, box=area)
     return np.asarray(region) >= 128
@@ -162,8 +164,8 @@ def shown(support: SupportSet, what: str, order: int, slots: int) -> SupportSet:
 
     Args:
       what: "real", "one", "other class" or "none".
-      order: seed of the shots' order in each class; 0 = as drawn.
-      slots: shots beyond are left out.
+      order: seed of the shots' order in each class; 0 = as sampled.
+      slots: further shots are dropped.
     """
     shots, count = support.shots.copy(), support.count.copy()
     have = np.flatnonzero(count)

@@ -1,13 +1,13 @@
-"""Which mask head, which sampler: masks in true boxes, one factor at a time around a center.
+"""Which mask head, which sampler: masks in true boxes, one factor at a time around a baseline.
 
     python benchmarks/studies/masks.py                    # reduced: shapes, one seed -> results/study_masks_cpu.json
     python benchmarks/studies/masks.py --full             # every question, three seeds -> results/study_masks_gpu.json
     python benchmarks/studies/masks.py --full --root=FOLDER --steps=6000      # on COCO photos, see coco_mini.py
 
-The center is the shapes preset: sigmoid cross-entropy, b = 0.5, linear schedule. Base classes are trained,
+The baseline is the shapes preset: sigmoid cross-entropy, b = 0.5, linear schedule. Base classes are trained,
 novel ones have their five shots and nothing else. Each training is scored at every quarter of its steps; its rows
 count as converged where the mean IoU rose by less than 0.01 over the last quarter. What is trained and scored stays
-in runs/study_masks/, so that a study that was cut off goes on, and two processes can share one (--trainings); the
+in runs/study_masks/, so that an interrupted study resumes, and two processes can share one (--trainings); the
 json gathers all that is there. The scores are those of mask_scores.py. Docs: docs/mask_head.md.
 """
 
@@ -47,7 +47,7 @@ ONE = {"steps": 1, "guidance": 1.0}
 
 # question 1 (prediction, signal scale, schedule), 4 (no diffusion)
 TRAININGS: dict[str, dict[str, Any]] = {
-    "center": {},
+    "baseline": {},
     "plain UNet": {"model.mask.head": "plain_unet"},
     "eps": {"model.mask.diffusion.prediction": "eps"},
     "x0": {"model.mask.diffusion.prediction": "x0"},
@@ -66,7 +66,7 @@ MORE_TRAININGS = {
     "no jitter": {"data.box_jitter": 0.0},
     "context 0.08": {"data.context": 0.08},
 }
-# questions 2, 3, 5, 6, 7, 8: how the center is drawn from
+# questions 2, 3, 5, 6, 7, 8: how masks are sampled from the baseline
 SAMPLINGS = [
     *({"steps": s} for s in (1, 2, 4, 5, 20, 50)),
     *({"steps": s, "sampler": "dpmpp_2m"} for s in (5, 10)),
@@ -85,7 +85,7 @@ SAMPLINGS = [
     *(MID | {"jitter": j} for j in (0.05, 0.1)),
 ]
 SLOW = [{"steps": 250}, {"steps": 1000}, {"steps": 1000, "sampler": "ddpm"}, {"steps": 1000, "guidance": 5.0}]
-# how the other trainings are drawn from
+# how masks are sampled from the other trainings
 OTHERS = {
     "plain UNet": [ONE, *(ONE | {"shots": s} for s in ("other class", "none")), ONE | {"jitter": 0.1}],
     "paper: eps b=1": [{}, {"guidance": 5.0}, {"guidance": 1.0}, {"steps": 50, "guidance": 1.0}, MID, TWO, ONE],
@@ -123,7 +123,7 @@ def main() -> None:
     for seed in seeds:
         for name in names:
             settings = OTHERS.get(name, [{}, {"guidance": 1.0}, MID, TWO, ONE])
-            if name == "center":
+            if name == "baseline":
                 settings = [{}, *SAMPLINGS, *(SLOW if args.full else [])]
             mine = data._replace(config=changed(data.config, trainings[name]))
             study(mine, name, seed, args.steps, settings, folder)

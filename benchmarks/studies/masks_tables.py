@@ -4,7 +4,7 @@
                                                          # shot_leak.json, agreement.json, sampling_cpu.json -> the
                                                          # document's tables
     python benchmarks/studies/masks_tables.py --form=gpu
-    python benchmarks/studies/masks_tables.py --picture  # also draws docs/mask_head.png, from runs/study_masks
+    python benchmarks/studies/masks_tables.py --figure  # also renders docs/mask_head.png, from runs/study_masks
 
 In the document a table stands between the comments `<!-- study: NAME -->` and `<!-- end -->`; all else is prose.
 """
@@ -35,39 +35,39 @@ TABLES: dict[str, list[Line]] = {
         for name in TRAININGS
         for how, setting in (("10 steps, w = 2", {}), ("50 steps, w = 1", {"steps": 50, "guidance": 1.0}),
                              ("5 steps, w = 1", MID), ("2 steps, w = 1", TWO), ("1 step, w = 1", ONE))
-        if (name, how) != ("center", "50 steps, w = 1")
+        if (name, how) != ("baseline", "50 steps, w = 1")
     ],
     "steps": [
-        *((f"{s} DDIM, w = 2", "center", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
-        *((f"{s} DPM-Solver++(2M), w = 2", "center", {"steps": s, "sampler": "dpmpp_2m"}) for s in (5, 10)),
-        ("1000 DDPM, w = 2", "center", {"steps": 1000, "sampler": "ddpm"}),
-        *((f"{s} DDIM, w = 1", "center", {"steps": s, "guidance": 1.0}) for s in (1, 2, 3, 5, 10, 20)),
+        *((f"{s} DDIM, w = 2", "baseline", {"steps": s}) for s in (1, 2, 4, 5, 10, 20, 50, 250, 1000)),
+        *((f"{s} DPM-Solver++(2M), w = 2", "baseline", {"steps": s, "sampler": "dpmpp_2m"}) for s in (5, 10)),
+        ("1000 DDPM, w = 2", "baseline", {"steps": 1000, "sampler": "ddpm"}),
+        *((f"{s} DDIM, w = 1", "baseline", {"steps": s, "guidance": 1.0}) for s in (1, 2, 3, 5, 10, 20)),
     ],
     "guidance": [
-        *((f"w = {w:.0f}", "center", {"guidance": w}) for w in (1.0, 2.0, 3.0, 5.0)),
-        ("w = 5 in the first half of the steps", "center", {"guidance": 5.0, "guidance_interval": (0.0, 0.5)}),
-        ("w = 5 in the second half", "center", {"guidance": 5.0, "guidance_interval": (0.5, 1.0)}),
+        *((f"w = {w:.0f}", "baseline", {"guidance": w}) for w in (1.0, 2.0, 3.0, 5.0)),
+        ("w = 5 in the first half of the steps", "baseline", {"guidance": 5.0, "guidance_interval": (0.0, 0.5)}),
+        ("w = 5 in the second half", "baseline", {"guidance": 5.0, "guidance_interval": (0.5, 1.0)}),
     ],
     "shots": [
-        *((f"diffusion: {s}", "center", {"shots": s}) for s in ("real", "one", "other class", "none")),
+        *((f"diffusion: {s}", "baseline", {"shots": s}) for s in ("real", "one", "other class", "none")),
         *((f"plain UNet: {s}", "plain UNet", ONE | {"shots": s}) for s in ("real", "other class", "none")),
     ],
     "samples": [
-        *((f"{n} of 5 steps", "center", MID | {"samples": n}) for n in (1, 3, 5, 9)),
-        *((f"{n} of 2 steps", "center", TWO | {"samples": n}) for n in (1, 3, 5)),
-        *((f"1 of 5 steps, last {n} estimates averaged", "center", MID | {"averaged": n}) for n in (3, 5)),
+        *((f"{n} of 5 steps", "baseline", MID | {"samples": n}) for n in (1, 3, 5, 9)),
+        *((f"{n} of 2 steps", "baseline", TWO | {"samples": n}) for n in (1, 3, 5)),
+        *((f"1 of 5 steps, last {n} estimates averaged", "baseline", MID | {"averaged": n}) for n in (3, 5)),
     ],
     "boxes": [
-        *((f"diffusion: sides moved by up to {j:.0%}", "center", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
+        *((f"diffusion: sides moved by up to {j:.0%}", "baseline", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
         *((f"plain UNet: by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
         *((f"{t}: by up to {j:.0%}", t, MID | {"jitter": j})
           for t in ("no jitter", "context 0.08") for j in (0.0, 0.05, 0.1)),
     ],
     "heads": [
-        ("center: 1 to 5 shots in training, with class", "center", MID),
+        ("baseline: 1 to 5 shots in training, with class", "baseline", MID),
         ("without class input", "no class", MID), ("always 5 shots in training", "K=5 alone", MID),
         ("always 5 shots in training, one given", "K=5 alone", MID | {"shots": "one"}),
-        ("center, one shot given, 10 steps, w = 2", "center", {"shots": "one"}),
+        ("baseline, one shot given, 10 steps, w = 2", "baseline", {"shots": "one"}),
         ("a head with 1 slot, 10 steps, w = 2", "K=1 alone", {}),
     ],
 }  # fmt: skip
@@ -77,7 +77,7 @@ def main() -> None:
     """Rewrites the tables in place."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--form", default="cpu", help="cpu, gpu, coco_mini_gpu")
-    parser.add_argument("--picture", action="store_true")
+    parser.add_argument("--figure", action="store_true")
     args = parser.parse_args()
     study = json.loads((measure.RESULTS / f"study_masks_{args.form}.json").read_text())
     blocks = {name: scores(study, lines) for name, lines in TABLES.items()}
@@ -92,10 +92,10 @@ def main() -> None:
     text = DOCUMENT.read_text()
     DOCUMENT.write_text(re.sub(r"<!-- study: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL))
     print(DOCUMENT.relative_to(measure.ROOT))
-    if args.picture:
-        from benchmarks.studies import masks_picture
+    if args.figure:
+        from benchmarks.studies import masks_figure
 
-        print(masks_picture.draw(args.form).relative_to(measure.ROOT))
+        print(masks_figure.render(args.form).relative_to(measure.ROOT))
 
 
 def rows_of(study: dict, training: str, setting: dict) -> list[dict]:
@@ -156,8 +156,8 @@ def unsure(study: dict) -> str:
     """Calibration of soft masks: what they say beside what is true; how it helps to tell wrong masks."""
     out = []
     for name, training, setting in (
-        ("1 step", "center", ONE), ("1 sample of 5 steps", "center", MID),
-        ("9 samples of 5 steps, mean", "center", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
+        ("1 step", "baseline", ONE), ("1 sample of 5 steps", "baseline", MID),
+        ("9 samples of 5 steps, mean", "baseline", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
     ):  # fmt: skip
         for r in rows_of(study, training, setting)[:1]:
             error = sum(share * abs(said - true) for said, true, share in r["calibration"])
@@ -182,7 +182,7 @@ def noise() -> dict[str, str]:
         line(f"{r['training']}, {p['step']} of {r['steps']}", p, f"{p['loss']:.4f}")
         for r in runs for p in r["curve"] if r["steps"] == max(x["steps"] for x in runs)
     ]  # fmt: skip
-    drawn = [
+    sampled = [
         line(f"{t.get('sampler', 'ddim').upper()}, {t['steps']} steps, w = {t['guidance']:.0f}", t)
         for r in runs for t in r["test"]
     ]  # fmt: skip
@@ -200,7 +200,7 @@ def noise() -> dict[str, str]:
     return {
         "noise_trainings": table(("", "steps", "loss of t < 200", "of t ≥ 700", *COLUMNS[:3]), guessed + compared),
         "noise_curve": table(("", "training loss", *COLUMNS[:3]), curve),
-        "noise_samplers": table(("", *COLUMNS[:3]), tested + drawn),
+        "noise_samplers": table(("", *COLUMNS[:3]), tested + sampled),
         "noise_errors": table(("t", "y_0 = 0", *(r["training"] for r in short)), times),
         "noise_ious": table(("t", *names), ious),
     }
@@ -242,22 +242,22 @@ def distilled() -> str:
         if made_for and int(made_for[1]) != r["steps"]:
             continue
         name = names[r["who"]](r) if not made_for else f"student of the steps too, steps: {r['steps']}"
-        out.append((name, str(r["passes"]), *(percent([r[f]]) for f in FIELDS)))
-    return table(("", "passes", *COLUMNS), out)
+        out.append((name, str(r["nfe"]), *(percent([r[f]]) for f in FIELDS)))
+    return table(("", "NFE", *COLUMNS), out)
 
 
 def agreement() -> str:
-    """The same objects from the same keys, drawn in two ways."""
+    """The same objects from the same keys, sampled in two ways."""
     rows = json.loads((measure.RESULTS / "agreement.json").read_text())["rows"]
     out = [
-        (f"{r['against']}, {r['drawn']}", *(f"{r[k]:.4f}" for k in ("mean_iou", "lowest_iou", "share_above_0.995")))
+        (f"{r['against']}, {r['sampled']}", *(f"{r[k]:.4f}" for k in ("mean_iou", "lowest_iou", "share_above_0.995")))
         for r in rows
     ]
     return table(("", "mean IoU", "lowest", "share above 0.995"), out)
 
 
 def cost() -> str:
-    """Seconds of one pass (draw) and of a training step, ours beside the twin in PyTorch."""
+    """Seconds of one network evaluation (sample) and of a training step, ours beside the PyTorch port."""
     out = []
     for r in json.loads((measure.RESULTS / "sampling_cpu.json").read_text())["rows"]:
         if "error" not in r:

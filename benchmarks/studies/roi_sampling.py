@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def box_ap(config, workdir: Path) -> dict:
-    """Box AP and AP50 of the weights in ``workdir``, in percent; no mask is drawn."""
+    """Box AP and AP50 of the weights in ``workdir``, in percent; no mask is sampled."""
     import numpy as np
 
     from maskdiff_jax.data import pipeline

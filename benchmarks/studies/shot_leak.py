@@ -3,14 +3,15 @@
     make quickstart && python benchmarks/studies/shot_leak.py     # from runs/quickstart/base -> results/shot_leak.json
     python benchmarks/studies/shot_leak.py --run=FOLDER --seeds=0,1,2,3
 
-A shot is cut out along its mask, so a shot of the query is the answer. In stage 2 with K = 1 the only shot of a class
-is its only query; its pose is changed first (`data.transforms.augment_own_shot`) and it is dropped in a share of the
-samples (`data.shot_drop`). A head that learned to copy all the same would gain where the shot is the query, as it is or
-augmented, and lose where it is another object of the class. Here the mask head of stage 1 is trained as
-configs/fewshot.py:shapes,shots=1 trains it, at the preset's length and 16 times as long, and once more with the shot in
-the query's own pose and never dropped, where a leak is likeliest. Each is scored on test objects, on the region's own
-grid, with these shots: the query; the query, augmented; another test object of its class; the shot that stage 2 trained
-on; none.
+A shot shows its object alone, the background removed, so a shot of the query is the answer. In stage 2 with K = 1 the
+only shot of a class is its only query; its pose is changed first (`data.transforms.augment_own_shot`) and it is dropped
+in a share of the samples (`data.shot_drop`). A head that learned to copy all the same would gain where the shot is the
+query, as it is or augmented, and lose where it is another object of the class.
+
+Here the mask head of stage 1 is trained as configs/fewshot.py:shapes,shots=1 trains it, at the preset's length and 16
+times as long, and once more with the shot in the query's own pose and never dropped, where a leak is likeliest. Each is
+scored on test objects, on the region's own grid, with these shots: the query; the query, augmented; another test object
+of its class; the shot that stage 2 trained on; none.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def main() -> None:
         shots, support = evaluate.make_support(config, support_split)
         dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
         data = Data(config, pipeline.open_crops(config.data, dataset, "support"), test, support, {})
-        queries = cut_queries(data, seed)
+        queries = crop_queries(data, seed)
         short, long = config.train.mask.steps, 16 * config.train.mask.steps
         heads = {
             "stage 1": partial(stages.load_weights, args.run, build(config.model)),
@@ -99,28 +100,28 @@ def copying(data: Data, seed: int, steps: int, params: Any) -> Any:
         return trained(data._replace(config=config), seed, steps, params)
 
 
-def cut_queries(data: Data, seed: int) -> Queries:
+def crop_queries(data: Data, seed: int) -> Queries:
     """The objects of the test split with every kind of shot."""
     c, size = data.config, data.config.model.mask.size
     crops = pipeline.open_crops(c.data, data.test, "test")
     table = mask_batches.crop_table(crops, size, c.data.context, 2**28)
     rng = np.random.default_rng(seed)
     n = len(table.classes)
-    cuts = np.stack([transforms.shot_cut(table.packed(i), table.boxes[i], size, c.data.context) for i in range(n)])
+    queries = np.stack([transforms.shot_cut(table.packed(i), table.boxes[i], size, c.data.context) for i in range(n)])
     other = np.empty(n, int)
     for i, k in enumerate(table.classes):
         other[i] = rng.choice(np.setdiff1d(table.members[int(k)], i))
     of_class = data.support.shots[table.classes]
     shots = {
-        "the query": cuts,
-        "the query, augmented": np.stack([transforms.augment_own_shot(x, x[..., 3] >= 128, rng) for x in cuts]),
-        "another object": cuts[other],
+        "the query": queries,
+        "the query, augmented": np.stack([transforms.augment_own_shot(x, x[..., 3] >= 128, rng) for x in queries]),
+        "another object": queries[other],
         "the shot of stage 2": of_class[:, 0],
-        "none": np.zeros_like(cuts),
+        "none": np.zeros_like(queries),
     }
     novel = np.array([data.test.categories[k].novel for k in table.classes])
     given = {name: x[:, None] for name, x in shots.items()}
-    return Queries(cuts[..., :3], cuts[..., 3] >= 128, table.classes, novel, given)
+    return Queries(queries[..., :3], queries[..., 3] >= 128, table.classes, novel, given)
 
 
 def score(data: Data, params: Any, queries: Queries, name: str) -> dict[str, float]:

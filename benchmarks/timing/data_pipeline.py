@@ -179,7 +179,7 @@ def _prepare(config: Any) -> dict[str, Any]:
     sizes = [(i.height, i.width) for i in dataset.infos]
     return {
         "preset": config.preset, "images": len(sizes), "objects": sum(len(i.annotations) for i in dataset.infos),
-        "canvases": buckets.line(buckets.padding(sizes, config.data)),
+        "padded sizes": buckets.line(buckets.padding(sizes, config.data)),
         "cpu_seconds": round(time.process_time() - start, 1), "mb": {Path(f).name[:-11]: _mb(f) for f in folders},
     }  # fmt: skip
 

@@ -34,7 +34,7 @@ def main() -> None:
         os.makedirs(folder, exist_ok=True)
         env = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
         start = time.monotonic()
-        # from an empty folder, so that the scenes are drawn again too
+        # from an empty folder, so that the scenes are rendered again too
         subprocess.run(
             [sys.executable, str(ROOT / "launch/quickstart.py"), f"--scale={scale}"], cwd=folder, env=env, check=True
         )

@@ -1,11 +1,11 @@
-"""What drawing a mask and training the head cost: the coco preset's UNet at 128 px, 5 shots, guidance.
+"""What sampling a mask and training the head cost: the coco preset's UNet at 128 px, 5 shots, guidance.
 
     python benchmarks/timing/sampling.py  # -> benchmarks/results/sampling_cpu.json
     python benchmarks/timing/sampling.py --torch=VENV/bin/python  # beside torch_unet.py, eager and compiled
     python benchmarks/timing/sampling.py --plan=gpu --peak-tflops=790 # default where a GPU is
 
 Each number comes from a process of its own; engines take turns, the median of the rounds counts. MFU counts
-the passes' products and sums as the reference does (132.7 GFLOP each, 3 passes for a training step) over
+the products and sums of a network evaluation (132.7 GFLOP each, 3 of them for a training step) over
 the peak. float32 uses TF32 in neither engine.
 """
 
@@ -22,14 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import measure as timing
 
-GFLOP = {1: 132.215, 5: 132.668, 10: 133.235}  # of one pass at 128 px by shots [diffusion_head.md, section 1.6]
+GFLOP = {
+    1: 132.215,
+    5: 132.668,
+    10: 133.235,
+}  # of one network evaluation at 128 px, by shots; counted with torch.utils.flop_counter
 SIZE = 128
 # what, batch, dtype, steps, guidance
 PLANS = {
-    "cpu": [("draw", 1, "float32", 1, 1.0), ("draw", 8, "float32", 1, 1.0), ("train", 2, "float32", 1, 1.0)],
+    "cpu": [("sample", 1, "float32", 1, 1.0), ("sample", 8, "float32", 1, 1.0), ("train", 2, "float32", 1, 1.0)],
     "gpu": [
-        *[("draw", n, "bfloat16", 10, 5.0) for n in (1, 7, 15, 64, 128)],
-        ("draw", 64, "bfloat16", 10, 1.0), ("draw", 64, "bfloat16", 4, 5.0), ("draw", 64, "float32", 10, 5.0),
+        *[("sample", n, "bfloat16", 10, 5.0) for n in (1, 7, 15, 64, 128)],
+        ("sample", 64, "bfloat16", 10, 1.0), ("sample", 64, "bfloat16", 4, 5.0), ("sample", 64, "float32", 10, 5.0),
         ("train", 8, "bfloat16", 1, 1.0), ("train", 64, "bfloat16", 1, 1.0),
     ],
 }  # fmt: skip
@@ -39,7 +43,7 @@ def main() -> None:
     """Starts the workers, prints the table, writes the json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", help="python interpreter with torch")
-    parser.add_argument("--modes", default="eager,compile", help="of the torch twin")
+    parser.add_argument("--modes", default="eager,compile", help="of the PyTorch port")
     parser.add_argument("--plan", choices=tuple(PLANS), help="what to measure; default: by the machine")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shots", type=int, default=5, choices=tuple(GFLOP))
@@ -58,12 +62,12 @@ def main() -> None:
         same = {"what": what, "batch": batch, "dtype": dtype, "steps": steps, "guidance": guidance}
         same["shots"] = args.shots
         print(", ".join(f"{k} {v}" for k, v in same.items()), flush=True)
-        passes = 3 if what == "train" else steps * (1 if guidance == 1.0 else 2)
+        nfe = 3 if what == "train" else steps * (1 if guidance == 1.0 else 2)
         for engine, r in timing.rounds(jobs(same, args), args.rounds).items():
             row = same | {"engine": engine} | r
             if "error" not in r:
                 row["objects_per_s"] = round(batch / r["seconds"], 3)
-                row["tflops"] = round(GFLOP[args.shots] * passes * batch / r["seconds"] / 1e3, 3)
+                row["tflops"] = round(GFLOP[args.shots] * nfe * batch / r["seconds"] / 1e3, 3)
                 if args.peak_tflops:
                     row["mfu"] = round(row["tflops"] / args.peak_tflops, 4)
             rows.append(row)
@@ -81,7 +85,7 @@ def main() -> None:
 
 
 def jobs(same: dict, args: argparse.Namespace) -> dict:
-    """Ours and the twins, each a call that starts a worker."""
+    """Ours and the PyTorch ports, each a call that starts a worker."""
     made = {"ours": partial(timing.worker, "sampling.py", **same)}
     if args.plan == "cpu":  # what jaxlib 0.10 would choose on a CPU
         made["ours, YNNPACK"] = partial(timing.worker, "sampling.py", convolutions="default", **same)
@@ -91,8 +95,8 @@ def jobs(same: dict, args: argparse.Namespace) -> dict:
 
 
 def compile_times(args: argparse.Namespace) -> dict:
-    """Seconds of compiling the guided draw, with an empty compilation cache and with a full one."""
-    same = dict(what="draw", batch=1, dtype="float32", steps=1, guidance=5.0, shots=args.shots)
+    """Seconds of compiling guided sampling, with an empty compilation cache and with a full one."""
+    same = dict(what="sample", batch=1, dtype="float32", steps=1, guidance=5.0, shots=args.shots)
     with tempfile.TemporaryDirectory() as cache:
         runs = {name: timing.worker("sampling.py", cache=cache, **same) for name in ("cold", "cached")}
     return {name: round(r["compile_s"], 2) for name, r in runs.items() if "error" not in r}
@@ -129,7 +133,7 @@ def measure(args: argparse.Namespace) -> dict:
     mask = rng.integers(0, 2, (n, SIZE, SIZE), dtype=np.uint8)
     batch = MaskBatch(rgb(SIZE, SIZE, 3), mask, rgb(k, SIZE, SIZE, 4), np.arange(n, dtype=np.int32) % 80)
     params = jax.jit(model.init)(jax.random.key(0))
-    if args.what == "draw":
+    if args.what == "sample":
         batch = jax.device_put(batch)
         keys = jax.random.split(jax.random.key(1), n)
         inputs = (params, keys, batch.region, batch.shots, batch.classes)

@@ -1,7 +1,7 @@
-"""The PyTorch twin of nets/unet.py, for timing only; parameter names are guided-diffusion's. Needs torch, numpy.
+"""A PyTorch port of nets/unet.py, for timing only; parameter names are guided-diffusion's. Needs torch, numpy.
 
     VENV/bin/python benchmarks/timing/torch_unet.py --check=tests/goldens/unet_small_ssn1     # against a stored output
-    VENV/bin/python benchmarks/timing/torch_unet.py --what=draw --batch=8 ... # one worker of sampling.py
+    VENV/bin/python benchmarks/timing/torch_unet.py --what=sample --batch=8 ... # one worker of sampling.py
 
 It does what ours does in the measured setting: scale-shift norms, single convolutions between levels, a class
 table in each residual block, and guided DDIM steps whose two branches run as one batch.
@@ -178,7 +178,7 @@ def main() -> None:
     """A check or one measurement; prints json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", help="path of a golden without its ending")
-    parser.add_argument("--what", choices=("draw", "train"), help="masks drawn, or a training step")
+    parser.add_argument("--what", choices=("sample", "train"), help="masks, or a training step")
     parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch", type=int, default=8, help="objects")
@@ -199,7 +199,7 @@ def main() -> None:
     n = args.batch
     cond = torch.rand(n, 3 + 3 * args.shots, 128, 128, device=device).to(memory_format=torch.channels_last)
     onehot = F.one_hot(torch.arange(n, device=device) % 80, 80).float()
-    call = drawing(run, cast, cond, onehot, args) if args.what == "draw" else training(net, run, cast, cond, onehot)
+    call = sampling(run, cast, cond, onehot, args) if args.what == "sample" else training(net, run, cast, cond, onehot)
 
     def timed() -> None:
         call()
@@ -221,7 +221,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def drawing(run, cast, cond: Tensor, onehot: Tensor, args: argparse.Namespace):
+def sampling(run, cast, cond: Tensor, onehot: Tensor, args: argparse.Namespace):
     """Guided DDIM from fixed noise; the net's output is the logit of the mask, coded as +-0.5."""
     betas = np.linspace(1e-4, 0.02, 1000)
     abar = np.cumprod(1 - betas)
@@ -252,7 +252,7 @@ def drawing(run, cast, cond: Tensor, onehot: Tensor, args: argparse.Namespace):
 
 
 def training(net, run, cast, cond: Tensor, onehot: Tensor):
-    """One step of AdamW with a running mean of the weights."""
+    """One step of AdamW with an EMA of the weights."""
     adam = torch.optim.AdamW(net.parameters(), 1e-4, weight_decay=0.0, fused=cond.is_cuda)
     mean = [p.detach().clone() for p in net.parameters()]
     y = torch.randn(len(cond), 1, 128, 128, device=cond.device)

@@ -19,15 +19,15 @@ OBJECTS = 10  # base and novel by turns
 SIDE, GAP, HEAD = 96, 6, 30  # px
 # title, folder of the training, its name, steps, w
 COLUMNS = [
-    ("1 step", "center", 1, 1.0), ("2 steps", "center", 2, 1.0), ("10 steps, w = 2", "center", 10, 2.0),
-    ("10 steps, w = 5", "center", 10, 5.0), ("plain UNet", "plain UNet", 1, 1.0),
+    ("1 step", "baseline", 1, 1.0), ("2 steps", "baseline", 2, 1.0), ("10 steps, w = 2", "baseline", 10, 2.0),
+    ("10 steps, w = 5", "baseline", 10, 5.0), ("plain UNet", "plain UNet", 1, 1.0),
     ("b = 1, 10 steps", "b=1", 10, 1.0), ("eps, b = 1,\n10 steps", "paper: eps b=1", 10, 1.0),
     ("eps, b = 1,\nw = 5", "paper: eps b=1", 10, 5.0),
 ]  # fmt: skip
 
 
-def draw(form: str) -> Path:
-    """Draws the picture from the newest study of this form in runs/study_masks."""
+def render(form: str) -> Path:
+    """Renders the figure from the newest study of this form in runs/study_masks; returns its path."""
     folder = max((measure.ROOT / "runs" / "study_masks").glob(f"{form}-*"), key=lambda p: p.stat().st_mtime)
     data = open_data(None)
     truth, order = _objects(data)
@@ -83,8 +83,8 @@ def _soft(segmenter, params, data, truth, order):
             if key in order:
                 kept.append((order.index(key), jax.tree.map(lambda v, row=row: v[row : row + 1], (found, hw))))
     stream = [pair for _, pair in sorted(kept, key=lambda item: item[0])]
-    drawn = next(segment.draw_masks(segmenter, params, stream))
-    return drawn.objects, drawn.soft
+    sampled = next(segment.draw_masks(segmenter, params, stream))
+    return sampled.objects, sampled.soft
 
 
 def _true(data, found, i) -> np.ndarray:
