@@ -33,9 +33,8 @@ from maskdiff_jax import checkpoint
 from maskdiff_jax import diffusion as df
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.data.support import class_ids, make_support_set
 from maskdiff_jax.model import build
-from maskdiff_jax.training import stages
 
 TIMES = (0, 9, 49, 99, 199, 299, 399, 499, 599, 699, 799, 899, 999)
 CHEAP = {"sampler": "ddpm", "steps": 50, "guidance": 1.0}
@@ -135,13 +134,13 @@ def open_data(split: str, scenes: int) -> Data:
     config = base.get_config("shapes,paper=true").unlock()
     config.eval.update(images=0, mask_batch=32)
     dataset = pipeline.open_split(config.data, "train")
-    known = fewshot.restrict(dataset, stages.class_ids(dataset, novel=False))
+    known = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
     crops = pipeline.open_crops(config.data, known, "train")
     if split == "validation":
         config.data.shapes_seed = 1
     test = pipeline.open_split(config.data, "test")
     test = test._replace(infos=test.infos[:scenes])
-    _, support = evaluate.make_support(config)
+    _, support = make_support_set(config)
     truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= config.eval.min_gt_area] for i in test.infos}
     return Data(config, crops, test, support, truth)
 
@@ -153,7 +152,7 @@ def errors(data: Data, params: Any) -> list[dict[str, float]]:
     head = build(c.model)
     schedule = df.make_schedule(f.schedule, f.timesteps)
     weights = df.loss_weights(schedule, f.loss_weight, f.prediction, gamma=f.snr_gamma, scale=f.signal_scale)
-    dataset = fewshot.restrict(data.test, stages.class_ids(data.test, novel=False))
+    dataset = fewshot.restrict(data.test, class_ids(data.test.categories, novel=False))
     crops = pipeline.open_crops(c.data, dataset, "test")
     loader = pipeline.mask_loader(crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=32, seed=1)
     batches = [next(loader) for _ in range(3)]

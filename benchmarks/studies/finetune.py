@@ -83,12 +83,12 @@ def setting(config: ConfigDict) -> dict[str, Any]:
 def validation(config: ConfigDict, workdir: Path) -> tuple[mask_scores.Data, Any]:
     """The held-out scenes with the support set of the run, and the run's weights."""
     from maskdiff_jax.data import pipeline
-    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.data.support import make_support_set
     from maskdiff_jax.model import build
     from maskdiff_jax.training import stages
 
     support_split = pipeline.open_split(config.data, "support")
-    shots, support = evaluate.make_support(config, support_split)
+    shots, support = make_support_set(config, support_split)
     used = {i for ids in shots.values() for i in ids}
     unseen = [k for k, info in enumerate(support_split.infos) if not used & {a.id for a in info.annotations}]
     read = support_split.read

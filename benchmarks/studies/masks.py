@@ -34,9 +34,9 @@ from launch import cli
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.data.support import class_ids, make_support_set
 from maskdiff_jax.model import build
-from maskdiff_jax.training import loop, optim, stages
+from maskdiff_jax.training import loop, optim
 from maskdiff_jax.types import TrainState
 
 QUARTERS = 4
@@ -143,9 +143,9 @@ def open_data(root: Path | None) -> Data:
         config = changed(config, changes)
     config.eval.images = 0
     dataset = pipeline.open_split(config.data, "train")
-    known = fewshot.restrict(dataset, stages.class_ids(dataset, novel=False))
+    known = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
     test = pipeline.open_split(config.data, "test")
-    _, support = evaluate.make_support(config)
+    _, support = make_support_set(config)
     truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= config.eval.min_gt_area] for i in test.infos}
     return Data(config, pipeline.open_crops(config.data, known, "train"), test, support, truth)
 

@@ -47,9 +47,9 @@ def main() -> None:
 
 def box_ap(config, workdir: Path) -> dict:
     """Box AP and AP50 of the weights in ``workdir``, in percent; no mask is sampled."""
-    import numpy as np
 
     from maskdiff_jax.data import pipeline
+    from maskdiff_jax.data.support import active_class_ids, active_mask, make_support_set
     from maskdiff_jax.evaluation import evaluate
     from maskdiff_jax.inference import segment
     from maskdiff_jax.model import build
@@ -60,14 +60,14 @@ def box_ap(config, workdir: Path) -> dict:
     params = stages.load_weights(workdir, model)
     dataset = pipeline.open_split(c.data, e.split)
     dataset = dataset._replace(infos=dataset.infos[: e.images or None])
-    ids = stages.class_ids(dataset, novel=False) if c.stage == "base" else np.arange(len(dataset.categories))
-    _, support = evaluate.make_support(c)
+    ids = active_class_ids(c, dataset.categories)
+    _, support = make_support_set(c)
     e.mask_min_score = 2.0  # no score reaches it
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(e.mask_batch,),
         threshold=0.5, samples=1, noise_seed=0,
     )  # fmt: skip
-    active = stages.active_classes(ids, c.model.num_classes)
+    active = active_mask(ids, c.model.num_classes)
     predictions, *_ = evaluate.predict(c, segmenter, params, dataset, active)
     metrics, _, _ = evaluate.score(dataset, predictions, ids)
     return {"images": len(dataset.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}

@@ -34,7 +34,7 @@ from configs import fewshot as stage_2
 from launch import cli
 from maskdiff_jax.data import mask_batches, pipeline, transforms
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
 from maskdiff_jax.training import stages
 
@@ -67,7 +67,7 @@ def main() -> None:
         config = stage_2.get_config(f"shapes,shots=1,seed={seed}").unlock()
         before = stages.load_weights(args.run, build(config.model))
         support_split, test = (pipeline.open_split(config.data, split) for split in ("support", "test"))
-        shots, support = evaluate.make_support(config, support_split)
+        shots, support = make_support_set(config, support_split)
         dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
         data = Data(config, pipeline.open_crops(config.data, dataset, "support"), test, support, {})
         queries = crop_queries(data, seed)

@@ -22,15 +22,15 @@ from tqdm import tqdm
 
 from maskdiff_jax import sharding
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats import ground_truth as truth_file
 from maskdiff_jax.data.formats.coco import Dataset, ground_truth
+from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, make_support_set
 from maskdiff_jax.evaluation import figures
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import build
 from maskdiff_jax.training import stages
 from maskdiff_jax.training.loop import read_seconds
-from maskdiff_jax.types import Batch, SupportSet
+from maskdiff_jax.types import Batch
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
 
@@ -63,13 +63,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         if e.source:
             what, mend = f"eval.source={e.source}", "set eval.source=''"
         raise ValueError(f"{what} has other classes than {c.data.source}, which the model was trained on: {mend}")
-    shots, support = make_support(c, support_split)
+    shots, support = make_support_set(c, support_split)
     del support_split  # many annotations, of no more use
-    if c.stage == "base":
-        ids = stages.class_ids(dataset, novel=False)
-    else:
-        ids = np.array(sorted(shots), np.int32)
-    active = stages.active_classes(ids, c.model.num_classes)
+    ids = active_class_ids(c, dataset.categories)
+    active = active_mask(ids, c.model.num_classes)
     segmenter = segment.make_segmenter(
         model, support, size=c.model.mask.size, context=c.data.context, top_n=e.mask_top_n,
         mask_batches=(e.mask_batch,), threshold=e.mask_threshold, samples=e.samples, noise_seed=e.noise_seed, mesh=mesh,
@@ -127,23 +124,6 @@ def _data(config: ConfigDict) -> ConfigDict:
     data = config.data.copy_and_resolve_references()
     data.update(source=config.eval.source, root=config.eval.root)
     return data
-
-
-def make_support(config: ConfigDict, support_split: Dataset | None = None) -> tuple[dict, SupportSet]:
-    """The shots (class id -> annotation ids) and the support set cropped from them."""
-    c = config
-    support_split = support_split or pipeline.open_split(c.data, "support")
-    shots = stages.draw_shots(c, support_split)
-    dataset = fewshot.shot_dataset(support_split, shots, "background")
-    data = c.data.copy_and_resolve_references()
-    # TFA's draw takes objects of any size, and a small shot is better than none
-    data.update(min_box_side=0, min_mask_area=0)
-    crops = pipeline.open_crops(data, dataset, "support")
-    bank = fewshot.support(
-        crops, shots, num_classes=c.model.num_classes, slots=c.model.mask.slots, size=c.model.mask.size,
-        context=c.data.context,
-    )  # fmt: skip
-    return shots, bank
 
 
 def predict(
@@ -205,7 +185,7 @@ def groups(dataset: Dataset, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Class ids of "" (all of ``ids``), "base" and "novel", without empty groups."""
     parts = {"": ids}
     for name, is_novel in (("base", False), ("novel", True)):
-        parts[name] = np.intersect1d(ids, stages.class_ids(dataset, novel=is_novel))
+        parts[name] = np.intersect1d(ids, class_ids(dataset.categories, novel=is_novel))
     return {k: v for k, v in parts.items() if len(v)}
 
 

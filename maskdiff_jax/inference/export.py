@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
 from maskdiff_jax.training import stages
 
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: str | Path, folder: str | Path) -> int:
     """
     params = stages.load_weights(Path(workdir), build(config.model))
     categories = pipeline.open_split(config.data, "support").categories
-    _, support = evaluate.make_support(config)
+    _, support = make_support_set(config)
     document = json.loads(config.to_json_best_effort())
     checkpoint.export(folder, params, document, [c._asdict() for c in categories], support)
     return sum(int(np.size(x)) for x in jax.tree.leaves(params))

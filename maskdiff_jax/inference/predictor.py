@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from maskdiff_jax import checkpoint
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.formats.coco import Category, decode_mask
+from maskdiff_jax.data.support import active_class_ids, active_mask
 from maskdiff_jax.inference import paste, segment
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Batch, Instances
@@ -79,7 +80,7 @@ class Predictor:
         """Use ``load``."""
         self._config = c = as_config(exported.config)
         self.categories = tuple(Category(**x) for x in exported.categories)
-        self.active = active_classes(c, self.categories)
+        self.active = active_mask(active_class_ids(c, self.categories), len(self.categories))
         self._params = jax.device_put(exported.params)
         self._min_score, self._samples, self._keep = min_score, samples, keep
         self._top_n = min(c.eval.mask_top_n, c.model.detector.max_detections)
@@ -181,14 +182,6 @@ def _tuples(value: Any) -> Any:
 
 def _abstract_params(config: dict) -> Any:
     return jax.eval_shape(build(as_config(config).model).init, jax.random.key(0))
-
-
-def active_classes(config: ConfigDict, categories: tuple[Category, ...]) -> np.ndarray:
-    """[C] bool: the classes that a model of this stage was trained to detect."""
-    novel = np.array([c.novel for c in categories], bool)
-    if config.stage == "base":
-        return ~novel
-    return novel if config.fewshot.classes == "novel" else np.ones_like(novel)
 
 
 def as_batch(image: np.ndarray, image_id: int, data: ConfigDict) -> Batch:

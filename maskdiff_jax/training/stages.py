@@ -16,10 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
-from maskdiff_jax.data import pipeline, sources
+from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.formats.coco import Dataset
+from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, sample_shots
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
@@ -31,22 +31,12 @@ PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
-def class_ids(dataset: Dataset, novel: bool) -> np.ndarray:
-    """The ids of the novel (or base) classes."""
-    return np.array([i for i, c in enumerate(dataset.categories) if c.novel == novel], np.int32)
-
-
-def active_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
-    """[C] bool: True for ``ids``."""
-    return np.isin(np.arange(num_classes), ids)
-
-
 def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
     c = config
     dataset = pipeline.open_split(c.data, "train")
     model = build(c.model)
-    base = class_ids(dataset, novel=False)
+    base = active_class_ids(c, dataset.categories)
     dataset = fewshot.restrict(dataset, base)
     if c.model.detector.norm == "frozen_bn" and not c.init_from:
         raise ValueError(
@@ -64,7 +54,7 @@ def _detector_phase(
 ) -> Phase:
     """Trains what `train.frozen` (or `patterns`) leaves free of the detector on the classes ``ids``."""
     c, p = config, config.train[name]
-    active = active_classes(ids, c.model.num_classes)  # numpy: a device array may not be closed over
+    active = active_mask(ids, c.model.num_classes)  # numpy: a device array may not be closed over
 
     def loss(params, key, batch):
         return model.detector_loss(params, key, batch, jnp.asarray(active))
@@ -85,16 +75,16 @@ def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
 
 def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     """The heads on K shots of every class; the features stay [TFA]."""
-    c, s = config, config.fewshot
+    c = config
     compatibility.check_start(c, Path(c.init_from))
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
     support_split = pipeline.open_split(c.data, "support")
-    base, new = class_ids(support_split, novel=False), class_ids(support_split, novel=True)
-    shots = draw_shots(c, support_split)
+    base, new = (class_ids(support_split.categories, novel=novel) for novel in (False, True))
+    shots = sample_shots(c, support_split)
     fewshot.save_shots(workdir / "shots.json", shots)
     dataset = fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled)
-    ids = new if s.classes == "novel" else np.concatenate([base, new])
+    ids = active_class_ids(c, support_split.categories)
     # before the first phase trains, as in stage 1
     detector = _detector_phase(c, model, "detector", dataset, ids)
     mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "support"))
@@ -117,9 +107,9 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     model = build(c.model)
     params = load_weights(Path(c.init_from), model)
     dataset, support_split = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "support")
-    shots = draw_shots(c, support_split)
+    shots = sample_shots(c, support_split)
     fewshot.save_shots(workdir / "shots.json", shots)
-    base = fewshot.restrict(dataset, class_ids(dataset, novel=False))
+    base = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
     crops = (
         pipeline.open_crops(c.data, base, "train"),
         pipeline.open_crops(c.data, fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled), "support"),
@@ -176,20 +166,6 @@ def shot_features(config: ConfigDict, model: Model, params: PyTree, dataset: Dat
         features.append(x[use])
         labels.append(batch.instances.classes[use])
     return np.concatenate(features), np.concatenate(labels)
-
-
-def draw_shots(config: ConfigDict, support_split: Dataset) -> dict:
-    """The K shots of each class that ``config.fewshot`` asks for, drawn or read from its files."""
-    s = config.fewshot
-    ids = class_ids(support_split, novel=True) if s.classes == "novel" else np.arange(len(support_split.categories))
-    chosen = [int(i) for i in ids]
-    if s.shots_from:
-        return tfa.read(s.shots_from, support_split, s.shots, s.seed, class_ids=chosen, short_classes=s.short_classes)
-    table = sources.annotation_table(config.data, "support") if s.sampler in tfa.LEVELS else None
-    return fewshot.draw(
-        support_split, s.shots, s.seed, sampler=s.sampler, short_classes=s.short_classes, class_ids=chosen,
-        min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area, table=table,
-    )  # fmt: skip
 
 
 def _mask_loader(config: ConfigDict, crops) -> Loader:

@@ -135,17 +135,6 @@ def test_other_shots_give_other_masks_without_compiling(model):
     assert (first.region_soft != second.region_soft).any() and seg.sample._cache_size() == programs
 
 
-def test_active_classes_follow_the_stage():
-    config, names = tiny_config(), tuple(predictor.Category(i, str(i), i >= 8) for i in range(12))
-    assert predictor.active_classes(config, names).all()
-    with config.unlocked():
-        config.fewshot.classes = "novel"
-    assert predictor.active_classes(config, names).tolist() == [i >= 8 for i in range(12)]
-    with config.unlocked():
-        config.stage = "base"
-    assert predictor.active_classes(config, names).tolist() == [i < 8 for i in range(12)]
-
-
 def test_samples_are_kept_when_asked_for(exported):
     image = picture(60, 90)
     kept = predictor.load(exported, samples=3, keep_samples=True, min_score=0.0)(image)

@@ -13,8 +13,8 @@ from configs import base, fewshot
 from maskdiff_jax.data import checks, pipeline
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.formats import coco_splits, voc
+from maskdiff_jax.data.support import sample_shots
 from maskdiff_jax.pretrained import files
-from maskdiff_jax.training import stages
 from tests.rehearsal import coco_layout, commands, stage, voc_layout, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_every_sampler_finds_its_shots(coco, sampler, shots):
     config.data.update(root=coco.root, counts="")
     config.fewshot.sampler = sampler
     pool = pipeline.open_split(coco, "support")
-    found = stages.draw_shots(config, pool)
+    found = sample_shots(config, pool)
     assert len(found) == 80 and {len(set(ids)) for ids in found.values()} == {shots}
 
 

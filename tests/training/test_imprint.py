@@ -9,9 +9,10 @@ from configs import base, fewshot
 from maskdiff_jax import sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as shots_of
+from maskdiff_jax.data.support import active_mask, class_ids, sample_shots
 from maskdiff_jax.evaluation import evaluate
 from maskdiff_jax.model import build
-from maskdiff_jax.training import stages
+from maskdiff_jax.training import novel_classes, stages
 from maskdiff_jax.training.loop import run_phase
 
 
@@ -30,11 +31,11 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
 
     params = stages.base_stage(c, tmp_path, train)
     test = pipeline.open_split(c.data, "test")
-    base_ids, new = stages.class_ids(test, novel=False), stages.class_ids(test, novel=True)
+    base_ids, new = (class_ids(test.categories, novel=novel) for novel in (False, True))
     detect = jax.jit(model.detect)
 
     def ap50(params, ids):
-        active = jnp.asarray(stages.active_classes(ids, c.model.num_classes))
+        active = jnp.asarray(active_mask(ids, c.model.num_classes))
         found = []
         for batch in pipeline.eval_batches(test, c.data, batch=20):
             d = jax.device_get(detect(params, batch.image, batch.image_hw, active))
@@ -45,10 +46,10 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
 
     before = ap50(params, base_ids)["bbox/AP50"]
     support_split = pipeline.open_split(f.data, "support")
-    shots = stages.draw_shots(f, support_split)
+    shots = sample_shots(f, support_split)
     dataset = shots_of.shot_dataset(support_split, shots, "background")
     features, labels = stages.shot_features(f, model, params, dataset)
-    rows = stages.novel.imprint(params["detector"]["box_predictor"], features, labels, base_ids, new)
+    rows = novel_classes.imprint(params["detector"]["box_predictor"], features, labels, base_ids, new)
     after = ap50(params | {"detector": params["detector"] | {"box_predictor": rows}}, np.concatenate([base_ids, new]))
     print("base AP50", before, "->", after["bbox/base/AP50"], "novel AP50", after["bbox/novel/AP50"])
     assert before > 15

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maskdiff_jax.data import transforms
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.formats.coco import Annotation, Dataset, subset
 from maskdiff_jax.data.formats.coco_splits import Table
-from maskdiff_jax.data.prepared.records import Crops
-from maskdiff_jax.types import SupportSet
 
 ShotSet = dict[int, tuple[int, ...]]
 
@@ -124,40 +121,6 @@ def shot_dataset(dataset: Dataset, shot_set: ShotSet, unlabeled: str) -> Dataset
         positions.append(i)
         infos.append(dataset.infos[i]._replace(annotations=(annotation, *others)))
     return subset(dataset, positions, infos)
-
-
-def support(
-    crops: Crops, shot_set: ShotSet, *, num_classes: int, slots: int, size: int, context: float = 0.0
-) -> SupportSet:
-    """The shots of every class, cut tight (plus `context`) and resized, in the order of the shot set.
-
-    Args:
-      crops: hold the shots; those they lack (too small for a crop) are passed over.
-      shot_set: from `draw`.
-      num_classes: C; classes that the shot set lacks stay empty.
-      slots: K slots per class; ValueError if a class has more shots.
-      size: M, px.
-      context: of the side, as config.data.context.
-
-    Returns:
-      SupportSet, shots uint8 [C, K, M, M, 4].
-    """
-    where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
-    shots = np.zeros((num_classes, slots, size, size, 4), np.uint8)
-    count = np.zeros(num_classes, np.int32)
-    for class_id, ids in shot_set.items():
-        found = [where[i] for i in ids if i in where]
-        if len(ids) > slots:
-            raise ValueError(f"{len(ids)} shots do not fit into {slots} slots: train with model.mask.slots={len(ids)}")
-        if ids and not found:
-            name = crops.categories[class_id].name
-            raise ValueError(f"no shot of {name} is among the crops: all are too small, draw with another seed")
-        for k, i in enumerate(found):
-            shots[class_id, k] = transforms.shot_cut(
-                transforms.pack(*crops.read(i)), np.array(crops.infos[i].box), size, context
-            )
-        count[class_id] = len(found)
-    return SupportSet(shots, count)
 
 
 def _candidates(dataset: Dataset) -> dict[int, list[Annotation]]:

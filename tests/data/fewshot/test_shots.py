@@ -2,32 +2,12 @@ import numpy as np
 import pytest
 
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.data.formats import coco, coco_splits
-from maskdiff_jax.data.prepared import records as prepared
-
-
-def toy(*images, classes=3, order=()):
-    """Dataset of images given as lists of (annotation id, class id); each object is a 10 px square."""
-    infos = []
-    for i, objects in enumerate(images):
-        annotations = []
-        for k, (annotation_id, class_id) in enumerate(objects):
-            mask = np.zeros((40, 60), np.uint8)
-            mask[5:15, 10 * k : 10 * k + 10] = 1
-            box = (10.0 * k, 5.0, 10.0 * k + 10, 15.0)
-            rle = coco.encode_mask(mask)
-            annotations.append(coco.Annotation(annotation_id, i + 1, class_id, box, rle, 100.0, False))
-        infos.append(coco.ImageInfo(i + 1, f"{i}.png", 40, 60, tuple(annotations)))
-    categories = tuple(coco.Category(10 * (c + 1), "abcdefgh"[c], c == 2) for c in range(classes))
-    return coco.Dataset("toy", "support", categories, infos, _picture, order)
-
-
-def _picture(i):
-    return np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)
+from maskdiff_jax.data.formats import coco_splits
+from tests.data.tiny import squares
 
 
 def test_restrict_forgets_other_classes_and_empty_images():
-    all_of_it = toy([(1, 0), (2, 1)], [(3, 1)], [(4, 2), (5, 0)])
+    all_of_it = squares([(1, 0), (2, 1)], [(3, 1)], [(4, 2), (5, 0)])
     part = fewshot.restrict(all_of_it, [0, 2])
     assert [[a.id for a in i.annotations] for i in part.infos] == [[1], [4, 5]]
     np.testing.assert_array_equal(part.read(1), all_of_it.read(2))
@@ -45,7 +25,7 @@ def test_draws_are_nested_and_of_their_class(support_split):
 
 
 def test_crowds_ignored_and_small_objects_are_never_drawn():
-    data = toy([(1, 0), (2, 0), (3, 0), (4, 0)], classes=1)
+    data = squares([(1, 0), (2, 0), (3, 0), (4, 0)], classes=1)
     a = list(data.infos[0].annotations)
     a[0], a[1] = a[0]._replace(crowd=True), a[1]._replace(ignore=True)
     a[2] = a[2]._replace(box=(0.0, 0.0, 4.0, 20.0))
@@ -55,7 +35,7 @@ def test_crowds_ignored_and_small_objects_are_never_drawn():
 
 
 def test_short_classes():
-    data = toy([(1, 0), (2, 0), (3, 1)])
+    data = squares([(1, 0), (2, 0), (3, 1)])
     with pytest.raises(ValueError, match=r"b 1, c 0.*take_all"):
         fewshot.draw(data, 2, 0)
     drawn = fewshot.draw(data, 2, 0, short_classes="take_all")
@@ -67,7 +47,7 @@ def test_short_classes():
 
 def test_tfa_worked_by_hand():
     # a: the single object must be the first shot, no image can add exactly one more; b: 1 + 1, then 3 = 2 + 1
-    data = toy([(1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)], [(6, 1)], [(7, 1)], [(8, 1)], classes=2)
+    data = squares([(1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)], [(6, 1)], [(7, 1)], [(8, 1)], classes=2)
     assert fewshot.draw(data, 1, 0, sampler="tfa")[0] == (1,)
     assert sorted(fewshot.draw(data, 3, 0, sampler="tfa", class_ids=[1])[1]) == [6, 7, 8]
     with pytest.raises(ValueError, match=r"cannot reach exactly 2 with seed 0 for: a;"):
@@ -79,7 +59,7 @@ def test_tfa_worked_by_hand():
 
 def test_imtfa_worked_by_hand():
     # 1 and 5 can be reached by single objects; iMTFA then wants 10 of 6
-    data = toy(*[[(i, 0)] for i in range(6)], classes=1)
+    data = squares(*[[(i, 0)] for i in range(6)], classes=1)
     assert sorted(fewshot.draw(data, 5, 3, sampler="imtfa")[0]) != [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match=r"a 6; lower"):
         fewshot.draw(data, 10, 3, sampler="imtfa")
@@ -87,13 +67,13 @@ def test_imtfa_worked_by_hand():
     with pytest.raises(ValueError, match="draws 1, 5, 10 shots, not 3"):
         fewshot.draw(data, 3, 0, sampler="imtfa")
     # enough objects, but no image with a single one: the loop would never leave K = 1
-    pairs = toy(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
+    pairs = squares(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
     with pytest.raises(ValueError, match=r"exactly 10 with seed 0 for: a \(already at 1\)"):
         fewshot.draw(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
 
 
 def test_a_table_is_drawn_from_and_what_records_lack_is_named():
-    data = toy([(1, 0)], [(2, 0)], classes=1)
+    data = squares([(1, 0)], [(2, 0)], classes=1)
     table = coco_splits.Table(
         3, {10: "a"}, np.array([1, 2, 3]), np.array([1, 2, 3]), np.array([10, 10, 10]), np.array([False, False, False])
     )
@@ -119,7 +99,7 @@ def test_shots_on_disk(tmp_path):
 
 @pytest.mark.parametrize(("unlabeled", "others"), [("background", []), ("ignore", [(2, True), (3, True)])])
 def test_shot_dataset(unlabeled, others):
-    data = toy([(1, 0), (2, 1), (3, 0)], [(4, 2)])
+    data = squares([(1, 0), (2, 1), (3, 0)], [(4, 2)])
     shots = fewshot.shot_dataset(data, {0: (1, 3), 2: (4,)}, unlabeled)
     assert len(shots.infos) == 3  # one entry per shot
     first, second, third = ([(a.id, a.ignore) for a in i.annotations] for i in shots.infos)
@@ -131,33 +111,3 @@ def test_shot_dataset(unlabeled, others):
         fewshot.shot_dataset(data, {}, "drop")
     with pytest.raises(ValueError, match="99"):
         fewshot.shot_dataset(data, {0: (99,)}, unlabeled)
-
-
-def test_small_shots_have_a_place_in_the_bank(shapes_data):
-    """TFA's draw takes objects that are too small to train the mask head on."""
-    data = toy([(1, 0)], [(2, 0), (3, 2), (4, 0)])  # the only image with one of class 0
-    small = data.infos[0].annotations[0]
-    mask = np.zeros((40, 60), np.uint8)
-    mask[7, 9:11] = 1
-    small = small._replace(box=(9.0, 7.0, 11.0, 8.0), rle=coco.encode_mask(mask), area=2.0)
-    data = data._replace(infos=[data.infos[0]._replace(annotations=(small,)), data.infos[1]])
-    shots = fewshot.draw(data, 1, 0, sampler="tfa", class_ids=[0, 2])
-    assert shots[0] == (1,) and fewshot.draw(data, 1, 0, class_ids=[0], min_box_side=8)[0] != (1,)
-    crops = prepared.crops_from_dataset(fewshot.shot_dataset(data, shots, "background"), shapes_data)
-    bank = fewshot.support(crops, shots, num_classes=3, slots=1, size=8)
-    assert bank.count.tolist() == [1, 0, 1] and (bank.shots[0, 0, ..., 3] > 100).any()
-
-
-def test_support(shapes_data):
-    data = toy([(1, 0), (2, 1)], [(3, 0)], [(4, 2)])
-    crops = prepared.crops_from_dataset(data, shapes_data)
-    bank = fewshot.support(crops, {0: (3, 1), 2: (4,)}, num_classes=3, slots=4, size=8)
-    assert bank.shots.shape == (3, 4, 8, 8, 4) and bank.count.tolist() == [2, 0, 1]
-    assert (bank.shots[0, :2, ..., 3] > 200).all()  # the object fills its tight box
-    assert not bank.shots[0, 2:].any() and not bank.shots[1].any()
-    wide = fewshot.support(crops, {0: (3, 1)}, num_classes=3, slots=4, size=8, context=0.2)
-    assert (wide.shots[0, 0, 0, :, 3] < 128).all()
-    with pytest.raises(ValueError, match="slots"):
-        fewshot.support(crops, {0: (3, 1)}, num_classes=3, slots=1, size=8)
-    with pytest.raises(ValueError, match="too small"):
-        fewshot.support(crops, {0: (99,)}, num_classes=3, slots=1, size=8)

@@ -168,6 +168,7 @@ def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
 def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     """Everything around the model: whose images, which classes, where to, which scores; the truth is predicted."""
     config = fewshot_config.get_config("coco,shots=1").unlock()
+    config.fewshot.classes = "novel"
     config.eval.update(source="voc", root=str(devkit), gt_classes_only=True)
     names = base.get_config("coco").data.novel_classes
     categories = tuple(coco.Category(i, n, n in names) for i, n in coco_splits.CLASSES.items())
@@ -187,7 +188,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline, "open_split", lambda data, split: support_split if split == "support" else opened(data, split)
     )
-    monkeypatch.setattr(evaluate, "make_support", lambda c, support_split: (dict.fromkeys(novel, (7,)), None))
+    monkeypatch.setattr(evaluate, "make_support_set", lambda c, support_split: (dict.fromkeys(novel, (7,)), None))
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
     for module, name in ((evaluate.stages, "load_weights"), (evaluate.segment, "make_segmenter")):
