@@ -1,10 +1,10 @@
-"""Stage 2: classifier, box regressor and mask head, jointly, on K shots of every class.
+"""Stage 2: classifier, box regressor and mask head on K shots of every class.
 
     python launch/train.py --config configs/fewshot.py                       # shapes, K = 5, seed 0
     python launch/train.py --config configs/fewshot.py:coco,shots=10,seed=3
 
-Starts from the matching stage-1 run (or ``--config.init_from=WORKDIR``); backbone, FPN, RPN and the two
-fully connected layers stay as they are. Only what differs from ``configs/base.py`` stands here.
+Starts from the matching run of stage 1 (or ``--config.init_from=WORKDIR``); backbone, FPN, RPN and the two fully
+connected layers stay as they are. Only what differs from ``configs/base.py`` is set here; sources as there.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ from configs import base
 TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
 OPTIMIZERS = ("adamw", "sgd")
 # Epochs of the mask head over the K shots of every class. On shapes, novel objects gain 0.7 points of mask IoU in 100
-# epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, as the head learns its few objects
-# by heart (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
+# epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
+# objects (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
 
 
@@ -24,47 +24,48 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
     [,split=NAME][,optimizer=adamw|sgd]``.
 
-    ``weights`` and ``split`` as in stage 1: stage 2 sees the pixels as stage 1 did, and learns from its images.
-    ``optimizer`` is that of classifier and regressor on real photos: "adamw" [P] or "sgd" as in TFA.
+    ``weights`` and ``split`` must be those of stage 1: pixels enter the network as they did there, and shots come from
+    the same images. ``optimizer`` is that of classifier and regressor on photos: "adamw" [P] or "sgd" [TFA].
     """
     known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "optimizer": ""}
     preset, options = base.parse_arg(arg, known)
-    own = preset.startswith("shapes")
+    is_shapes = preset.startswith("shapes")
     if options["weights"] == "zoo":
         raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
-    if options["optimizer"] and (own or options["optimizer"] not in OPTIMIZERS):
-        choices = f"{preset} has a recipe of its own" if own else "choose " + " or ".join(OPTIMIZERS)
+    if options["optimizer"] and (is_shapes or options["optimizer"] not in OPTIMIZERS):
+        choices = f"{preset} has a recipe of its own" if is_shapes else "choose " + " or ".join(OPTIMIZERS)
         raise ValueError(f"unknown option optimizer={options['optimizer']}: {choices}")
     same = [f"{key}={options[key]}" for key in ("paper", "weights", "split")]
     same += [f"shots={options['shots']}"] if options["paper"] else []
-    c = base.get_config(",".join([preset, *same])).unlock()
-    c.stage = "fewshot"
-    c.fewshot.shots, c.fewshot.seed = options["shots"], options["seed"]
-    r = c.train
+    config = base.get_config(",".join([preset, *same])).unlock()
+    config.stage = "fewshot"
+    config.fewshot.shots, config.fewshot.seed = options["shots"], options["seed"]
+    train = config.train
     # everything but the last layers of the detector is frozen [P, TFA]
-    r.frozen = (r"detector/(backbone|fpn|rpn|box_head)/.*",)
+    train.frozen = (r"detector/(backbone|fpn|rpn|box_head)/.*",)
     if options["shots"] == 1 and not options["paper"]:
-        c.data.shot_drop = 0.2  # the only shot is the query itself: do not let the mask head lean on it
-    if own:
-        r.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
-        r.detector.update(steps=200, batch=8, lr=1e-3, ema=0.9)
-        r.mask.update(steps=25 if options["shots"] == 1 else 200, batch=16, lr=2e-4, ema=0.98)
-        base.state_base_batches(c)
+        # the only shot is the query itself; docs/design.md, "Shots that are the query"
+        config.data.shot_drop = 0.2
+    if is_shapes:
+        train.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
+        train.detector.update(steps=200, batch=8, lr=1e-3, ema=0.9)
+        train.mask.update(steps=25 if options["shots"] == 1 else 200, batch=16, lr=2e-4, ema=0.98)
+        base.set_base_batches(config)
     else:
-        _photos(c, options["optimizer"] or "adamw")
-    return c.lock()
+        _photos(config, options["optimizer"] or "adamw")
+    return config.lock()
 
 
-def _photos(c: ConfigDict, optimizer: str) -> None:
-    """TFA's lengths; AdamW at 1e-4 for all heads is the paper's reading, without a decay of the rate."""
-    r, shots = c.train, c.fewshot.shots
-    r.novel.steps, steps = TFA_STEPS.get(shots, TFA_STEPS[10])
-    r.detector.update(steps=steps, warmup=10, ema=0.999)
+def _photos(config: ConfigDict, optimizer: str) -> None:
+    """TFA's lengths; AdamW at a constant 1e-4 for all heads is the paper's reading."""
+    train, shots = config.train, config.fewshot.shots
+    train.novel.steps, steps = TFA_STEPS.get(shots, TFA_STEPS[10])
+    train.detector.update(steps=steps, warmup=10, ema=0.999)
     if optimizer == "adamw":
-        r.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
+        train.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
     else:
-        r.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
-    objects = shots * (c.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
+        train.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
+    objects = shots * (config.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
     epochs = MASK_EPOCHS.get(shots, MASK_EPOCHS[10])
-    mask_steps = steps if c.paper else round(epochs * objects / r.mask.batch)  # the paper trains all jointly
-    r.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
+    mask_steps = steps if config.paper else round(epochs * objects / train.mask.batch)  # [P] trains all jointly
+    train.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)

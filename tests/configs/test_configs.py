@@ -75,7 +75,7 @@ def test_stage_2_has_its_own_rates():
     assert c.train.mask.steps < c.train.detector.steps and c.train.mask.schedule == "constant"
 
 
-def test_what_stage_2_cannot_start_from_is_named():
+def test_it_names_what_stage_2_cannot_start_from():
     first, second = base.get_config("shapes"), fewshot.get_config("shapes,shots=1")
     second.model.mask.diffusion.steps = second.model.detector.max_detections = 7  # free to differ
     second.model.mask.diffusion.loss_weight = "min_snr"
@@ -100,7 +100,7 @@ def test_wrong_arguments_say_what_is_wrong(arg, word):
 
 
 def test_weights_set_what_goes_with_them():
-    """The pixels and the layout that each kind of file was trained with (fsis_protocol.md, section 1.7)."""
+    """The pixels and the layout that each kind of file was trained with (docs/design.md, "Pretrained files")."""
     bgr = ("bgr", (103.530, 116.280, 123.675), (1.0, 1.0, 1.0), True)
     rgb = ("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False)
     frozen = base.get_config("coco").train.frozen
@@ -112,9 +112,9 @@ def test_weights_set_what_goes_with_them():
     assert tuple(rows) == base.WEIGHTS
 
     def row(c):
-        t = c.model.detector
-        pixels = (t.channel_order, t.pixel_mean, t.pixel_std, t.stride_in_1x1)
-        return pixels, t.norm, c.train.frozen, t.classifier
+        detector = c.model.detector
+        pixels = (detector.channel_order, detector.pixel_mean, detector.pixel_std, detector.stride_in_1x1)
+        return pixels, detector.norm, c.train.frozen, detector.classifier
 
     for name, want in rows.items():
         for preset in ("coco", "custom"):
@@ -131,29 +131,29 @@ def test_weights_set_what_goes_with_them():
 
 @pytest.mark.parametrize(
     "get, arg, word",
-    [(base, "shapes,weights=msra", "weights=msra cannot be: shapes has"),
-     (base, "coco,weights=r50", "weights=r50 cannot be: msra, torchvision"),
+    [(base, "shapes,weights=msra", "weights=msra is not possible: shapes has"),
+     (base, "coco,weights=r50", "weights=r50 is not possible: msra, torchvision"),
      (fewshot, "coco,weights=zoo", "has seen the novel classes"),
      (fewshot, "weights=torchvision", "shapes has a small detector"),
      (fewshot, "coco,optimizer=lion", "optimizer=lion: choose adamw or sgd"),
      (fewshot, "optimizer=sgd", "shapes has a recipe of its own"),
      (base, "coco,shots=5", "belongs to paper=true")],
 )  # fmt: skip
-def test_weights_that_cannot_be(get, arg, word):
+def test_impossible_options_are_errors(get, arg, word):
     with pytest.raises(ValueError, match=word):
         get.get_config(arg)
 
 
-def test_mask_canvases_and_heads_agree():
+def test_padded_sizes_anchors_and_slots_fit_together():
     for arg in PRESETS:
         c = base.get_config(arg)
-        d, t, k = c.data, c.model.detector, c.model.mask
-        for h, w in d.buckets:
-            assert h % 32 == w % 32 == 0
-        assert len(t.anchor_sizes) == 6 - t.fpn_min_level + 1
-        assert d.crop_margin >= d.box_jitter + d.context
-        assert 1 <= k.min_shots <= k.slots
-        assert c.fewshot.shots <= k.slots
+        data, detector, mask = c.data, c.model.detector, c.model.mask
+        for height, width in data.buckets:
+            assert height % 32 == width % 32 == 0
+        assert len(detector.anchor_sizes) == 6 - detector.fpn_min_level + 1
+        assert data.crop_margin >= data.box_jitter + data.context
+        assert 1 <= mask.min_shots <= mask.slots
+        assert c.fewshot.shots <= mask.slots
 
 
 def _leaves(config, prefix=""):
