@@ -21,9 +21,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     """Evaluates and prints the table."""
     from maskdiff_jax.evaluation import evaluate
     from maskdiff_jax.reporting import report
-    from maskdiff_jax.training import run as train
+    from maskdiff_jax.workdir import check
 
-    train.claim(config, workdir, must_exist=True)
+    check(workdir, config)
     document = evaluate.run(config, workdir)
     print(report.text_table([document]))
     given = {

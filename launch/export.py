@@ -22,9 +22,9 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: WORKDIR/e
 def main(config: ConfigDict, workdir: Path) -> None:
     """Exports and says where."""
     from maskdiff_jax.inference import export
-    from maskdiff_jax.training import run as train
+    from maskdiff_jax.workdir import check
 
-    train.claim(config, workdir, must_exist=True)
+    check(workdir, config)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "export"
     count = export.run(config, workdir, folder)
     print(f"exported: {folder} ({count / 1e6:.1f} million parameters)")

@@ -8,7 +8,6 @@
 Leaves WORKDIR/config.json, metrics.jsonl, tensorboard/ and checkpoints/final.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from launch import cli
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prints the config that runs, trains, says where the result is."""
-    from maskdiff_jax.training import compatibility, preflight
+    from maskdiff_jax.training import preflight
     from maskdiff_jax.training import run as train
+    from maskdiff_jax.workdir import flat, is_trained
 
-    for name, value in compatibility.flat(config.to_dict()).items():
+    for name, value in flat(config.to_dict()).items():
         print(f"{name} = {value!r}")
-    if not (workdir / "checkpoints" / "final").is_dir():  # else there is nothing left to do
+    if not is_trained(workdir):  # else there is nothing left to do
         for note in preflight.check(config, workdir):
             print(f"note: {note}")
     if config.stage == "base" and config.weights != "zoo":
@@ -40,8 +40,9 @@ def tell_stage_2(config: ConfigDict) -> None:
     """Before hours of stage 1: what stage 2 will have to be given to start from it, for each K of its preset."""
     from configs import fewshot
     from maskdiff_jax.training import compatibility
+    from maskdiff_jax.workdir import as_json
 
-    before = json.loads(config.to_json_best_effort())
+    before = as_json(config)
     several = (1, 5) if config.preset.startswith("shapes") else (1, 5, 10)  # shapes have 5 slots
     found: dict[str, list[str]] = {}
     for shots in (config.fewshot.shots,) if config.paper else several:

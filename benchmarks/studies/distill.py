@@ -23,6 +23,7 @@ from launch import cli
 from maskdiff_jax import sharding
 from maskdiff_jax.model import build
 from maskdiff_jax.training import loop, stages
+from maskdiff_jax.workdir import load_weights
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
         rows.append(row | {k: found[k] for k in ("miou", "miou_base", "miou_novel", "boundary_iou")})
         print(rows[-1], flush=True)
 
-    teacher = stages.load_weights(args.run, build(config.model))
+    teacher = load_weights(args.run, build(config.model))
     for steps in (8, 4, 2, 1):
         for guidance in (args.guidance, 1.0):
             scored("teacher", teacher, steps, guidance)

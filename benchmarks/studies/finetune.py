@@ -85,7 +85,7 @@ def validation(config: ConfigDict, workdir: Path) -> tuple[mask_scores.Data, Any
     from maskdiff_jax.data import pipeline
     from maskdiff_jax.data.support import make_support_set
     from maskdiff_jax.model import build
-    from maskdiff_jax.training import stages
+    from maskdiff_jax.workdir import load_weights
 
     support_split = pipeline.open_split(config.data, "support")
     shots, support = make_support_set(config, support_split)
@@ -97,7 +97,7 @@ def validation(config: ConfigDict, workdir: Path) -> tuple[mask_scores.Data, Any
         info.id: [a for a in info.annotations if not a.crowd and a.area >= config.eval.min_gt_area]
         for info in dataset.infos
     }
-    params = stages.load_weights(workdir, build(config.model))
+    params = load_weights(workdir, build(config.model))
     return mask_scores.Data(config, None, dataset, support, truth), params
 
 

@@ -7,7 +7,6 @@ were trained with; fixed numbers are cheaper on large maps. Only inference chang
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -24,19 +23,17 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="*", type=Path, default=[measure.ROOT / "runs/quickstart/base"])
     parser.add_argument("--images", type=int, default=0, help="of the test split; 0 = all")
     args = parser.parse_args()
-    from ml_collections import ConfigDict
-
     from launch import cli
+    from maskdiff_jax.workdir import is_trained, read_config
 
     cli.set_up_jax()
     rows = []
     for workdir in args.workdirs:
-        if not (workdir / "checkpoints/final").is_dir():
+        if not is_trained(workdir):
             print(f"skipped: {workdir} holds no finished run; make quickstart leaves runs/quickstart")
             continue
-        saved = json.loads((workdir / "config.json").read_text())
         for sampling in SAMPLINGS:
-            config = ConfigDict(saved)
+            config = read_config(workdir).unlock()
             config.eval.images = args.images
             config.model.detector.roi_sampling = sampling
             rows.append({"dataset": config.data.source, "roi_sampling": sampling} | box_ap(config, workdir))
@@ -53,11 +50,11 @@ def box_ap(config, workdir: Path) -> dict:
     from maskdiff_jax.evaluation import evaluate
     from maskdiff_jax.inference import segment
     from maskdiff_jax.model import build
-    from maskdiff_jax.training import stages
+    from maskdiff_jax.workdir import load_weights
 
     c, e = config, config.eval
     model = build(c.model)
-    params = stages.load_weights(workdir, model)
+    params = load_weights(workdir, model)
     dataset = pipeline.open_split(c.data, e.split)
     dataset = dataset._replace(infos=dataset.infos[: e.images or None])
     ids = active_class_ids(c, dataset.categories)

@@ -36,7 +36,7 @@ from maskdiff_jax.data import mask_batches, pipeline, transforms
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
-from maskdiff_jax.training import stages
+from maskdiff_jax.workdir import load_weights
 
 SHOTS = ("the query", "the query, augmented", "another object", "the shot of stage 2", "none")
 BATCH = 64
@@ -65,7 +65,7 @@ def main() -> None:
     rows = []
     for seed in (int(s) for s in args.seeds.split(",")):
         config = stage_2.get_config(f"shapes,shots=1,seed={seed}").unlock()
-        before = stages.load_weights(args.run, build(config.model))
+        before = load_weights(args.run, build(config.model))
         support_split, test = (pipeline.open_split(config.data, split) for split in ("support", "test"))
         shots, support = make_support_set(config, support_split)
         dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
@@ -73,7 +73,7 @@ def main() -> None:
         queries = crop_queries(data, seed)
         short, long = config.train.mask.steps, 16 * config.train.mask.steps
         heads = {
-            "stage 1": partial(stages.load_weights, args.run, build(config.model)),
+            "stage 1": partial(load_weights, args.run, build(config.model)),
             f"stage 2, {short} steps": partial(trained, data, seed, short, before),
             f"stage 2, {long} steps": partial(trained, data, seed, long, before),
             f"stage 2, {long} steps, shot not augmented": partial(copying, data, seed, long, before),

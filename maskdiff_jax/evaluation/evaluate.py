@@ -28,9 +28,8 @@ from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, 
 from maskdiff_jax.evaluation import figures
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import build
-from maskdiff_jax.training import stages
-from maskdiff_jax.training.loop import read_seconds
 from maskdiff_jax.types import Batch
+from maskdiff_jax.workdir import load_weights, read_seconds
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
 
@@ -53,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     workdir, c, e = Path(workdir), config, config.eval
     start = time.monotonic()
     model, mesh = build(c.model), sharding.make_mesh(c.train.devices)
-    params = jax.device_put(stages.load_weights(workdir, model), sharding.replicated(mesh))
+    params = jax.device_put(load_weights(workdir, model), sharding.replicated(mesh))
     dataset = pipeline.open_split(_data(c), e.split)
     if e.images:
         dataset = dataset._replace(infos=dataset.infos[: e.images])

@@ -11,7 +11,7 @@ from maskdiff_jax import checkpoint
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
-from maskdiff_jax.training import stages
+from maskdiff_jax.workdir import load_weights
 
 
 def run(config: ConfigDict, workdir: str | Path, folder: str | Path) -> int:
@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: str | Path, folder: str | Path) -> int:
       FileNotFoundError: no finished training there, or no data set to cut the shots from.
       FileExistsError: the folder holds something else.
     """
-    params = stages.load_weights(Path(workdir), build(config.model))
+    params = load_weights(workdir, build(config.model))
     categories = pipeline.open_split(config.data, "support").categories
     _, support = make_support_set(config)
     document = json.loads(config.to_json_best_effort())

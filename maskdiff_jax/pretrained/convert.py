@@ -6,7 +6,6 @@ numbers bit for bit.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from maskdiff_jax import checkpoint
+from maskdiff_jax import atomic, checkpoint
 from maskdiff_jax.model import build
 from maskdiff_jax.pretrained import files as foreign
 from maskdiff_jax.pretrained import rules
-from maskdiff_jax.training import run as train
-from maskdiff_jax.training import stages
+from maskdiff_jax.workdir import CHECKPOINTS, IMPORTED, create, initial_params, weights_folder
 
 
 class Target(NamedTuple):
@@ -66,7 +64,7 @@ def run(config: ConfigDict, workdir: str | Path, files: Sequence[str | Path]) ->
     workdir = Path(workdir)
     if config.stage != "base":
         raise ValueError("imported weights are what stage 1 starts from: give configs/base.py")
-    if (workdir / "checkpoints").is_dir() and not (workdir / "weights.json").is_file():
+    if (workdir / CHECKPOINTS).is_dir() and not (workdir / IMPORTED).is_file():
         raise FileExistsError(f"{workdir} holds a trained run: give another --workdir")
     read = [(Path(f), foreign.read(f)) for f in files]
     twice = [part for part, n in Counter(TARGETS[x.kind].part for _, x in read).items() if n > 1]
@@ -75,7 +73,7 @@ def run(config: ConfigDict, workdir: str | Path, files: Sequence[str | Path]) ->
     for path, x in read:
         check_kind(config, path, x)
 
-    params = jax.device_get(stages.initial_params(build(config.model), config))
+    params = jax.device_get(initial_params(config, build(config.model)))
     documents, filled = [], []
     for path, x in read:
         params, document, paths = fill(params, path, x)
@@ -84,11 +82,9 @@ def run(config: ConfigDict, workdir: str | Path, files: Sequence[str | Path]) ->
     check_norms(config, params)
     fresh = [p for p in _flat(params) if p not in set(filled)]
     document = {"files": documents, "filled": filled, "fresh": fresh}
-    train.claim(config, workdir)
-    checkpoint.save_params(workdir / "checkpoints" / "final", params)
-    new = workdir / "weights.json.partial"
-    new.write_text(json.dumps(document, indent=1))
-    new.replace(workdir / "weights.json")
+    create(workdir, config)
+    checkpoint.save_params(weights_folder(workdir), params)
+    atomic.write_json(workdir / IMPORTED, document)
     return document
 
 

@@ -4,7 +4,6 @@ The order inside: step, write numbers, save, advance. A phase ends with the runn
 which the next one starts.
 """
 
-import json
 import time
 import zlib
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.training import optim
 from maskdiff_jax.training.metric_writer import MetricWriter
 from maskdiff_jax.types import PyTree, TrainState
+from maskdiff_jax.workdir import CHECKPOINTS, add_seconds
 
 
 class Loader(Protocol):
@@ -80,7 +80,7 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
     params = optim.overlay(params, trainable)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
     state = jax.device_put(state, sharding.replicated(mesh))
-    with checkpoint.PhaseCheckpoints(workdir / "checkpoints" / phase.name, config.train.keep) as saved:
+    with checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved:
         restored = saved.restore(state)
         if restored is not None:
             state, data_state = restored
@@ -102,7 +102,7 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
                 writer.advance()
         result = optim.overlay(state.params, state.ema)
     if first < phase.steps:
-        _add_seconds(workdir, phase.name, time.monotonic() - start)
+        add_seconds(workdir, phase.name, time.monotonic() - start)
     return result
 
 
@@ -156,17 +156,3 @@ def make_step(
 
     same = sharding.replicated(mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(same, sharding.split(mesh), same), out_shardings=(same, same))
-
-
-def read_seconds(workdir: Path) -> dict[str, float]:
-    """Seconds per phase of a run, over all its sessions."""
-    path = Path(workdir) / "seconds.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _add_seconds(workdir: Path, phase: str, seconds: float) -> None:
-    all_seconds = read_seconds(workdir)
-    all_seconds[phase] = round(all_seconds.get(phase, 0.0) + seconds, 1)
-    new = workdir / "seconds.json.partial"
-    new.write_text(json.dumps(all_seconds))
-    new.rename(workdir / "seconds.json")

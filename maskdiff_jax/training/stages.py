@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskdiff_jax import checkpoint
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats.coco import Dataset
@@ -24,6 +23,7 @@ from maskdiff_jax.model import Model, build
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
 from maskdiff_jax.types import PyTree
+from maskdiff_jax.workdir import SHOTS, initial_params, load_weights
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
@@ -46,7 +46,7 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     # both phases before the first one trains: what is wrong with the second is not to be found out days later
     detector = _detector_phase(c, model, "detector", dataset, base)
     mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "train"))
-    return train(mask, train(detector, initial_params(model, c)))
+    return train(mask, train(detector, initial_params(c, model)))
 
 
 def _detector_phase(
@@ -78,11 +78,11 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     c = config
     compatibility.check_start(c, Path(c.init_from))
     model = build(c.model)
-    params = load_weights(Path(c.init_from), model)
+    params = load_weights(c.init_from, model)
     support_split = pipeline.open_split(c.data, "support")
     base, new = (class_ids(support_split.categories, novel=novel) for novel in (False, True))
     shots = sample_shots(c, support_split)
-    fewshot.save_shots(workdir / "shots.json", shots)
+    fewshot.save_shots(workdir / SHOTS, shots)
     dataset = fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled)
     ids = active_class_ids(c, support_split.categories)
     # before the first phase trains, as in stage 1
@@ -105,10 +105,10 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     compatibility.check_rounds(c)
     compatibility.check_teacher(c, Path(c.init_from))
     model = build(c.model)
-    params = load_weights(Path(c.init_from), model)
+    params = load_weights(c.init_from, model)
     dataset, support_split = pipeline.open_split(c.data, "train"), pipeline.open_split(c.data, "support")
     shots = sample_shots(c, support_split)
-    fewshot.save_shots(workdir / "shots.json", shots)
+    fewshot.save_shots(workdir / SHOTS, shots)
     base = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
     crops = (
         pipeline.open_crops(c.data, base, "train"),
@@ -174,30 +174,6 @@ def _mask_loader(config: ConfigDict, crops) -> Loader:
         crops, config.data, slots=k.slots, min_shots=k.min_shots, size=k.size,
         batch=config.train.mask.batch, seed=config.seed,
     )  # fmt: skip
-
-
-def initial_params(model: Model, config: ConfigDict) -> PyTree:
-    """Fresh weights from ``config.seed``, or those of the run ``config.init_from``.
-
-    Raises:
-      FileNotFoundError: no finished run there.
-      ValueError: its weights are damaged, or of another model; names the fields.
-    """
-    if config.init_from:
-        compatibility.check_model(config, Path(config.init_from))
-        return load_weights(Path(config.init_from), model)
-    return jax.jit(model.init)(jax.random.key(config.seed))
-
-
-def load_weights(workdir: Path, model: Model) -> PyTree:
-    """The weights that a finished run left.
-
-    Raises:
-      FileNotFoundError: that run is missing or not finished.
-      ValueError: damaged, or of another model.
-    """
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    return checkpoint.load_params(workdir / "checkpoints" / "final", like)
 
 
 STAGES = {"base": base_stage, "fewshot": fewshot_stage, "distill": distill_stage}

@@ -16,7 +16,7 @@ from configs import base, fewshot
 from maskdiff_jax import checkpoint
 from maskdiff_jax.model import build
 from maskdiff_jax.pretrained import convert, rules
-from maskdiff_jax.training import compatibility, stages
+from maskdiff_jax.workdir import check_layout
 from tests.pretrained import third_party_files as files
 from tests.pretrained import third_party_names as names
 
@@ -48,13 +48,13 @@ def shapes_of(c):
 def quick_start():
     """Fresh parameters without compiling their making: zeros, but for scales and variances."""
 
-    def fresh(model, c):
+    def fresh(c, model):
         shapes = shapes_of(c)
         ones = lambda path, s: np.full(s.shape, path[-1].key in ("scale", "var"), np.float32)
         return jax.tree_util.tree_map_with_path(ones, shapes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "initial_params", fresh)
+        patch.setattr(convert, "initial_params", fresh)
         yield
 
 
@@ -227,14 +227,14 @@ def test_a_stage_starts_only_from_weights_of_its_pixels(tmp_path):
     made = config("coco,weights=msra")
     (tmp_path / "config.json").write_text(made.to_json_best_effort())
     for get in (base.get_config, fewshot.get_config):
-        compatibility.check_layout(config("coco,weights=msra", get), tmp_path)
+        check_layout(tmp_path, config("coco,weights=msra", get))
         with pytest.raises(ValueError) as error:
-            compatibility.check_layout(config("coco,weights=torchvision", get), tmp_path)
+            check_layout(tmp_path, config("coco,weights=torchvision", get))
         text = str(error.value)
-        for field in ("pixel_mean", "pixel_std", "channel_order='bgr' there, 'rgb' here", "stride_in_1x1"):
+        for field in ("pixel_mean", "pixel_std", "channel_order: 'bgr' there, 'rgb' here", "stride_in_1x1"):
             assert field in text
         assert "norm" not in text
-    with pytest.raises(ValueError, match="norm='frozen_bn' there, 'group' here"):
-        compatibility.check_layout(config("coco,weights=scratch"), tmp_path)
+    with pytest.raises(ValueError, match="norm: 'frozen_bn' there, 'group' here"):
+        check_layout(tmp_path, config("coco,weights=scratch"))
     with pytest.raises(FileNotFoundError, match="no run to start from"):
-        compatibility.check_layout(made, tmp_path / "none")
+        check_layout(tmp_path / "none", made)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, distill
-from maskdiff_jax import checkpoint, sharding
+from configs import base
+from maskdiff_jax import checkpoint, sharding, workdir
 from maskdiff_jax.training import loop, optim
-from maskdiff_jax.training import run as training
 from maskdiff_jax.types import TrainState
 
 
@@ -66,7 +65,7 @@ def test_trains_what_it_should(tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines][:3] == [1, 5, 10] and lines[-1]["step"] == 200
     assert lines[-1]["loss"] < lines[0]["loss"] and lines[0]["phase"] == "line"
-    assert loop.read_seconds(tmp_path)["line"] > 0
+    assert workdir.read_seconds(tmp_path)["line"] > 0
 
 
 def test_unit_columns_hold_from_before_the_first_step(tmp_path):
@@ -174,31 +173,3 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         saved.save(TrainState(jnp.int32(3), {"z": jnp.zeros(1)}, {}, {"z": jnp.zeros(1)}), {"n": 3})
     with pytest.raises(ValueError, match="line/3 is damaged or of another model"):
         train(tmp_path, phase())
-
-
-def test_a_workdir_belongs_to_what_was_trained(tmp_path):
-    config = base.get_config("shapes").unlock()
-    config.seed = 8
-    training.claim(config, tmp_path)
-    config.seed = 9  # nothing was trained yet
-    training.claim(config, tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    config.model.mask.diffusion.update(steps=7, guidance=3.0, spacing="even")
-    config.eval.samples = 3
-    config.distill.steps = 16  # of another stage
-    training.claim(config, tmp_path, must_exist=True)
-    config.model.mask.diffusion.prediction = "v"
-    with pytest.raises(ValueError, match=r"different: model\.mask\.diffusion\.prediction"):
-        training.claim(config, tmp_path)
-    with pytest.raises(FileNotFoundError, match="train first"):
-        training.claim(config, tmp_path / "other", must_exist=True)
-
-
-def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
-    config = distill.get_config("shapes").unlock()
-    training.claim(config, tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    config.distill.steps = 16
-    config.model.mask.diffusion.spacing = "even"
-    with pytest.raises(ValueError, match=r"different: distill\.steps, model\.mask\.diffusion\.spacing"):
-        training.claim(config, tmp_path)

@@ -191,7 +191,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "make_support_set", lambda c, support_split: (dict.fromkeys(novel, (7,)), None))
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
-    for module, name in ((evaluate.stages, "load_weights"), (evaluate.segment, "make_segmenter")):
+    for module, name in ((evaluate, "load_weights"), (evaluate.segment, "make_segmenter")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     monkeypatch.setattr(evaluate.figures, "draw", lambda *_: None)
     document = evaluate.run(config, tmp_path / "run")

@@ -1,0 +1,262 @@
+"""What a run folder holds, and the only place that knows the names of its files.
+
+    config.json       the config, written before anything else
+    metrics.jsonl     one line per logged training step; tensorboard/ has the same numbers
+    seconds.json      training time of each phase, seconds
+    shots.json        stage 2 and distillation: the annotations of the K shots of each class
+    weights.json      imported weights: which file filled what
+    checkpoints/      one folder per phase while the run trains, then final/: the trained weights
+    metrics.json, predictions.json, figures/    of the evaluation
+    export/, report/
+
+Every file is whole or not there. Everything after training needs the folder and nothing else: its config.json is the
+config of the run.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from ml_collections import ConfigDict
+
+from maskdiff_jax import atomic, checkpoint
+from maskdiff_jax.types import Array, PyTree
+
+CONFIG, LOG, SECONDS, SHOTS, IMPORTED = "config.json", "metrics.jsonl", "seconds.json", "shots.json", "weights.json"
+METRICS, PREDICTIONS, FIGURES = "metrics.json", "predictions.json", "figures"  # of an evaluation
+CHECKPOINTS, TENSORBOARD, EXPORT, REPORT = "checkpoints", "tensorboard", "export", "report"
+
+# how masks are sampled, which training does not see: fields of config.model.mask.diffusion
+SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
+# the fields that trained weights do not depend on; a trailing dot: the whole section
+AFTER_TRAINING = (
+    "eval.", "distill.", "train.devices", "train.log_every", "train.save_every", "train.keep",
+    *(f"data.{k}" for k in ("root", "test_json", "test_images", "test_short_side", "workers", "cache_mb")),
+    *(f"model.mask.diffusion.{k}" for k in SAMPLING),
+    *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
+)  # fmt: skip
+# what weights were trained with and cannot do without: fields of config.model.detector
+LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
+# what a later stage may set anew: how boxes are trained and found, how masks are sampled, what a training step sees
+NEXT_STAGE = (
+    *(k for k in AFTER_TRAINING if k.startswith("model.")),
+    "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout",
+    *(f"model.mask.diffusion.{k}" for k in ("p_uncond", "loss_weight", "snr_gamma")),
+    *(f"model.detector.{k}" for k in (
+        "rpn_iou", "rpn_samples", "rpn_positive", "rpn_beta", "rpn_pre_nms_train", "rpn_nms", "proposals_train",
+        "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",
+    )),
+)  # fmt: skip
+NAMED = 8  # fields that a message names
+
+
+class Initializer(Protocol):
+    """What `model.Model` is here: something that makes new weights."""
+
+    @property
+    def init(self) -> Callable[[Array], PyTree]:
+        """key -> params."""
+        ...
+
+
+def weights_folder(folder: str | Path) -> Path:
+    """Where the trained weights of a run are."""
+    return Path(folder) / CHECKPOINTS / "final"
+
+
+def is_trained(folder: str | Path) -> bool:
+    """Whether training has finished there."""
+    return weights_folder(folder).is_dir()
+
+
+def create(folder: str | Path, config: ConfigDict) -> None:
+    """Makes a run folder of ``config``, or resumes one of the same config.
+
+    Raises:
+      ValueError: the folder holds a run of another config; names the fields. See `check`.
+    """
+    folder = Path(folder)
+    if (folder / CHECKPOINTS).exists():  # else nothing was trained yet
+        check(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
+
+
+def check(folder: str | Path, config: ConfigDict) -> None:
+    """Whether a run folder is one of ``config``; fields that trained weights do not depend on may differ.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: fields differ; names them with both values. Or config.json is broken.
+    """
+    theirs = as_json(read_config(folder))
+    free = AFTER_TRAINING
+    if theirs["stage"] == "distill":  # the weights depend on the steps that were taught
+        free = tuple(k for k in free if k not in ("distill.", "model.mask.diffusion.spacing"))
+    differ = [k for k in different_fields(as_json(config), theirs) if not covers(free, k)]
+    if differ:
+        raise ValueError(
+            f"{folder} holds a run of another config ({describe(differ, theirs, as_json(config))}): give these fields "
+            "as they are there, or give another --workdir"
+        )
+
+
+def read_config(folder: str | Path) -> ConfigDict:
+    """The locked config of a run, from its config.json; every field has the type it had when it was written.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: config.json is broken.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no run in {folder}: train first, or give the folder of a run")
+    document = _read_json(path, f"restore it from a copy, or train into another folder than {folder}")
+    if not {"stage", "data", "model", "train", "eval"} <= document.keys():
+        raise ValueError(f"{path} is not the config of a run: restore it from a copy")
+    return ConfigDict(_with_tuples(document)).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    """What json read, with the tuples of a config in place of json's lists."""
+    if isinstance(value, dict):
+        return {k: _with_tuples(v) for k, v in value.items()}
+    return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _read_json(path: Path, fix: str) -> dict:
+    """The object that a json file holds.
+
+    Raises:
+      ValueError: the file is broken; names it, the place, and the fix.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:  # a JSONDecodeError or a UnicodeDecodeError
+        raise ValueError(f"{path} is broken ({error}): {fix}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} is broken (it holds no object): {fix}")
+    return document
+
+
+def load_weights(folder: str | Path, model: Initializer) -> PyTree:
+    """The weights that a finished run left.
+
+    Raises:
+      FileNotFoundError: there is no run, or it is not finished.
+      ValueError: the weights are damaged, or of another model.
+    """
+    template = jax.eval_shape(model.init, jax.random.key(0))
+    return checkpoint.load_params(weights_folder(folder), template)
+
+
+def initial_params(config: ConfigDict, model: Initializer) -> PyTree:
+    """New weights from ``config.seed``, or those of the run ``config.init_from``.
+
+    Raises:
+      FileNotFoundError: no finished run there.
+      ValueError: its weights are damaged, or of another model; names the fields.
+    """
+    if config.init_from:
+        check_weights(config.init_from, config)
+        return load_weights(config.init_from, model)
+    return jax.jit(model.init)(jax.random.key(config.seed))
+
+
+def check_weights(folder: str | Path, config: ConfigDict) -> None:
+    """Whether the weights of a run fit the nets of a config.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: they do not fit; names the fields.
+    """
+    check_layout(folder, config)
+    differ = model_differences(config, as_json(read_config(folder)))
+    if differ:
+        raise ValueError(f"the weights of {folder} are of another model: {'; '.join(differ)}")
+
+
+def check_layout(folder: str | Path, config: ConfigDict) -> None:
+    """Whether the weights of a run were trained on the pixels that this config gives them, in the same net.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: fields of `LAYOUT` differ; names them.
+    """
+    if not (Path(folder) / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} holds no run to start from: train that stage, or give --config.init_from")
+    theirs, ours = as_json(read_config(folder)), as_json(config)
+    layout = [f"model.detector.{k}" for k in LAYOUT]
+    differ = [k for k in different_fields(ours, theirs) if k in layout]
+    if differ:
+        raise ValueError(
+            f"the weights of {folder} are for another model.detector ({describe(differ, theirs, ours)}): give the "
+            "same weights= in --config as that run, or another --config.init_from"
+        )
+
+
+def model_differences(config: ConfigDict, before: dict, *others: str) -> list[str]:
+    """One clause for each field of the model's weights, and of ``others``, that two configs give different values.
+
+    Args:
+      config: of the later run.
+      before: the earlier run's, as `as_json` gives it.
+      others: more fields that must be the same.
+    """
+    ours = as_json(config)
+    differ = [k for k in different_fields(ours, before) if k.startswith("model.") or k in others]
+    theirs, ours = flat(before), flat(ours)
+    return [
+        f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: give both the same"
+        for k in differ
+        if not covers(NEXT_STAGE, k)
+    ][:NAMED]
+
+
+def as_json(config: ConfigDict) -> dict:
+    """A config as json holds it: tuples are lists."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flat(tree: Any, prefix: str = "") -> dict:
+    """Nested dicts -> {"a.b.c": leaf}."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}{key}.").items()}
+
+
+def different_fields(ours: dict, theirs: dict) -> list[str]:
+    """The fields, "a.b.c", that two nested dicts do not share."""
+    ours, theirs = flat(ours), flat(theirs)
+    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+
+
+def covers(fields: Iterable[str], name: str) -> bool:
+    """Whether ``fields``, of which those with a trailing dot are whole sections, hold a field."""
+    return any(name.startswith(k) if k.endswith(".") else name == k for k in fields)
+
+
+def describe(fields: list[str], theirs: dict, ours: dict) -> str:
+    """Fields with the values of both sides, for a message."""
+    theirs, ours = flat(theirs), flat(ours)
+    more = f" and {len(fields) - NAMED} more" if len(fields) > NAMED else ""
+    return "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in fields[:NAMED]) + more
+
+
+def read_seconds(folder: str | Path) -> dict[str, float]:
+    """Training time of each phase of a run, seconds, over all its interruptions.
+
+    Raises:
+      ValueError: seconds.json is broken.
+    """
+    path = Path(folder) / SECONDS
+    return _read_json(path, "delete this file, which holds training times alone") if path.exists() else {}
+
+
+def add_seconds(folder: str | Path, phase: str, seconds: float) -> None:
+    """Adds to the training time of a phase."""
+    total = read_seconds(folder)
+    total[phase] = round(total.get(phase, 0.0) + seconds, 1)
+    atomic.write_json(Path(folder) / SECONDS, total)

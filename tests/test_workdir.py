@@ -1,0 +1,115 @@
+"""A run folder: which config it is of, and what it gives back."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from configs import base, distill, fewshot
+from maskdiff_jax import checkpoint, workdir
+
+
+@pytest.mark.parametrize(
+    "config", [base.get_config("coco"), fewshot.get_config("shapes,shots=1"), distill.get_config()]
+)
+def test_a_config_comes_back_as_it_was(tmp_path, config):
+    workdir.create(tmp_path, config)
+    back = workdir.read_config(tmp_path)
+    before, after = (flatten_dict(c.to_dict(), sep=".") for c in (config, back))
+    assert after == before
+    assert {k: type(v) for k, v in after.items()} == {k: type(v) for k, v in before.items()}
+    assert back.is_locked
+    with pytest.raises(AttributeError):
+        back.eval.no_such_field = 1
+    with pytest.raises(TypeError):
+        back.eval.samples = "many"
+    back.eval.samples = 3
+
+
+@pytest.mark.parametrize("text", ['{"stage": "base", ', "[1, 2]", "\x00\x01", '{"stage": "base"}', ""])
+def test_a_broken_config_is_named_with_its_fix(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is .*: restore it from a copy"):
+        workdir.read_config(tmp_path)
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run in .*none: train first"):
+        workdir.check(tmp_path / "none", base.get_config())
+    assert not workdir.is_trained(tmp_path)
+
+
+def test_a_folder_belongs_to_what_was_trained(tmp_path):
+    config = base.get_config("shapes").unlock()
+    config.seed = 8
+    workdir.create(tmp_path, config)
+    config.seed = 9  # nothing was trained yet
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints").mkdir()
+    config.model.mask.diffusion.update(steps=7, guidance=3.0, spacing="even")
+    config.eval.samples, config.data.root, config.data.test_json = 3, "elsewhere", "other.json"
+    config.distill.steps = 16  # of another stage
+    workdir.check(tmp_path, config)
+    assert workdir.read_config(tmp_path).eval.samples == 1  # `check` writes nothing
+    workdir.create(tmp_path, config)
+    assert workdir.read_config(tmp_path).eval.samples == 3
+    config.model.mask.diffusion.prediction = "v"
+    config.train.mask.steps += 1
+    with pytest.raises(ValueError) as error:
+        workdir.create(tmp_path, config)
+    text = str(error.value)
+    assert "model.mask.diffusion.prediction: 'sigmoid' there, 'v' here" in text
+    assert f"train.mask.steps: {config.train.mask.steps - 1} there, {config.train.mask.steps} here" in text
+    assert "delete" not in text and "eval" not in text
+
+
+def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
+    config = distill.get_config("shapes").unlock()
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints").mkdir()
+    config.distill.steps = 16
+    config.model.mask.diffusion.spacing = "even"
+    with pytest.raises(ValueError, match=r"distill\.steps: 8 there, 16 here; model\.mask\.diffusion\.spacing"):
+        workdir.create(tmp_path, config)
+
+
+class SmallModel:
+    """A model of one parameter."""
+
+    @staticmethod
+    def init(key):
+        return {"a": {"w": jax.random.normal(key, (3,))}}
+
+
+def test_weights_to_start_from(tmp_path):
+    config, model = base.get_config("shapes").unlock(), SmallModel()
+    new = workdir.initial_params(config, model)
+    np.testing.assert_array_equal(new["a"]["w"], jax.random.normal(jax.random.key(0), (3,)))
+    workdir.create(tmp_path, config)
+    with pytest.raises(FileNotFoundError, match="checkpoints/final"):
+        workdir.load_weights(tmp_path, model)
+    checkpoint.save_params(workdir.weights_folder(tmp_path), {"a": {"w": jnp.arange(3.0)}})
+    assert workdir.is_trained(tmp_path)
+    config.init_from = str(tmp_path)
+    np.testing.assert_array_equal(workdir.initial_params(config, model)["a"]["w"], [0, 1, 2])
+    config.model.mask.unet.width *= 2
+    with pytest.raises(ValueError, match="model.mask.unet.width is 32 there and 64 here"):
+        workdir.initial_params(config, model)
+    config.init_from = str(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="holds no run to start from"):
+        workdir.initial_params(config, model)
+
+
+def test_seconds_add_up(tmp_path):
+    assert workdir.read_seconds(tmp_path) == {}
+    workdir.add_seconds(tmp_path, "mask", 1.26)
+    workdir.add_seconds(tmp_path, "mask", 1.0)
+    workdir.add_seconds(tmp_path, "detector", 5.0)
+    assert workdir.read_seconds(tmp_path) == {"mask": 2.3, "detector": 5.0}
+    assert json.loads((tmp_path / "seconds.json").read_text())["mask"] == 2.3
+    (tmp_path / "seconds.json").write_text('{"mask": 2.')
+    with pytest.raises(ValueError, match=r"seconds\.json is broken .*: delete this file"):
+        workdir.read_seconds(tmp_path)
