@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     cli.set_up_jax(_mask_size(Path(_MODEL.value)))
     from PIL import Image
 
-    from maskdiff_jax.data.formats.coco import decode_image
+    from maskdiff_jax.data.formats.images import decode_image
     from maskdiff_jax.inference import predictor
     from maskdiff_jax.reporting import visualize
 

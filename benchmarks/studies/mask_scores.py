@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageFilter
 
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.dataset import Dataset
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import paste, segment
 from maskdiff_jax.model import build
 from maskdiff_jax.ops import masks
@@ -29,7 +30,7 @@ class Data(NamedTuple):
 
     config: ConfigDict
     crops: Any  # base objects of the training split
-    test: coco.Dataset
+    test: Dataset
     support: SupportSet
     truth: dict[int, list]  # image id -> annotations
 
@@ -82,7 +83,7 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
         for i, size in enumerate(hw):
             a = data.truth[int(found.image_id[i])][found.rank[i]]
             around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
-            true, mine = coco.decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
+            true, mine = decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
             ious.append(iou(true, mine))
             edges.append(iou(edge(true), edge(mine)))
             novel.append(data.test.categories[a.class_id].novel)
@@ -118,7 +119,7 @@ def baselines(data: Data) -> dict[str, dict[str, float | None]]:
     size, found = data.config.model.mask.size, []
     for annotations in data.truth.values():
         for a in annotations:
-            true = coco.decode_mask(a.rle).astype(bool)
+            true = decode_mask(a.rle).astype(bool)
             around = np.asarray(masks.context_box(np.asarray(a.box), data.config.data.context, true.shape))
             filled = np.zeros_like(true)
             x0, y0, x1, y1 = np.round(a.box).astype(int)
@@ -143,7 +144,7 @@ def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.n
 
 def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
     """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
-    return coco.decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
+    return decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
 
 
 def count_pixels(bins: np.ndarray, soft: np.ndarray, region: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from benchmarks.studies.mask_scores import changed
 from benchmarks.studies.masks import TRAININGS, open_data, slug
 from maskdiff_jax import checkpoint
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import build
 
@@ -89,6 +89,6 @@ def _soft(segmenter, params, data, truth, order):
 
 def _true(data, found, i) -> np.ndarray:
     a = data.truth[int(found.image_id[i])][found.rank[i]]
-    mask = Image.fromarray(coco.decode_mask(a.rle) * np.uint8(255))
+    mask = Image.fromarray(decode_mask(a.rle) * np.uint8(255))
     box = (*np.maximum(found.box[i][:2], 0), *np.minimum(found.box[i][2:], mask.size))
     return np.asarray(mask.resize(found.region.shape[1:3], Image.Resampling.BILINEAR, box=box))

@@ -68,15 +68,15 @@ def boxes() -> np.ndarray:
 def pasting(jpeg: bytes, rounds: int) -> dict:
     """Medians of seconds, the jobs taking turns; resizing makes the network's input and the regions' image."""
     from configs import fewshot
-    from maskdiff_jax.data.formats import coco
+    from maskdiff_jax.data.formats.images import decode_image
     from maskdiff_jax.inference import paste, predictor
 
-    image, data = coco.decode_image(jpeg, "photo"), fewshot.get_config("coco,shots=5").data
+    image, data = decode_image(jpeg, "photo"), fewshot.get_config("coco,shots=5").data
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (OBJECTS, 8, 8), np.uint8)
     soft = np.stack([Image.fromarray(c).resize((128, 128), Image.Resampling.BICUBIC) for c in coarse]) / np.float32(255)
     jobs = {
-        "decode": lambda: coco.decode_image(jpeg, "photo"),
+        "decode": lambda: decode_image(jpeg, "photo"),
         "resize": lambda: predictor.as_batch(image, 0, data),
         "paste": lambda: [paste.paste_rle(m, b, HW, 0.5) for m, b in zip(soft, boxes(), strict=True)],
     }
@@ -120,7 +120,7 @@ def narrow_model():
 def predict(path: Path) -> dict:
     """Memory and seconds of decoding and predicting the photo, after a small one."""
     from launch import cli
-    from maskdiff_jax.data.formats import coco
+    from maskdiff_jax.data.formats.images import decode_image
 
     cli.set_up_jax(128)
     model = narrow_model()
@@ -129,7 +129,7 @@ def predict(path: Path) -> dict:
     for name in ("small", "large") * PREDICTIONS:
         _reset_peak()
         before, start = _memory("VmRSS"), time.perf_counter()
-        image = photo(SMALL) if name == "small" else coco.decode_image(path.read_bytes(), "photo")
+        image = photo(SMALL) if name == "small" else decode_image(path.read_bytes(), "photo")
         ready = time.perf_counter()
         found = model(image)
         row = {"ready_seconds": ready - start, "predict_seconds": time.perf_counter() - ready, "gb_model": before}

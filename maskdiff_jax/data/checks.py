@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from maskdiff_jax.data import sources
+from maskdiff_jax.data.dataset import Dataset, large_enough
 from maskdiff_jax.data.formats import coco, coco_json, segmentation
-from maskdiff_jax.data.formats.coco import Annotation, Dataset
 from maskdiff_jax.data.synthetic import scenes
 
 SHOTS = (1, 5, 10)  # the K that people ask for [P]
@@ -59,7 +59,7 @@ def check(
             examples.setdefault(BROKEN, str(error))
         objects = [a for a in dataset.infos[i].annotations if not a.crowd]
         for a in objects:
-            usable = _usable(a, data.min_box_side, data.min_mask_area)
+            usable = large_enough(a, data.min_box_side, data.min_mask_area)
             problems[SMALL] += not usable
             if usable and _agreement(a.box, segmentation.mask_box(a.rle)) < AGREEMENT:
                 problems[ELSEWHERE] += 1
@@ -105,7 +105,7 @@ def describe(
     every = [a for i in dataset.infos for a in i.annotations if not a.crowd]
     objects = Counter(a.class_id for a in every)
     images = Counter(c for i in dataset.infos for c in {a.class_id for a in i.annotations if not a.crowd})
-    shots = Counter(a.class_id for a in every if not a.ignore and _usable(a, min_box_side, min_mask_area))
+    shots = Counter(a.class_id for a in every if a.is_target and large_enough(a, min_box_side, min_mask_area))
     with_shots = dataset.split != "test"
     lines = [
         f"{dataset.name} {dataset.split}: {len(dataset.infos)} images, {sum(objects.values())} objects, "
@@ -150,11 +150,6 @@ def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:
 def _is_note(kind: str) -> bool:
     """Whether it is no fault of the data, only something to know."""
     return kind in (coco.CROWD, coco.EMPTY, SMALL) or kind.startswith(MANY)
-
-
-def _usable(a: Annotation, side: float, area: float) -> bool:
-    """Whether the mask head can learn from it, as in `fewshot.draw` and `pipeline.open_crops`."""
-    return min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= side and a.area >= area
 
 
 def _agreement(box: tuple[float, ...], mask: tuple[float, ...]) -> float:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.formats.coco import Category, Dataset
+from maskdiff_jax.data.dataset import Category, Dataset, at_positions
+from maskdiff_jax.data.formats.segmentation import decode_mask
 
 
 class CropInfo(NamedTuple):
@@ -98,7 +98,7 @@ class Cut:
         position, last = int(self._positions[i]), self._last
         image = last[1] if last is not None and last[0] == position else self._read(position)
         self._last = position, image
-        mask = coco.decode_mask({"size": list(image.shape[:2]), "counts": self._masks[i]})
+        mask = decode_mask({"size": list(image.shape[:2]), "counts": self._masks[i]})
         hw = transforms.region_hw(*image.shape[:2], self._long_side)
         if hw != image.shape[:2]:
             image = transforms.resize(image, hw)
@@ -127,7 +127,7 @@ def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
     ids, positions, windows, inner = array("q"), array("q"), array("q"), array("d")
     masks = []
     for i, info in enumerate(dataset.infos):
-        objects = [a for a in info.annotations if not (a.crowd or a.ignore)]
+        objects = [a for a in info.annotations if a.is_target]
         if not objects:
             continue
         hw = (info.height, info.width)
@@ -149,15 +149,11 @@ def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
 def select(crops: Crops, positions: Sequence[int] | np.ndarray) -> Crops:
     """The crops at `positions`."""
     where = np.asarray(positions, np.int64)
-    read = crops.read.take(where) if isinstance(crops.read, Cut) else functools.partial(_at, crops.read, where)
+    read = crops.read.take(where) if isinstance(crops.read, Cut) else at_positions(crops.read, where)
     shots = functools.partial(_shots_at, crops.shots, where)
     return crops._replace(infos=CropInfos.of(crops.infos).take(where), read=read, shots=shots)
 
 
 def _shots_at(shots: Callable, where: np.ndarray, size: int) -> Callable[[int], np.ndarray] | None:
     read = shots(size)
-    return None if read is None else functools.partial(_at, read, where)
-
-
-def _at(read: Callable, positions: np.ndarray, i: int) -> Any:
-    return read(int(positions[i]))
+    return None if read is None else at_positions(read, where)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.formats.coco import Annotation, Dataset
+from maskdiff_jax.data.dataset import Annotation, Dataset
 from maskdiff_jax.types import Batch, Instances
 
 

@@ -16,7 +16,7 @@ from absl import flags
 from maskdiff_jax.data import buckets, detector_batches, mask_batches, sources, transforms
 from maskdiff_jax.data.cache import Cached
 from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_dataset, select
-from maskdiff_jax.data.formats.coco import Dataset
+from maskdiff_jax.data.dataset import Dataset, large_enough
 from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.types import Batch
 
@@ -69,9 +69,7 @@ def open_crops(data: Any, dataset: Dataset, split: str) -> Crops:
             a.id
             for info in dataset.infos
             for a in info.annotations
-            if not (a.crowd or a.ignore)
-            and min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= data.min_box_side
-            and a.area >= data.min_mask_area
+            if a.is_target and large_enough(a, data.min_box_side, data.min_mask_area)
         ],
         np.int64,
     )
@@ -134,7 +132,7 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> gr
       An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
       get_state and set_state. Crowd regions are left out, as in detectron2.
     """
-    usable = [i for i, info in enumerate(dataset.infos) if any(not (a.crowd or a.ignore) for a in info.annotations)]
+    usable = [i for i, info in enumerate(dataset.infos) if any(a.is_target for a in info.annotations)]
     if not usable:
         raise ValueError(f"no image of {dataset.name} {dataset.split} has an object to learn from")
     decoded = sum(3 * dataset.infos[i].height * dataset.infos[i].width for i in usable)

@@ -15,11 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from maskdiff_jax.data.crops import Crops, crops_from_dataset
+from maskdiff_jax.data.dataset import Dataset, with_novel
 from maskdiff_jax.data.formats import coco, coco_splits, ground_truth, voc
-from maskdiff_jax.data.formats.coco import Dataset
 from maskdiff_jax.data.formats.coco_splits import Table
 from maskdiff_jax.data.prepared import records as prepared
-from maskdiff_jax.data.prepared.records import Crops
 from maskdiff_jax.data.synthetic import scenes
 
 SPLITS = ("train", "support", "test")
@@ -34,7 +34,7 @@ def open_shapes(data: Any, split: str, *, level: str) -> Dataset:
         drawn = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
         progress = functools.partial(progress_line, what=f"writing them to {folder}")
         prepared.write_images(drawn, folder, settings, progress=progress)
-    return coco.with_novel(prepared.open_images(folder), data.novel_classes)
+    return with_novel(prepared.open_images(folder), data.novel_classes)
 
 
 def open_coco(data: Any, split: str) -> Dataset:
@@ -124,7 +124,7 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
         prepared.write_images(opened, images, settings, workers=data.workers, progress=progress)
     crops, settings = crops_folder(data, split)
     if not prepared.is_prepared(crops):
-        cut: Crops = prepared.crops_from_dataset(opened, data)
+        cut: Crops = crops_from_dataset(opened, data)
         progress = functools.partial(progress_line, what=f"cutting the {split} objects")
         prepared.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
     if shot_size is None:
@@ -143,7 +143,7 @@ def _prepared_or_load(data: Any, split: str) -> Dataset:
         opened = prepared.open_images(folder)._replace(
             truth=functools.partial(ground_truth.load, files(data, split)[0])
         )
-        return coco.with_novel(opened, data.novel_classes)
+        return with_novel(opened, data.novel_classes)
     found = load(data, split)
     if data.source != "voc" and not data.more_images:  # else each image was looked for already
         _check_images(found, files(data, split)[1])

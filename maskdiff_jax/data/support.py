@@ -10,10 +10,10 @@ import numpy as np
 
 from maskdiff_jax.data import pipeline, sources, transforms
 from maskdiff_jax.data.crops import Crops
+from maskdiff_jax.data.dataset import Category, Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.fewshot.shots import ShotSet
-from maskdiff_jax.data.formats.coco import Category, Dataset
 from maskdiff_jax.types import SupportSet
 
 

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from maskdiff_jax import sharding
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.formats import ground_truth as truth_file
-from maskdiff_jax.data.formats.coco import Dataset, ground_truth
+from maskdiff_jax.data.formats.coco import ground_truth
 from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, make_support_set
 from maskdiff_jax.evaluation import figures
 from maskdiff_jax.inference import segment

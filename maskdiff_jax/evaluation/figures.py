@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from maskdiff_jax import diffusion
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.formats.coco import Dataset, ImageInfo
+from maskdiff_jax.data.dataset import Dataset, ImageInfo
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model
 from maskdiff_jax.reporting import visualize

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.formats.coco import Category, decode_mask
+from maskdiff_jax.data.dataset import Category
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.data.support import active_class_ids, active_mask
 from maskdiff_jax.inference import paste, segment
 from maskdiff_jax.model import build

@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.data.formats.coco import Dataset
 from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, sample_shots
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.training import compatibility, novel_classes, optim

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from maskdiff_jax.data import mask_batches, pipeline, transforms
-from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.prepared import records as prepared
+from maskdiff_jax.data.crops import CropInfo, Crops
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
+from maskdiff_jax.data.formats.segmentation import encode_mask
 
 
 def leaves(batch):
@@ -108,10 +109,10 @@ def photos(sizes, crowd=False):
         mask = np.zeros((h, w), np.uint8)
         mask[: h // 2, : w // 2] = 1
         box = (0.0, 0.0, float(w // 2), float(h // 2))
-        annotation = coco.Annotation(i + 1, i + 1, 0, box, coco.encode_mask(mask), float(mask.sum()), crowd)
-        infos.append(coco.ImageInfo(i + 1, "", h, w, (annotation,)))
-    return coco.Dataset(
-        "photos", "train", (coco.Category(1, "thing", False),), infos,
+        annotation = Annotation(i + 1, i + 1, 0, box, encode_mask(mask), float(mask.sum()), crowd)
+        infos.append(ImageInfo(i + 1, "", h, w, (annotation,)))
+    return Dataset(
+        "photos", "train", (Category(1, "thing", False),), infos,
         read=lambda i: np.full((*sizes[i], 3), i + 1, np.uint8),
     )  # fmt: skip
 
@@ -188,8 +189,8 @@ def plain_crops(classes, side=20):
         mask[5:10, 12:15] = 1  # no symmetry
         return np.full((side, side, 3), 3 * i + 1, np.uint8), mask
 
-    infos = [prepared.CropInfo(i, i, c, (5.0, 5.0, 15.0, 15.0)) for i, c in enumerate(classes)]
-    return prepared.Crops((), infos, read)
+    infos = [CropInfo(i, i, c, (5.0, 5.0, 15.0, 15.0)) for i, c in enumerate(classes)]
+    return Crops((), infos, read)
 
 
 def test_query_is_never_its_own_shot(shapes_data):
@@ -259,8 +260,8 @@ def symmetric_crops(side=40):
     radius = np.hypot(x, y)
     inner = (np.abs(x) < 16) & (np.abs(y) < 16)
     masks = [inner, radius < 16, (radius < 16) & (radius > 8)]
-    infos = [prepared.CropInfo(i, i, 0, (4.0, 4.0, 36.0, 36.0)) for i in range(3)]
-    return prepared.Crops((), infos, lambda i: (np.full((side, side, 3), 90, np.uint8), masks[i].astype(np.uint8)))
+    infos = [CropInfo(i, i, 0, (4.0, 4.0, 36.0, 36.0)) for i in range(3)]
+    return Crops((), infos, lambda i: (np.full((side, side, 3), 90, np.uint8), masks[i].astype(np.uint8)))
 
 
 def test_other_objects_are_augmented_without_that_bound(shapes_data):

@@ -3,8 +3,9 @@ import pytest
 
 from configs import fewshot as fewshot_config
 from maskdiff_jax.data.crops import crops_from_dataset
+from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.fewshot import shots as fewshot
-from maskdiff_jax.data.formats.coco import Category, encode_mask
+from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.support import (
     active_class_ids,
     active_mask,

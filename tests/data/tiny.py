@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
+from maskdiff_jax.data.formats.segmentation import encode_mask
 
 
 def squares(*images, classes=3, order=()):
@@ -14,11 +15,11 @@ def squares(*images, classes=3, order=()):
             mask = np.zeros((40, 60), np.uint8)
             mask[5:15, 10 * k : 10 * k + 10] = 1
             box = (10.0 * k, 5.0, 10.0 * k + 10, 15.0)
-            rle = coco.encode_mask(mask)
-            annotations.append(coco.Annotation(annotation_id, i + 1, class_id, box, rle, 100.0, False))
-        infos.append(coco.ImageInfo(i + 1, f"{i}.png", 40, 60, tuple(annotations)))
-    categories = tuple(coco.Category(10 * (c + 1), "abcdefgh"[c], c == 2) for c in range(classes))
-    return coco.Dataset("squares", "support", categories, infos, _picture, order)
+            rle = encode_mask(mask)
+            annotations.append(Annotation(annotation_id, i + 1, class_id, box, rle, 100.0, False))
+        infos.append(ImageInfo(i + 1, f"{i}.png", 40, 60, tuple(annotations)))
+    categories = tuple(Category(10 * (c + 1), "abcdefgh"[c], c == 2) for c in range(classes))
+    return Dataset("squares", "support", categories, infos, _picture, order)
 
 
 def _picture(i):

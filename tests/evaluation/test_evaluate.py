@@ -11,7 +11,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, with_novel
 from maskdiff_jax.data.formats import coco, ground_truth
+from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.evaluation import evaluate
 
@@ -21,7 +23,7 @@ NOVEL = ["person", "car", "chair", "bottle"]
 
 def dataset(name):
     if name == "shapes":
-        return coco.with_novel(scenes.scenes("shapes", "test", 0, 12), ["star", "ring", "arrow", "crescent"])
+        return with_novel(scenes.scenes("shapes", "test", 0, 12), ["star", "ring", "arrow", "crescent"])
     if not MINI.is_dir():
         pytest.skip("coco_mini is not in this checkout")
     return coco.load(MINI / "annotations/instances_val.json", MINI / "val", NOVEL)
@@ -106,13 +108,13 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
     small[170:190, 10:30], large[60:160, 60:160] = True, True
     assert ring.sum() == 400 == small.sum() and large.sum() > 96**2
     annotations = [
-        coco.Annotation(k + 1, 1, 0, box, coco.encode_mask(m), float(m.sum()), False)
+        Annotation(k + 1, 1, 0, box, encode_mask(m), float(m.sum()), False)
         for k, (m, box) in enumerate([(small, (10, 170, 30, 190)), (large, (60, 60, 160, 160))])
     ]
-    info = coco.ImageInfo(1, "1.png", side, side, tuple(annotations))
-    data = coco.Dataset("two", "test", (coco.Category(1, "thing", False),), [info], lambda i: None)
+    info = ImageInfo(1, "1.png", side, side, tuple(annotations))
+    data = Dataset("two", "test", (Category(1, "thing", False),), [info], lambda i: None)
     results = truth_as_results(data, lambda a: 0.5)
-    wrong = evaluate._result(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": coco.encode_mask(ring)}
+    wrong = evaluate._result(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": encode_mask(ring)}
     metrics, _, _ = evaluate.score(data, [*results, wrong], np.array([0]))
     assert metrics["segm/APs"] == pytest.approx(50.0) and metrics["segm/APl"] == pytest.approx(100.0)
     assert metrics["bbox/APl"] == pytest.approx(50.0) and metrics["bbox/APs"] == pytest.approx(100.0)
@@ -142,10 +144,10 @@ def odd_json():
             of(25, 5, [80, 40, 20, 20], square(80, 40, 20), 10**9),
             of(30, 9, [10, 10, 5, 5], [[10, 10, 10, 10, 10, 10]], 25),  # mask without a pixel
             of(32, 9, [0, 60, 120, 40], {"size": [100, 120], "counts": [12000]}, 9),  # likewise
-            of(33, 9, [70, 30, 20, 30], coco.encode_mask(runs), 600, iscrowd=1),
+            of(33, 9, [70, 30, 20, 30], encode_mask(runs), 600, iscrowd=1),
             of(34, 9, [10, 60, 0, 20], square(10, 60, 20), 400, iscrowd=1),  # degenerate crowd
             of(36, 9, [20, 20, 30, 30], [*square(20, 20, 30), [1, 1, 5, 5]], 900),  # a line beside a polygon
-            of(38, 9, [50, 0, 40, 40], {"size": [50, 60], "counts": coco.encode_mask(runs[:50, :60])["counts"]}, 90),
+            of(38, 9, [50, 0, 40, 40], {"size": [50, 60], "counts": encode_mask(runs[:50, :60])["counts"]}, 90),
             of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),
             of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),  # the same again, counted twice
             of(0, 9, [60, 60, 20, 20], square(60, 60, 20), 400),
@@ -164,7 +166,7 @@ def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
         mask, (x, y, w, h) = np.zeros((100, 120), bool), np.array(a["bbox"]) + rng.uniform(-4, 4, 4)
         mask[int(max(y, 0)) : int(max(y + h, 0)) + 1, int(max(x, 0)) : int(max(x + w, 0)) + 1] = True
         one = {"image_id": a["image_id"], "category_id": a["category_id"], "score": float(rng.random())}
-        results.append(one | {"bbox": [x, y, max(w, 0), max(h, 0)], "segmentation": coco.encode_mask(mask)})
+        results.append(one | {"bbox": [x, y, max(w, 0), max(h, 0)], "segmentation": encode_mask(mask)})
     metrics, _, _ = evaluate.score(data, results, np.arange(3))
     for kind in ("bbox", "segm"):
         with contextlib.redirect_stdout(io.StringIO()):

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 
 from configs import fewshot
 from maskdiff_jax import checkpoint
-from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.inference import predictor
 from maskdiff_jax.model import build
 from maskdiff_jax.types import SupportSet
@@ -70,7 +70,7 @@ def test_any_image_size(model, hw):
     clear = np.abs(found.soft - 0.5) > 1e-6
     assert found.masks.any() == (n > 0) or hw == (1, 1)
     np.testing.assert_array_equal(found.masks[clear], (found.soft >= 0.5)[clear])
-    assert [coco.encode_mask(m) for m in found.masks] == found.rles
+    assert [encode_mask(m) for m in found.masks] == found.rles
     assert len(found.labels) == len(found.class_ids) == len(found.boxes) == n
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes >= 0).all() and (found.boxes <= np.array([hw[1], hw[0]] * 2) + 1e-3).all()

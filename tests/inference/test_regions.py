@@ -5,7 +5,8 @@ from PIL import Image
 
 from configs import base
 from maskdiff_jax.data import pipeline, transforms
-from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
+from maskdiff_jax.data.formats.segmentation import decode_mask, encode_mask
 from maskdiff_jax.ops import masks
 
 M = 32
@@ -21,9 +22,9 @@ def photos():
         y, x = np.mgrid[:h, :w] + 0.5
         mask = ((x - w / 2) / 50) ** 2 + ((y - h / 2) / 37) ** 2 < 1
         box = (w / 2 - 50, h / 2 - 37, w / 2 + 50, h / 2 + 37)
-        a = coco.Annotation(k, k, 0, box, coco.encode_mask(mask), float(mask.sum()), False)
-        infos.append(coco.ImageInfo(k, f"{k}.png", h, w, (a,)))
-    return coco.Dataset("photos", "test", (coco.Category(1, "thing", False),), infos, images.__getitem__)
+        a = Annotation(k, k, 0, box, encode_mask(mask), float(mask.sum()), False)
+        infos.append(ImageInfo(k, f"{k}.png", h, w, (a,)))
+    return Dataset("photos", "test", (Category(1, "thing", False),), infos, images.__getitem__)
 
 
 def test_training_and_evaluation_see_the_same_region(tmp_path):
@@ -42,6 +43,6 @@ def test_training_and_evaluation_see_the_same_region(tmp_path):
         (a,) = info.annotations
         evaluated = masks.crop_resize(batch.region_image[row], np.array(a.box) * scale, M, batch.region_hw[row])
         assert np.abs(evaluated - trained[..., :3]).max() <= 2  # pillow rounds after each axis
-        true = np.asarray(masks.crop_resize(coco.decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
+        true = np.asarray(masks.crop_resize(decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
         drawn = trained[..., 3] >= 128
         assert (true & drawn).sum() / (true | drawn).sum() > 0.97

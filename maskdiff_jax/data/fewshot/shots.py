@@ -4,14 +4,14 @@ A shot set is ``{class_id: (annotation_id, ...)}``, with class ids 0..C-1 and at
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from maskdiff_jax import atomic
+from maskdiff_jax.data.dataset import Annotation, Dataset, large_enough, subset
 from maskdiff_jax.data.fewshot import tfa
-from maskdiff_jax.data.formats.coco import Annotation, Dataset, subset
 from maskdiff_jax.data.formats.coco_splits import Table
 
 ShotSet = dict[int, tuple[int, ...]]
@@ -74,7 +74,7 @@ def draw(
     if sampler != "instances":
         raise ValueError(f"fewshot.sampler is '{sampler}': choose instances, {', '.join(tfa.LEVELS)}")
     objects = {
-        c: [a for a in found if _big_enough(a, min_box_side, min_mask_area)]
+        c: [a for a in found if large_enough(a, min_box_side, min_mask_area)]
         for c, found in _candidates(dataset).items()
     }
     _short(dataset, {c: len(objects[c]) for c in wanted}, shots, short_classes)
@@ -85,9 +85,7 @@ def save_shots(path: str | Path, shot_set: ShotSet) -> None:
     """Writes a shot set as json, under its name when whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps({str(c): list(ids) for c, ids in shot_set.items()}, indent=1))
-    temporary.replace(path)
+    atomic.write_json(path, {str(c): list(ids) for c, ids in shot_set.items()})
 
 
 def load_shots(path: str | Path) -> ShotSet:
@@ -125,7 +123,7 @@ def shot_dataset(dataset: Dataset, shot_set: ShotSet, unlabeled: str) -> Dataset
 
 def _candidates(dataset: Dataset) -> dict[int, list[Annotation]]:
     """Objects per class, in the order of the annotation file."""
-    found = [a for info in dataset.infos for a in info.annotations if not (a.crowd or a.ignore)]
+    found = [a for info in dataset.infos for a in info.annotations if a.is_target]
     if dataset.annotation_order:
         rank = {a: k for k, a in enumerate(dataset.annotation_order)}
         found.sort(key=lambda a: rank[a.id])
@@ -133,10 +131,6 @@ def _candidates(dataset: Dataset) -> dict[int, list[Annotation]]:
     for a in found:
         objects[a.class_id].append(a)
     return objects
-
-
-def _big_enough(a: Annotation, side: float, area: float) -> bool:
-    return min(a.box[2] - a.box[0], a.box[3] - a.box[1]) >= side and a.area >= area
 
 
 def _permuted(objects: Sequence[Annotation], seed: tuple[int, ...]) -> tuple[int, ...]:

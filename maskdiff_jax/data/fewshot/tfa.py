@@ -9,17 +9,15 @@ In the files that TFA publishes those of seed 0 lie in FOLDER itself; they come 
 this draw, and may hold more than K objects.
 """
 
-import json
-import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from maskdiff_jax import atomic
+from maskdiff_jax.data.dataset import Annotation, Dataset
 from maskdiff_jax.data.formats import coco_json, coco_splits
-from maskdiff_jax.data.formats.coco import Annotation, Dataset
 from maskdiff_jax.data.formats.coco_splits import Table
 
 # K is drawn for all of these in turn, each set holding the one before; iMTFA's shorter list uses up other
@@ -156,7 +154,9 @@ def write(
                     "annotations": of,
                     "categories": raw["categories"],
                 }
-                _write(Path(folder) / f"seed{seed}" / file_name(shots, categories[c]["name"]), document)
+                path = Path(folder) / f"seed{seed}" / file_name(shots, categories[c]["name"])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_json(path, document, indent=None)
                 written += 1
     return written
 
@@ -255,10 +255,3 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
             lost.append(f"annotation {i} of {category.name} in image {image_id} (that id is another object's)")
         found[i] = None
     return list(found)
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(document))
-    temporary.replace(path)

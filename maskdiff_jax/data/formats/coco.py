@@ -7,24 +7,18 @@ class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
 
 import functools
 import itertools
-import json
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from maskdiff_jax import atomic
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, encoded_image, with_novel
 from maskdiff_jax.data.formats import coco_json, images, segmentation
 from maskdiff_jax.data.formats import ground_truth as truth
-from maskdiff_jax.data.formats.images import decode_image as decode_image
-from maskdiff_jax.data.formats.images import png as png
 from maskdiff_jax.data.formats.segmentation import Unusable
-from maskdiff_jax.data.formats.segmentation import decode_mask as decode_mask
-from maskdiff_jax.data.formats.segmentation import encode_mask as encode_mask
 
 MIN_SIDE = 1e-5  # px: detectron2 drops boxes that are not wider and higher than this
 OVERHANG = 1.0  # px: a box that leaves its image by less is rounding, and not worth a word
@@ -35,46 +29,6 @@ RENUMBERED = "annotation id missing, no whole number or used before (numbered an
 CROWD = "crowd region (no target)"
 EMPTY = "image without annotations"
 REFUSED = "file that training refuses: more than half of its annotations are dropped"
-
-
-class Category(NamedTuple):
-    id: int  # as in the json
-    name: str
-    novel: bool
-
-
-class Annotation(NamedTuple):
-    id: int
-    image_id: int
-    class_id: int  # 0..C-1
-    box: tuple[float, float, float, float]  # xyxy, stored px, inside the image
-    rle: dict[str, Any]  # {"size": [h, w], "counts": str}
-    area: float  # px, as the json gives it, else the mask's
-    crowd: bool  # a region of many objects: never a target, never a shot
-    ignore: bool = False  # known to be there, but neither a target nor background
-
-
-class ImageInfo(NamedTuple):
-    id: int
-    file_name: str
-    height: int
-    width: int
-    annotations: tuple[Annotation, ...]
-
-
-class Dataset(NamedTuple):
-    """One split of a data set."""
-
-    name: str
-    split: str
-    categories: tuple[Category, ...]
-    infos: Sequence[ImageInfo]
-    read: Callable[[int], np.ndarray]  # position in infos -> uint8 [h, w, 3] RGB
-    # ids of all annotations in the order of the file, which TFA's sampler depends on; () = order of infos
-    annotation_order: Sequence[int] = ()
-    encoded: Callable[[int], bytes] | None = None  # position in infos -> the image file's bytes
-    # what pycocotools reads in the json behind the dataset, see `truth.load`; None: there is no json
-    truth: Callable[[], dict[str, Any]] | None = None
 
 
 def load(
@@ -167,24 +121,6 @@ def load(
     return with_novel(dataset, novel_classes)
 
 
-def with_novel(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The same dataset with the categories called `names` marked novel; ValueError for unknown names."""
-    known = [c.name for c in dataset.categories]
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise ValueError(
-            f"data.novel_classes names {', '.join(unknown)}, which {dataset.name} lacks: it has {', '.join(known)}"
-        )
-    return dataset._replace(categories=tuple(c._replace(novel=c.name in names) for c in dataset.categories))
-
-
-def subset(dataset: Dataset, positions: Sequence[int], infos: Sequence[ImageInfo]) -> Dataset:
-    """Dataset of `infos`, whose pixels are those of `positions` in `dataset`."""
-    where = np.asarray(positions, np.int64)
-    encoded = None if dataset.encoded is None else functools.partial(_at, dataset.encoded, where)
-    return dataset._replace(infos=infos, read=functools.partial(_at, dataset.read, where), encoded=encoded)
-
-
 def ground_truth(dataset: Dataset) -> dict[str, Any]:
     """The dataset as a COCO json dict, as `save` writes it."""
     annotations = []
@@ -218,16 +154,7 @@ def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None
         path = image_dir / info.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded_image(dataset, i))
-    temporary = json_path.with_name(json_path.name + f".tmp{os.getpid()}")
-    temporary.write_text(json.dumps(ground_truth(dataset)))
-    temporary.replace(json_path)
-
-
-def encoded_image(dataset: Dataset, i: int) -> bytes:
-    """The i-th image as the bytes of an image file: those it came from, else a PNG."""
-    if dataset.encoded is not None:
-        return dataset.encoded(i)
-    return png(dataset.read(i))
+    atomic.write_json(json_path, ground_truth(dataset), indent=None)
 
 
 def _annotation(
@@ -322,7 +249,3 @@ def _tell(found: Counter, first: dict[str, str], total: int, path: Path) -> None
 @functools.cache
 def _say_once(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _at(function: Callable[[int], Any], positions: np.ndarray, i: int) -> Any:
-    return function(int(positions[i]))

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.formats import coco_json, images
-from maskdiff_jax.data.formats.coco import Dataset
 
 # COCO's category ids run from 1 to 90; these ten are unused
 _UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

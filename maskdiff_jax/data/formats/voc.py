@@ -9,7 +9,6 @@ tight ones, as in COCO; those of the XML files also hold the rim.
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskdiff_jax import atomic
 from maskdiff_jax.data.formats import coco_splits
 from maskdiff_jax.data.formats.segmentation import encode_mask
 
@@ -50,9 +50,7 @@ def coco_json(root: str | Path, *, progress: Callable[[Sequence], Iterable] = la
     if not path.is_file():
         document, problems = convert(root, names, progress=progress)
         document["info"]["problems"] = dict(+problems)
-        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-        temporary.write_text(json.dumps(document))
-        temporary.replace(path)
+        atomic.write_json(path, document, indent=None)
     return path
 
 

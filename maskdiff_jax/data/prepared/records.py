@@ -16,11 +16,9 @@ import numpy as np
 
 from maskdiff_jax.data import crops as instance_crops
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.crops import CropInfo as CropInfo
 from maskdiff_jax.data.crops import CropInfos, Crops, select
-from maskdiff_jax.data.crops import crops_from_dataset as crops_from_dataset
-from maskdiff_jax.data.formats import coco
-from maskdiff_jax.data.formats.coco import Annotation, Category, Dataset, ImageInfo
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, encoded_image, subset
+from maskdiff_jax.data.formats.images import decode_image
 from maskdiff_jax.data.prepared import shards
 from maskdiff_jax.data.prepared.shards import Parts, Plan, bytes_of, int_of
 from maskdiff_jax.data.prepared.tfds_builders import InstanceCrops, InstanceShots, SceneImages
@@ -153,7 +151,7 @@ def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
 
 def _images_of(dataset: Dataset, start: int, stop: int) -> Callable[[int], dict]:
     """Makes the examples of a part; takes along no more of the dataset than that."""
-    part = coco.subset(dataset, range(start, stop), dataset.infos[start:stop])
+    part = subset(dataset, range(start, stop), dataset.infos[start:stop])
     return functools.partial(_image_example, part._replace(annotation_order=()))
 
 
@@ -170,7 +168,7 @@ def _image_example(dataset: Dataset, i: int) -> dict[str, Any]:
     if dataset.encoded is not None:
         dataset.read(i)  # raises if the file is no image, or another than the annotations are for
     return {
-        "image": coco.encoded_image(dataset, i),
+        "image": encoded_image(dataset, i),
         "image_id": info.id,
         "file_name": info.file_name,
         "height": info.height,
@@ -273,7 +271,7 @@ def _crop_index(crops: Crops) -> dict[str, Any]:
 
 def _read_image(source: Parts, i: int) -> np.ndarray:
     example = source[i]
-    return coco.decode_image(bytes_of(example, "image"), f"{bytes_of(example, 'file_name').decode()} (prepared)")
+    return decode_image(bytes_of(example, "image"), f"{bytes_of(example, 'file_name').decode()} (prepared)")
 
 
 def _encoded(source: Parts, i: int) -> bytes:

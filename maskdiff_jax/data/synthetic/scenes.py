@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskdiff_jax.data.formats.coco import Annotation, Category, Dataset, ImageInfo, encode_mask
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
+from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.synthetic import outlines as art
 
 VERSION = 1  # raise it whenever a scene comes out different: prepared sets of another version are left aside

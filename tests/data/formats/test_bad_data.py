@@ -14,7 +14,9 @@ from PIL import Image
 
 from configs import base
 from maskdiff_jax.data import checks
+from maskdiff_jax.data.dataset import encoded_image
 from maskdiff_jax.data.formats import coco, images, rle, segmentation
+from maskdiff_jax.data.formats.segmentation import decode_mask
 
 SQUARE = [2, 1, 6, 1, 6, 4, 2, 4]  # 4 x 3 px
 
@@ -263,7 +265,7 @@ def test_a_bad_annotation_is_dropped_and_counted(write, bad, kind):
 def test_what_needs_no_guess_is_mended_and_counted(write, change, kind):
     dataset, problems, _ = load(write([annotation(**change)]))
     (a,) = dataset.infos[0].annotations
-    assert (a.id, a.box, a.area) == (1, (2, 1, 6, 4), 12) and coco.decode_mask(a.rle).sum() == 12
+    assert (a.id, a.box, a.area) == (1, (2, 1, 6, 4), 12) and decode_mask(a.rle).sum() == 12
     assert problems == {kind: 1}
 
 
@@ -283,7 +285,7 @@ def test_a_polygon_that_crosses_itself_or_the_border_is_kept(write):
     half_out = [-30, -5, 5, -5, 5, 30]
     entries = [annotation(1, segmentation=[bow]), annotation(2, segmentation=[half_out])]
     dataset, problems, _ = load(write(entries))
-    first, second = (coco.decode_mask(a.rle) for a in dataset.infos[0].annotations)
+    first, second = (decode_mask(a.rle) for a in dataset.infos[0].annotations)
     assert first[4, 2] and first[4, 8] and not first[1, 5] and not problems
     assert second.shape == (8, 10) and second[:, :4].any() and not second[:, 5:].any()
 
@@ -393,7 +395,7 @@ def test_unreadable_images_stop_with_their_name(write, data, message):
     assert str(folder / "a.jpg") in str(error.value)
     if len(data) < 100:  # no whole header: not even copied into a prepared set
         with pytest.raises(ValueError, match=r"a\.jpg"):
-            coco.encoded_image(coco.load(path, folder), 0)
+            encoded_image(coco.load(path, folder), 0)
 
 
 def test_decompression_bomb(monkeypatch):
@@ -429,7 +431,7 @@ def test_folders_divided_by_backslashes(write):
     (folder / "sub").mkdir()
     Image.new("RGB", (10, 8)).save(folder / "sub" / "a.png")
     dataset = coco.load(path, folder)
-    assert dataset.read(0).shape == (8, 10, 3) and coco.encoded_image(dataset, 0)
+    assert dataset.read(0).shape == (8, 10, 3) and encoded_image(dataset, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

@@ -10,7 +10,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.formats.segmentation import decode_mask
 
 MINI = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_mini"
 
@@ -44,13 +46,13 @@ def box_annotation(i=1, bbox=(2, 1, 4, 3), **more):
 
 def test_load(tmp_path):
     dataset = coco.load(*write(tmp_path, [box_annotation(area=11.5)]), ["dog"])
-    assert dataset.categories == (coco.Category(2, "cat", False), coco.Category(5, "dog", True))
+    assert dataset.categories == (Category(2, "cat", False), Category(5, "dog", True))
     (info,) = dataset.infos
     (a,) = info.annotations
     assert (a.id, a.image_id, a.class_id, a.box, a.area, a.crowd) == (1, 7, 1, (2, 1, 6, 4), 11.5, False)
     expected = np.zeros((8, 10), np.uint8)
     expected[1:4, 2:6] = 1
-    np.testing.assert_array_equal(coco.decode_mask(a.rle), expected)
+    np.testing.assert_array_equal(decode_mask(a.rle), expected)
     assert dataset.read(0).shape == (8, 10, 3) and dataset.annotation_order == (1,)
     json.dumps(coco.ground_truth(dataset))
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.formats import coco, segmentation
+from maskdiff_jax.data.formats.segmentation import decode_mask
 
 EXAMPLES = 250
 DIGITS = "".join(map(chr, range(47, 113)))  # of compressed run lengths, and one on either side
@@ -124,7 +126,7 @@ def check(folder: Path, data: bytes) -> None:
             check_truth(dataset)
 
 
-def check_truth(dataset: coco.Dataset) -> None:
+def check_truth(dataset: Dataset) -> None:
     """What is scored holds every object of the dataset, and nothing that pycocotools could not read."""
     assert dataset.truth is not None
     found = dataset.truth()
@@ -133,12 +135,12 @@ def check_truth(dataset: coco.Dataset) -> None:
     for a in found["annotations"]:
         assert len(a["bbox"]) == 4 and a["iscrowd"] in (0, 1) and sizes[a["image_id"]] > 0
         if sizes[a["image_id"]] < 10**6 and "segmentation" in a:
-            coco.decode_mask(a["segmentation"])
+            decode_mask(a["segmentation"])
     assert {i.id for i in dataset.infos} == set(sizes)
     assert len(found["annotations"]) >= sum(len(i.annotations) for i in dataset.infos)
 
 
-def check_records(dataset: coco.Dataset) -> None:
+def check_records(dataset: Dataset) -> None:
     ids, classes = [], len(dataset.categories)
     for info in dataset.infos:
         assert type(info.id) is int and info.height > 0 and info.width > 0
@@ -148,7 +150,7 @@ def check_records(dataset: coco.Dataset) -> None:
             assert a.image_id == info.id and 0 <= a.class_id < classes
             assert 0 < a.area < np.inf and type(a.crowd) is bool
             if info.height * info.width < 10**6:
-                mask = coco.decode_mask(a.rle)
+                mask = decode_mask(a.rle)
                 assert mask.shape == (info.height, info.width) and mask.any() and mask.max() == 1
             ids.append(a.id)
     assert len(set(ids)) == len(ids) and all(type(i) is int and 0 <= i < 2**63 for i in ids)

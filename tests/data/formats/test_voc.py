@@ -9,7 +9,9 @@ from PIL import Image
 from configs import base
 from configs import fewshot as fewshot_config
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.dataset import Category, Dataset
 from maskdiff_jax.data.formats import coco, coco_splits, voc
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.evaluation import evaluate
 from maskdiff_jax.reporting import report
 
@@ -66,7 +68,7 @@ def test_both_years_once_each(devkit):
         (2007000033, "airplane", [1, 1, 8, 5], 40),
         (2007000042, "tv", [4, 4, 8, 5], 40),
     ]
-    mask = coco.decode_mask(raw["annotations"][1]["segmentation"])
+    mask = decode_mask(raw["annotations"][1]["segmentation"])
     assert mask.sum() == 28 and mask[2:9, 7:11].all()  # the rim is no part of it
 
 
@@ -171,8 +173,8 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     config.fewshot.classes = "novel"
     config.eval.update(source="voc", root=str(devkit), gt_classes_only=True)
     names = base.get_config("coco").data.novel_classes
-    categories = tuple(coco.Category(i, n, n in names) for i, n in coco_splits.CLASSES.items())
-    support_split = coco.Dataset("coco", "support", categories, [], lambda i: None)
+    categories = tuple(Category(i, n, n in names) for i, n in coco_splits.CLASSES.items())
+    support_split = Dataset("coco", "support", categories, [], lambda i: None)
     novel = [k for k, c in enumerate(categories) if c.novel]
     opened = pipeline.open_split
 

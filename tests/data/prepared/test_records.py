@@ -13,14 +13,17 @@ import pytest
 import tensorflow_datasets as tfds
 
 from maskdiff_jax.data import pipeline, sources
+from maskdiff_jax.data.crops import Crops, crops_from_dataset
+from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.formats import coco
 from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.data.prepared import shards, tfds_builders
+from maskdiff_jax.data.support import support_set
 from maskdiff_jax.data.synthetic import scenes
 
 
-def assert_same(first: coco.Dataset, second: coco.Dataset):
+def assert_same(first: Dataset, second: Dataset):
     assert list(first.infos) == list(second.infos)
     assert first.categories == second.categories
     assert tuple(first.annotation_order) == tuple(second.annotation_order)
@@ -195,7 +198,7 @@ def test_several_processes_write_the_same(shapes_data, test_split, tmp_path):
     coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL, name="shapes", split="test")
     one, two = (prepared.folder_of(tmp_path, "crops", {"n": n}) for n in (1, 2))
-    crops = prepared.crops_from_dataset(plain, shapes_data)
+    crops = crops_from_dataset(plain, shapes_data)
     prepared.write_crops(crops, one, {}, per_part=20)
     walked = []
     progress = lambda items: (walked.append(i) or i for i in items)
@@ -236,7 +239,7 @@ def test_no_example_is_a_set_too(test_split, tmp_path):
     empty = test_split._replace(infos=[], annotation_order=())
     prepared.write_images(empty, folder, {})
     assert prepared.open_images(folder).infos == []
-    empty = prepared.Crops((), [], lambda i: None)
+    empty = Crops((), [], lambda i: None)
     prepared.write_crops(empty, prepared.folder_of(tmp_path, "y", {}), {})
     assert not prepared.open_crops(prepared.folder_of(tmp_path, "y", {})).infos
 
@@ -270,7 +273,7 @@ def test_damaged_set_is_named(test_split, tmp_path):
 def test_prepared_crops_equal_crops_from_dataset(shapes_data, test_split, tmp_path, long_side):
     data = shapes_data.copy_and_resolve_references()
     data.region_long_side = long_side
-    cut = prepared.crops_from_dataset(test_split, data)
+    cut = crops_from_dataset(test_split, data)
     folder = prepared.folder_of(tmp_path, "crops", {"side": long_side})
     prepared.write_crops(cut, folder, {"side": long_side})
     kept = prepared.open_crops(folder)
@@ -283,7 +286,7 @@ def test_prepared_crops_equal_crops_from_dataset(shapes_data, test_split, tmp_pa
 
 
 def test_crops_hold_their_object(shapes_data, test_split):
-    cut = prepared.crops_from_dataset(test_split, shapes_data)
+    cut = crops_from_dataset(test_split, shapes_data)
     annotations = [(i, a) for i, info in enumerate(test_split.infos) for a in info.annotations]
     for k, (i, a) in enumerate(annotations):
         rgb, mask = cut.read(k)
@@ -336,7 +339,7 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, support_split,
     crops = pipeline.open_crops(data, shots, "support")
     capsys.readouterr()
     read = crops.shots(16)
-    support = fewshot.support(crops, shot_set, num_classes=12, slots=3, size=16, context=data.context)
+    support = support_set(crops, shot_set, num_classes=12, slots=3, size=16, context=data.context)
     where = {info.annotation_id: i for i, info in enumerate(crops.infos)}
     for class_id, ids in shot_set.items():
         for k, i in enumerate(ids):

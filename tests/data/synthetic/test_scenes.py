@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskdiff_jax.data.formats.coco import decode_mask
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.data.synthetic import outlines, scenes
 
 
