@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
     from configs import base, fewshot
     from maskdiff_jax.evaluation import evaluate
     from maskdiff_jax.reporting import report
+    from maskdiff_jax.reporting.runs import read_metrics
     from maskdiff_jax.training import compatibility
     from maskdiff_jax.training import run as train
 
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
         train.run(config, workdir)
     documents = []
     for name, (config, workdir) in runs.items():
-        document = report.read_metrics(workdir) if (workdir / "metrics.json").is_file() else None
+        document = read_metrics(workdir) if (workdir / "metrics.json").is_file() else None
         if document is None:
             print(f"\n== evaluation of {name}", flush=True)
             document = evaluate.run(config, workdir)

@@ -13,7 +13,7 @@ from maskdiff_jax.data.dataset import Category, Dataset
 from maskdiff_jax.data.formats import coco, coco_splits, voc
 from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.evaluation import evaluate
-from maskdiff_jax.reporting import report
+from maskdiff_jax.reporting import report, runs, sections
 
 
 def add(root, year, name, objects, classes, size=None):
@@ -163,8 +163,8 @@ def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
     assert len(pipeline.open_split(evaluate._data(config), "test").infos) == 3
     assert config.data.source == "coco"
     document = {"stage": "fewshot", "shots": 1, "config": {"data": {"source": "coco"}}}
-    assert report.label(document | {"dataset": "voc"}) == "stage 2: 1 shots, on voc"
-    assert report.label(document | {"dataset": "coco"}) == "stage 2: 1 shots"
+    assert sections.label(document | {"dataset": "voc"}) == "stage 2: 1 shot, on voc"
+    assert sections.label(document | {"dataset": "coco"}) == "stage 2: 1 shot"
 
 
 def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     m = document["metrics"]
     assert m["bbox/AP"] == m["bbox/novel/AP"] < 95 and "bbox/base/AP" not in m
     assert m["gt_classes_only/bbox/novel/AP"] == m["gt_classes_only/segm/AP"] == pytest.approx(100.0)
-    report.group([report.read(tmp_path / "run/voc")])
+    report.group([runs.read(tmp_path / "run/voc")])
 
     other = tuple(c._replace(id=k) for k, c in enumerate(categories))
     support_split = support_split._replace(categories=other)

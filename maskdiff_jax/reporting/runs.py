@@ -1,0 +1,202 @@
+"""What a report reads of a run's folder: metrics.json, metrics.jsonl and figures/*.png, checked before they are used.
+
+A metrics.json that cannot be used is an error that names the fix. What a page can do without (a line of the log that
+was cut off, a damaged picture) is skipped and noted.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+DEEPEST = 20  # levels of a metrics.json; ours have 6
+MAX_PHASES = 16  # of a log; ours have at most 6
+MAX_STEP = 2**53  # the largest whole number that a chart's float64 axis holds exactly
+MAX_VALUE = 1e30  # of a log: far above any loss, and a chart's arithmetic stays finite
+
+
+class Run(NamedTuple):
+    """What one run's folder holds."""
+
+    folder: Path
+    document: dict  # metrics.json, see `read_metrics`
+    lines: list[dict]  # metrics.jsonl: "phase" (text), "step" (int), and finite floats by name
+    notes: list[str]  # what was skipped, as sentences
+
+
+def read(folder: str | Path) -> Run:
+    """Reads a run with its log. Raises as ``read_metrics``."""
+    folder = Path(folder)
+    document = read_metrics(folder)
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        return Run(folder, document, [], [f"{log} is missing: no losses of this run are shown"])
+    lines, skipped = read_log(log)
+    notes = [f"{log}: skipped {skipped} damaged line{'s' if skipped > 1 else ''}"] if skipped else []
+    return Run(folder, document, lines, notes)
+
+
+def read_metrics(folder: str | Path) -> dict:
+    """The metrics.json of a run.
+
+    Returns:
+      The document that evaluation wrote. "metrics" (name -> number) is there; every other field that reports use is
+      absent, null, or of the type and in the range that ``FIELDS`` states.
+
+    Raises:
+      FileNotFoundError: there is no metrics.json.
+      ValueError: it is damaged; names the file, the field and the fix.
+    """
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run launch/evaluate.py on this run first")
+    fix = "run launch/evaluate.py again"
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if error.args and isinstance(error, ValueError) else "nested too deeply"
+        raise ValueError(f"{path} is not valid JSON ({reason}): {fix}") from error
+    problem = next(_problems(document), None)
+    if problem:
+        raise ValueError(f"{path}: {problem}: {fix}")
+    return document
+
+
+def read_log(path: Path) -> tuple[list[dict], int]:
+    """The usable lines of a metrics.jsonl, and how many were not usable.
+
+    A usable line is an object with a "phase" (text) and a "step" in 0..``MAX_STEP``. Of its other values, numbers
+    within ± ``MAX_VALUE`` are kept. Phases beyond the first ``MAX_PHASES`` are not usable.
+    """
+    lines, skipped, phases = [], 0, set()
+    for text in path.read_bytes().split(b"\n"):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            line = None
+        if isinstance(line, dict) and _is_text(line.get("phase")) and _is_count(line.get("step")):
+            if len(phases) < MAX_PHASES:
+                phases.add(line["phase"])
+            if line["phase"] in phases and line["step"] <= MAX_STEP:
+                numbers = {k: float(v) for k, v in line.items() if _in_range(v, -MAX_VALUE, MAX_VALUE)}
+                lines.append(numbers | {"phase": line["phase"], "step": line["step"]})
+                continue
+        skipped += 1
+    return lines, skipped
+
+
+def read_figures(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The PNG files in FOLDER/figures by name, in order; and notes on those that were skipped."""
+    figures, notes = {}, []
+    for path in sorted((folder / "figures").glob("*.png")):
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                image.verify()  # structure and checksums
+            figures[path.name] = path.read_bytes()
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            notes.append(f"{path} was skipped, because it is no readable PNG ({type(error).__name__})")
+    if not figures:
+        notes.append(f"{folder / 'figures'} has no pictures: evaluate with --config.eval.figures above 0 to get some")
+    return figures, notes
+
+
+# -------------------------------------------------------------------------------------------- validation
+
+
+def _in_range(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether a value is a finite number (a bool is none) in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value) and low <= value <= high
+    except OverflowError:  # an int that no float holds
+        return False
+
+
+def _is_percent(value: Any) -> bool:
+    return _in_range(value, 0.0, 100.0)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _in_range(value, 0)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that a terminal can print on one line."""
+    return isinstance(value, str) and len(value) <= 200 and value.isprintable()
+
+
+def _is_config(value: Any) -> bool:
+    data = value.get("data") if isinstance(value, dict) else ()
+    return data is None or (isinstance(data, dict) and (data.get("source") is None or _is_text(data["source"])))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, str) for x in value)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(_in_range(x, 0.0, 1e12) for x in value.values())
+
+
+def _is_per_class(value: Any) -> bool:
+    tables = [table for table in value.values() if table is not None] if isinstance(value, dict) else [value]
+    return all(isinstance(t, dict) and all(x is None or _is_percent(x) for x in t.values()) for t in tables)
+
+
+def _is_curves(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(y, list) for y in value.values()):
+        return False
+    thresholds, others = value.get("iou", []), [y for name, y in value.items() if name != "iou"]
+    return all(_in_range(x, 0.0, 1.0) for x in thresholds) and all(
+        len(y) == len(thresholds) and all(x is None or _is_percent(x) for x in y) for y in others
+    )
+
+
+# field of metrics.json -> (check, what it must be); each may be absent or null
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("preset", "stage", "dataset", "split", "device", "date"), (_is_text, "a line of text")),
+    **dict.fromkeys(("shots", "seed", "noise_seed"), (_is_count, "a whole number from 0 on")),
+    "config": (_is_config, "an object of config fields"),
+    "novel_classes": (_is_names, "a list of class names"),
+    "seconds": (_is_seconds, "an object of seconds by phase"),
+    "per_class": (_is_per_class, "an object of percentages by class"),
+    "curves": (_is_curves, "an object with 'iou' (0 to 1) and as many percentages per curve"),
+}
+
+
+def _problems(document: Any) -> Iterator[str]:
+    """What is wrong with a metrics.json, as the middle of a sentence."""
+    metrics = document.get("metrics") if isinstance(document, dict) else None
+    if not isinstance(metrics, dict):
+        yield "it has no 'metrics' object"
+        return
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in _children(node)]
+    if level:
+        yield f"it is nested more than {DEEPEST} levels deep"
+    for name, value in metrics.items():
+        percent = {"bbox", "segm", "mask_iou"} & set(name.split("/"))
+        if not (_is_percent(value) if percent else _in_range(value)):
+            what = "a percentage from 0 to 100" if percent else "a finite number"
+            yield f"metrics[{ascii(name)[:80]}] is not {what}, but {_shown(value)}"
+    for name, (check, what) in FIELDS.items():
+        value = document.get(name)
+        if value is not None and not check(value):
+            yield f"'{name}' is not {what}, but {_shown(value)}"
+
+
+def _children(node: Any) -> list:
+    return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+
+
+def _shown(value: Any) -> str:
+    """The start of a value as one printable line."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:60] + "..."

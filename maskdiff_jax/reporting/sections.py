@@ -1,0 +1,230 @@
+"""The sections of a report's page, from runs as ``runs.read`` gives them; a group of runs differs only in seeds."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskdiff_jax.reporting import charts, html, statistics
+from maskdiff_jax.reporting.runs import Run
+
+CLASS_GROUPS = ("all", "base", "novel")
+CLASS_COLORS = {"all": charts.INK, "base": charts.BLUE, "novel": charts.ORANGE}
+COLUMNS = (("bbox", "AP"), ("bbox", "AP50"), ("segm", "AP"), ("segm", "AP50"), ("mask_iou", ""))
+COLUMN_TITLES = ("boxes: AP", "boxes: AP50", "masks: AP", "masks: AP50", "mask IoU")
+PHASES = {
+    "detector": "detector", "novel": "novel-class weights", "mask": "mask head", "guidance": "guidance distillation",
+    "evaluation": "evaluation",
+}  # fmt: skip
+# figures/NAME -> title, note
+STRIPS = {
+    "support.png": (
+        "Support set",
+        "The K shots of each class, with their background removed. This is all that the model has seen of a novel "
+        "class (starred).",
+    ),
+    "forward.png": (
+        "Forward process",
+        "Gaussian noise is added to a mask step by step (Eq. 1 of the paper). Training teaches the network to undo it.",
+    ),
+    "denoising.png": (
+        "Sampling a mask",
+        "The reverse process on an object of the test images: above the noisy mask, below the network's estimate of "
+        "the clean mask, over the sampling steps.",
+    ),
+    "samples.png": (
+        "Several samples of one object",
+        "Each mask starts from other noise. Where the samples differ, the model is unsure.",
+    ),
+}
+
+
+def label(document: dict) -> str:
+    """What a run is, in a few words; and what it was evaluated on if that is another dataset than its own."""
+    own, evaluated = ((document.get("config") or {}).get("data") or {}).get("source"), document.get("dataset")
+    end = f", on {evaluated}" if own and own != evaluated else ""
+    shots = document.get("shots")
+    k_shots = f"{'?' if shots is None else shots} shot{'' if shots == 1 else 's'}"
+    names = {"base": "stage 1: base classes", "fewshot": f"stage 2: {k_shots}", "distill": f"distilled: {k_shots}"}
+    stage = document.get("stage") or "run"
+    return names.get(stage, stage) + end
+
+
+def phase_name(phase: str) -> str:
+    """A phase of training in plain words; the rounds of progressive distillation are called "steps16", "steps8" ..."""
+    steps = re.fullmatch(r"steps(\d{1,4})", phase)
+    return f"distillation to {steps[1]} sampling steps" if steps else PHASES.get(phase, phase)
+
+
+def metric_name(kind: str, name: str, classes: str) -> str:
+    """Key in "metrics": ("segm", "AP50", "novel") -> "segm/novel/AP50"; kind "mask_iou" has no name."""
+    if kind == "mask_iou":
+        return f"mask_iou/{classes}"
+    return f"{kind}/{name}" if classes == "all" else f"{kind}/{classes}/{name}"
+
+
+def _cell(runs: Sequence[Run], key: str, gap: str = "<br>") -> str:
+    """A metric as HTML; of several runs mean ± half of the confidence interval."""
+    values = [run.document["metrics"][key] for run in runs if key in run.document["metrics"]]
+    if not values:
+        return "–"
+    e = statistics.estimate(values)
+    return f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f}{gap}<small>± {e.half_width:.1f}</small>"
+
+
+def head(runs: Sequence[Run]) -> str:
+    document = runs[-1].document
+    seed = document.get("seed")
+    seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else f"seed {'?' if seed is None else seed}"
+    facts = (document.get("dataset"), label(document), seeds, document.get("device"), document.get("date"))
+    line = " · ".join(html.text(x) for x in facts if x)
+    tiles = []
+    for kind, classes in (("segm", "base"), ("segm", "novel"), ("mask_iou", "all"), ("mask_iou", "novel")):
+        value = _cell(runs, metric_name(kind, "AP50", classes), " ")
+        if value != "–":
+            what = "mask AP50" if kind == "segm" else "mask IoU in ground-truth boxes"
+            tiles.append((value, "%", f"{what}, {classes} classes"))
+    return f'<h1>MaskDiff: few-shot instance segmentation</h1><p class="muted">{line}</p>' + html.tiles(tiles)
+
+
+def result_note(groups: Sequence[Sequence[Run]]) -> str:
+    splits = dict.fromkeys(str(run.document.get("split") or "test") for runs in groups for run in runs)
+    note = (
+        f"Percent on the {' or '.join(splits)} split. AP is the mean over IoU thresholds from 0.50 to 0.95, AP50 is AP "
+        "at threshold 0.50. Mask IoU compares masks sampled in ground-truth boxes with the ground-truth masks."
+    )
+    if any(len(runs) > 1 for runs in groups):
+        note += " ± is half of the 95 % confidence interval of the mean over n runs that differ only in their seeds."
+    return note
+
+
+def result_table(groups: Sequence[Sequence[Run]]) -> str:
+    headers = [
+        [("", 1), ("n", 1), *((title, len(CLASS_GROUPS)) for title in COLUMN_TITLES)],
+        [("", 1), ("", 1), *((classes, 1) for classes in CLASS_GROUPS * len(COLUMNS))],
+    ]
+    rows = []
+    for runs in groups:
+        cells = [_cell(runs, metric_name(kind, name, classes)) for kind, name in COLUMNS for classes in CLASS_GROUPS]
+        rows.append([html.text(label(runs[-1].document)), str(len(runs)), *cells])
+    return html.table(headers, rows, range(2, len(headers[1]), len(CLASS_GROUPS)))
+
+
+def time_table(groups: Sequence[Sequence[Run]]) -> str:
+    seconds = [[run.document.get("seconds") or {} for run in runs] for runs in groups]
+    known = dict.fromkeys(name for runs in seconds for run in runs for name in run)
+    names = [k for k in known if k != "evaluation"] + [k for k in known if k == "evaluation"]
+    rows = []
+    for runs, of_runs in zip(groups, seconds, strict=True):
+        by_phase = [[s[name] for s in of_runs if name in s] for name in names]
+        cells = [f"{np.mean(values):.0f}" if values else "–" for values in by_phase]
+        total = np.mean([sum(s.values()) for s in of_runs])
+        rows.append([html.text(label(runs[-1].document)), *cells, f"<b>{total:.0f}</b>"])
+    return html.table([[("", 1), *((phase_name(n), 1) for n in names), ("together", 1)]], rows)
+
+
+def picture_sections(figures: dict[str, bytes]) -> list[str]:
+    out = []
+    scenes = [png for name, png in figures.items() if name.startswith("scenes_")]
+    if scenes:
+        note = (
+            "Left the ground truth, right the predictions with their scores in percent (from 30 on; of boxes that "
+            "overlap only the best). A star marks a novel class."
+        )
+        cells = [html.picture(png, f"test image {i}: ground truth and prediction") for i, png in enumerate(scenes)]
+        out.append(html.section("Test images", html.grid(cells), note=note))
+    for name, (title, note) in STRIPS.items():
+        if name in figures:
+            out.append(html.section(title, html.picture(figures[name], title, scroll=True), note=note))
+    return out
+
+
+def _mean_curve(runs: Sequence[Run], name: str) -> tuple[list[float], list[float]] | None:
+    """IoU thresholds and the mean over the runs of AP at each of them (NaN: unknown); None if there are none."""
+    curves = [run.document.get("curves") or {} for run in runs]
+    thresholds = curves[-1].get("iou") or []
+    found = [c[name] for c in curves if name in c and c.get("iou") == thresholds]
+    columns = [[v for v in column if v is not None] for column in zip(*found, strict=True)]
+    if not any(columns):
+        return None
+    return thresholds, [float(np.mean(column)) if column else math.nan for column in columns]
+
+
+def threshold_section(groups: Sequence[Sequence[Run]]) -> list[str]:
+    pictures = []
+    for kind, title in (("segm", "masks"), ("bbox", "boxes")):
+        lines = []
+        for style, runs in zip(("-", "--", ":"), reversed(groups), strict=False):
+            by_classes = {classes: _mean_curve(runs, f"{kind}/{classes}") for classes in CLASS_GROUPS}
+            if by_classes["all"] == by_classes["base"]:  # where only base classes are evaluated
+                by_classes["all"] = None
+            for classes, curve in by_classes.items():
+                if curve:
+                    lines.append(charts.Line(*curve, f"{classes}, {_stage(runs)}", CLASS_COLORS[classes], style))
+        if lines:
+            png = charts.line_chart(title, "IoU threshold", "AP in percent", lines, percent=True)
+            pictures.append(html.picture(png, f"AP of {title} against the IoU threshold"))
+    note = "The higher the threshold, the more exact an outline must be to count."
+    return [html.section("AP against the IoU threshold", html.grid(pictures), note=note)] if pictures else []
+
+
+def loss_section(groups: Sequence[Sequence[Run]]) -> list[str]:
+    pictures = []
+    for runs in groups:
+        for phase in dict.fromkeys(line["phase"] for run in runs for line in run.lines):
+            lines = _loss_lines(runs, phase)
+            if lines:
+                title = f"{_stage(runs)}: {phase_name(phase)}"
+                pictures.append(html.picture(charts.line_chart(title, "step", "loss", lines), f"losses of {title}"))
+    note = "Faint: as logged. Strong: running mean."
+    return [html.section("Losses", html.grid(pictures), note=note)] if pictures else []
+
+
+def _stage(runs: Sequence[Run]) -> str:
+    return label(runs[-1].document).split(":")[0]
+
+
+def _loss_lines(runs: Sequence[Run], phase: str) -> list[charts.Line]:
+    """The loss of each run; of a single run the terms of the loss too."""
+    out = []
+    for i, run in enumerate(runs):
+        logged = [line for line in run.lines if line["phase"] == phase and "loss" in line]
+        if not logged:
+            continue
+        terms = [k for k in logged[0] if "loss" in k and k != "loss"] if len(runs) == 1 else []
+        for n, key in enumerate(["loss", *(terms if len(terms) > 1 else ())]):
+            name = key if len(runs) == 1 else f"seed {run.document.get('seed', i)}"
+            color = charts.COLORS[(i + n) % len(charts.COLORS)]
+            values = [line.get(key, math.nan) for line in logged]
+            out.append(charts.Line([line["step"] for line in logged], values, name, color, noisy=True))
+    return out
+
+
+def class_section(runs: Sequence[Run]) -> list[str]:
+    """The metrics of each class, mean over the runs, base classes first."""
+    titles = {"bbox": "boxes: AP", "segm": "masks: AP", "mask_iou": "mask IoU"}
+    documents = [run.document for run in runs]
+    tables = {kind: [(d.get("per_class") or {}).get(kind) or {} for d in documents] for kind in titles}
+    kinds = [kind for kind in titles if any(tables[kind])]
+    names = dict.fromkeys(name for kind in kinds for table in tables[kind] for name in table)
+    novel = set(documents[-1].get("novel_classes") or ())
+    rows = []
+    for name in sorted(names, key=lambda n: n in novel):
+        cells = [f'<span class="novel">★ {html.text(name)}</span>' if name in novel else html.text(name)]
+        for kind in kinds:
+            values = [table[name] for table in tables[kind] if table.get(name) is not None]
+            mean = float(np.mean(values)) if values else math.nan
+            cells.append(f"{mean:.1f}{html.bar(mean, novel=name in novel)}" if values else "–")
+        rows.append(cells)
+    if not rows:
+        return []
+    table = html.table([[("class", 1), *((titles[kind], 1) for kind in kinds)]], rows)
+    return [html.section("Classes", table, note=f"{label(documents[-1])}; percent; a star marks a novel class.")]
+
+
+def details(document: dict) -> str:
+    left = {k: v for k, v in document.items() if k not in ("metrics", "per_class", "curves", "seconds", "config")}
+    content = json.dumps(left | {"config": document.get("config")}, indent=1)
+    return html.details(f"{label(document)}: versions and config", f"<pre>{html.text(content)}</pre>")
