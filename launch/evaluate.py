@@ -35,7 +35,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
         print("classes of the truth given: " + ", ".join(f"{k} {v:.1f}" for k, v in given.items()))
     if document["images_per_second"]:
         print(f"{document['images_per_second']:.2f} images per second, loading to masks")
-    print(f"evaluated: {evaluate.folder_of(config, workdir) / 'metrics.json'}")
+    print(f"evaluated: {evaluate.default_output(config, workdir) / 'metrics.json'}")
 
 
 if __name__ == "__main__":

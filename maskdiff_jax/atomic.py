@@ -50,3 +50,19 @@ def write_json(path: str | Path, document: Any, *, indent: int | None = 1) -> No
       ValueError: a number in it is not finite, or something has no form in json.
     """
     write(path, json.dumps(document, indent=indent, allow_nan=False))
+
+
+def check_writable(folder: str | Path) -> None:
+    """Makes a folder and writes a file there on trial, so that hours of work do not end with nowhere to put the result.
+
+    Raises:
+      OSError: the folder cannot be made or written to; says where else to write.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / ".trial", b"")
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot write to {folder} ({reason}): give another folder with --output") from error
+    (folder / ".trial").unlink(missing_ok=True)

@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="of the mask head")
     args = parser.parse_args()
     cli.set_up_jax()
-    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax import atomic
+    from maskdiff_jax.evaluation import metrics_document
 
     rows = []
     for shots in args.shots:
@@ -47,8 +48,8 @@ def main() -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     packages = {p: version(p) for p in ("jax", "flax", "optax", "numpy")}
-    result = {"device": evaluate.device_name(), "versions": packages, "date": datetime.date.today().isoformat()}
-    evaluate.write_json(args.output, result | {"rows": rows})
+    result = {"device": metrics_document.device_name(), "versions": packages, "date": datetime.date.today().isoformat()}
+    atomic.write_json(args.output, result | {"rows": rows})
 
 
 def trained_and_scored(base: Path, shots: int, seed: int, steps: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     return copy
 
 
-def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.Drawn]:
+def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.SampledMasks]:
     """Draws a mask for every true object, class and shots given.
 
     Args:
@@ -68,7 +68,7 @@ def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segmen
             moved = loosened(tight, o["jitter"], rng)
             boxes[image_id] = moved.astype(np.float32), np.array([a.class_id for a in annotations])
     batches = pipeline.eval_batches(data.test, c.data, batch=c.eval.batch)
-    yield from segment.draw_masks(segmenter, params, segment.true_objects(segmenter, batches, boxes))
+    yield from segment.sample_masks(segmenter, params, segment.ground_truth_objects(segmenter, batches, boxes))
 
 
 def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:

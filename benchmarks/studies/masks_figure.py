@@ -77,13 +77,13 @@ def _soft(segmenter, params, data, truth, order):
     }
     batches = pipeline.eval_batches(data.test, data.config.data, batch=data.config.eval.batch)
     kept = []
-    for found, hw in segment.true_objects(segmenter, batches, boxes):
+    for found, hw in segment.ground_truth_objects(segmenter, batches, boxes):
         for row in range(len(hw)):
             key = (int(found.image_id[row]), int(found.rank[row]))
             if key in order:
                 kept.append((order.index(key), jax.tree.map(lambda v, row=row: v[row : row + 1], (found, hw))))
     stream = [pair for _, pair in sorted(kept, key=lambda item: item[0])]
-    sampled = next(segment.draw_masks(segmenter, params, stream))
+    sampled = next(segment.sample_masks(segmenter, params, stream))
     return sampled.objects, sampled.soft
 
 

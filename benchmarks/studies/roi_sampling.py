@@ -47,7 +47,7 @@ def box_ap(config, workdir: Path) -> dict:
 
     from maskdiff_jax.data import pipeline
     from maskdiff_jax.data.support import active_class_ids, active_mask, make_support_set
-    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.evaluation import coco_eval, evaluate
     from maskdiff_jax.inference import segment
     from maskdiff_jax.model import build
     from maskdiff_jax.workdir import load_weights
@@ -66,7 +66,7 @@ def box_ap(config, workdir: Path) -> dict:
     )  # fmt: skip
     active = active_mask(ids, c.model.num_classes)
     predictions, *_ = evaluate.predict(c, segmenter, params, dataset, active)
-    metrics, _, _ = evaluate.score(dataset, predictions, ids)
+    metrics, _, _ = coco_eval.score(dataset, predictions, ids)
     return {"images": len(dataset.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
 
 

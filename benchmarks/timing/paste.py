@@ -114,7 +114,7 @@ def narrow_model():
     support = SupportSet(rng.integers(0, 256, shape, np.uint8), np.full(c.model.num_classes, c.model.mask.slots))
     categories = [{"id": i + 1, "name": f"class {i}", "novel": False} for i in range(c.model.num_classes)]
     exported = checkpoint.Export(params, json.loads(c.to_json_best_effort()), categories, support)
-    return predictor.Predictor(exported, noise_seed=0, samples=1, min_score=0.0, keep=False)
+    return predictor.Predictor(exported, noise_seed=0, samples=1, min_score=0.0, keep_samples=False)
 
 
 def predict(path: Path) -> dict:

@@ -1,7 +1,7 @@
-"""The pictures of an evaluation: scenes, the support set, noising, denoising, several masks of one object."""
+"""The figures of an evaluation: scenes, the support set, noising, denoising, several samples of one object."""
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,81 +10,101 @@ from ml_collections import ConfigDict
 from PIL import Image
 from pycocotools import mask as rle
 
-from maskdiff_jax import diffusion
+from maskdiff_jax import atomic, diffusion
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.dataset import Dataset, ImageInfo
+from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model
 from maskdiff_jax.reporting import visualize
-from maskdiff_jax.types import SupportSet
+from maskdiff_jax.types import PyTree, SupportSet
 
-SHOWN_SCORE = 0.3  # detections below would only crowd the picture
-SHOWN_IOU = 0.6  # boxes of several classes on one object would hide it
-STRIP = 8  # pictures in a strip
+SHOWN_SCORE = 0.3  # detections below would only clutter a scene
+SHOWN_IOU = 0.6  # of boxes that overlap more, one is shown: several classes on one object would hide it
+STRIP = 8  # images in a strip
 SAMPLES = 6  # masks of one object
+EXAMPLES = 5  # objects whose samples are shown
 
 
-def draw(
-    config: ConfigDict, folder: Path, model: Model, params: Any, dataset: Dataset, support: SupportSet,
-    predictions: list[dict], segmenter: segment.Segmenter,
+class Example(NamedTuple):
+    """A ground-truth object as the mask head sees it."""
+
+    region: np.ndarray  # [M, M, 3] uint8, RGB
+    mask: np.ndarray  # [M, M] float32, 0 or 1
+    class_id: int
+
+
+def render(
+    config: ConfigDict, folder: Path, model: Model, params: PyTree, dataset: Dataset, support: SupportSet,
+    results: list[dict], segmenter: segment.Segmenter,
 ) -> None:  # fmt: skip
-    """Writes ``scenes_*.png``, ``support.png`` and, for objects of the split, ``forward.png``,
-    ``denoising.png`` and ``samples.png`` into ``folder``; ``eval.figures`` = 0 writes nothing."""
+    """Writes the figures of a split; with ``eval.figures`` = 0 none.
+
+    ``scenes_*.png``: images with their ground truth and predictions. ``support.png``: the shots. For ground-truth
+    objects of the split ``forward.png``: noise is added to a mask; ``denoising.png``: a mask is sampled;
+    ``samples.png``: several samples per object.
+
+    Args:
+      folder: is made when missing.
+      results: COCO results.
+    """
     if not config.eval.figures:
         return
     folder.mkdir(parents=True, exist_ok=True)
     by_image: dict[int, list] = {}
-    for p in predictions:
-        by_image.setdefault(p["image_id"], []).append(p)
+    for row in results:
+        by_image.setdefault(row["image_id"], []).append(row)
     for n, i in enumerate(chosen_scenes(dataset, config.eval.figures)):
         info = dataset.infos[i]
-        sheet = scene(dataset, dataset.read(i), info, by_image.get(info.id, []))
-        _save(folder / f"scenes_{n:02d}.png", sheet)
+        _save(folder / f"scenes_{n:02d}.png", scene(dataset, dataset.read(i), info, by_image.get(info.id, [])))
     _save(folder / "support.png", visualize.support_sheet(support, dataset.categories))
-    _mask_strips(config, folder, model, params, dataset, support, segmenter)
+    examples = find_examples(config, dataset, segmenter)
+    if examples:
+        _save(folder / "forward.png", noising(config, examples[0]))
+        trajectories = sample_trajectories(model, params, support, examples)
+        _save(folder / "denoising.png", denoising(examples[0], *trajectories[0]))
+        _save(folder / "samples.png", samples(dataset.categories, examples, [x0[-1] for _, x0 in trajectories]))
 
 
 def chosen_scenes(dataset: Dataset, count: int) -> list[int]:
-    """Positions of up to ``count`` images, spread over the split, those with novel objects first in line."""
-    novel = [
-        i for i, info in enumerate(dataset.infos) if any(dataset.categories[a.class_id].novel for a in info.annotations)
-    ]
-    order = novel[: count * 2 // 3] + [i for i in range(len(dataset.infos)) if i not in set(novel)]
-    rest = novel[count * 2 // 3 :]
-    return (order + rest)[:count]
+    """Positions of up to ``count`` images of the split, two thirds of them with novel objects where there are so many.
+
+    The rule looks at the ground truth only: the first images with novel objects, then the first of the others.
+    """
+    has_novel = [any(dataset.categories[a.class_id].novel for a in info.annotations) for info in dataset.infos]
+    novel, others = np.flatnonzero(has_novel).tolist(), np.flatnonzero(np.logical_not(has_novel)).tolist()
+    share = count * 2 // 3
+    return [*novel[:share], *others, *novel[share:]][:count]
 
 
-def scene(dataset: Dataset, image: np.ndarray, info: ImageInfo, predictions: list[dict]) -> np.ndarray:
-    """One image with its truth beside its better predictions, see ``_readable``."""
-    shape = (info.height, info.width)
+def scene(dataset: Dataset, image: np.ndarray, info: ImageInfo, results: list[dict]) -> np.ndarray:
+    """One image twice: with its ground truth, and with its better predictions (see ``_shown``)."""
+    hw = (info.height, info.width)
     index = {c.id: i for i, c in enumerate(dataset.categories)}
-    truth = [a for a in info.annotations if not a.crowd]
-    found = _readable(predictions)
-    empty = np.zeros(shape, bool)
+    truth, shown = [a for a in info.annotations if not a.crowd], _shown(results)
+    no_mask = np.zeros(hw, bool)
     left = visualize.Objects(
         boxes=np.array([a.box for a in truth], np.float32).reshape(-1, 4),
         classes=np.array([a.class_id for a in truth], np.int32),
-        masks=np.array([rle.decode(a.rle) for a in truth], bool).reshape(-1, *shape),
+        masks=np.array([rle.decode(a.rle) for a in truth], bool).reshape(-1, *hw),
     )
+    masks = [rle.decode(r["segmentation"]) if "segmentation" in r else no_mask for r in shown]
     right = visualize.Objects(
-        boxes=np.array([_xyxy(p["bbox"]) for p in found], np.float32).reshape(-1, 4),
-        classes=np.array([index[p["category_id"]] for p in found], np.int32),
-        masks=np.array([rle.decode(p["segmentation"]) if "segmentation" in p else empty for p in found], bool).reshape(
-            -1, *shape
-        ),
-        scores=np.array([p["score"] for p in found], np.float32),
+        boxes=np.array([_xyxy(r["bbox"]) for r in shown], np.float32).reshape(-1, 4),
+        classes=np.array([index[r["category_id"]] for r in shown], np.int32),
+        masks=np.array(masks, bool).reshape(-1, *hw),
+        scores=np.array([r["score"] for r in shown], np.float32),
     )
     return visualize.side_by_side(image, left, right, dataset.categories)
 
 
-def _readable(predictions: list[dict]) -> list[dict]:
-    """Scores over SHOWN_SCORE and, of boxes that stand on each other whatever their class, the best."""
+def _shown(results: list[dict]) -> list[dict]:
+    """The results above SHOWN_SCORE, and of those whose boxes overlap, whatever their class, the best one."""
     kept: list[dict] = []
-    for p in sorted(predictions, key=lambda p: -p["score"]):
-        others = [q["bbox"] for q in kept]
-        free = not others or np.max(rle.iou([p["bbox"]], others, [0] * len(others))) < SHOWN_IOU
-        if p["score"] >= SHOWN_SCORE and free:
-            kept.append(p)
+    for row in sorted(results, key=lambda r: -r["score"]):
+        others = [r["bbox"] for r in kept]
+        apart = not others or np.max(rle.iou([row["bbox"]], others, [0] * len(others))) < SHOWN_IOU
+        if row["score"] >= SHOWN_SCORE and apart:
+            kept.append(row)
     return kept
 
 
@@ -92,78 +112,74 @@ def _xyxy(box: list[float]) -> list[float]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def _mask_strips(config, folder, model, params, dataset, support, segmenter) -> None:
-    """Noising and denoising of one novel object, several masks of some."""
-    examples = _examples(config, dataset, segmenter, params)
-    if not examples:
-        return
-    regions = np.stack([r for r, _, _ in examples])
-    classes = np.array([c for _, _, c in examples], np.int32)
-    f = config.model.mask.diffusion
-    b = f.signal_scale
-
-    clean = jnp.asarray(2.0 * examples[0][1] - 1.0) * b
-    schedule = diffusion.make_schedule(f.schedule, f.timesteps)
-    chain = diffusion.noise_chain(schedule, jax.random.key(0), clean)
-    # evenly spaced in what is left of the mask, from most of it to nearly nothing
-    left = np.linspace(0.95, 0.05, STRIP - 1)
-    at = np.unique([np.abs(schedule.sqrt_alphas_cumprod - x).argmin() for x in left])
-    images = [examples[0][1], *(np.asarray(chain[t]) / (2 * b) + 0.5 for t in at)]
-    captions = ["mask", *(f"t = {t + 1}" for t in at)]
-    _save(folder / "forward.png", visualize.strip(images, captions))
-
-    trajectory = jax.jit(model.trajectory)  # everything is an argument: nothing becomes a constant of the program
-    shots = support.shots[classes]
-    draws = [
-        jax.device_get(trajectory(params, jax.random.split(jax.random.key(s), len(classes)), regions, shots, classes))
-        for s in range(SAMPLES)
-    ]
-    y, x0 = draws[0]
-    steps = np.unique(np.round(np.linspace(0, len(y) - 1, STRIP)).astype(int))
-    rows = [
-        visualize.strip([regions[0], *(y[s, 0] for s in steps)], ["region", *(f"step {s + 1}: y" for s in steps)]),
-        visualize.strip([examples[0][1], *(x0[s, 0] for s in steps)], ["truth", *("estimate" for _ in steps)]),
-    ]
-    _save(folder / "denoising.png", visualize.above(rows))
-    sheets = [
-        visualize.samples(
-            regions[i], examples[i][1], [d[1][-1, i] for d in draws], title=_title(dataset.categories[classes[i]])
-        )
-        for i in range(len(classes))
-    ]  # fmt: skip
-    _save(folder / "samples.png", visualize.above(sheets))
-
-
-def _title(category) -> str:
-    return category.name + (" (novel)" if category.novel else "")
-
-
-def _examples(config, dataset: Dataset, segmenter, params, count: int = 5) -> list:
-    """(region, mask [M, M] float 0 or 1, class id) of true objects, large ones of different classes, novel first."""
-    best: dict[int, tuple] = {}
+def find_examples(config: ConfigDict, dataset: Dataset, segmenter: segment.Segmenter) -> list[Example]:
+    """The largest ground-truth object of up to EXAMPLES classes, novel classes first."""
+    largest: dict[int, tuple[int, Annotation]] = {}  # class id -> position of the image, object
     for i, info in enumerate(dataset.infos):
         for a in info.annotations:
-            if not a.crowd and (a.class_id not in best or a.area > best[a.class_id][0]):
-                best[a.class_id] = (a.area, i, a)
-    order = sorted(best, key=lambda c: (not dataset.categories[c].novel, c))[:count]
-    out = []
-    for c in order:
-        _, i, a = best[c]
-        one = dataset._replace(infos=[dataset.infos[i]], read=lambda _, i=i: dataset.read(i))
-        size = segment.whole_batch(config.eval.batch, segmenter.mesh)
-        batch = next(iter(pipeline.eval_batches(one, config.data, batch=size)))
-        boxes = np.zeros((len(batch.image_id), 1, 4), np.float32)
-        boxes[:] = np.array(a.box)
-        region = jax.device_get(segmenter.crop(batch, boxes))[0, 0]
-        x0, y0, x1, y1 = a.box
-        whole = Image.fromarray(rle.decode(a.rle) * 255)
-        m = config.model.mask.size
-        mask = whole.resize((m, m), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
-        out.append((region, (np.asarray(mask) >= 128).astype(np.float32), c))
-    return out
+            if not a.crowd and (a.class_id not in largest or a.area > largest[a.class_id][1].area):
+                largest[a.class_id] = i, a
+    order = sorted(largest, key=lambda c: (not dataset.categories[c].novel, c))
+    return [_example(config, dataset, segmenter, *largest[c]) for c in order[:EXAMPLES]]
 
 
-def _save(path: Path, picture: np.ndarray) -> None:
-    new = path.with_suffix(".partial.png")
-    Image.fromarray(picture).save(new)
-    new.rename(path)
+def _example(
+    config: ConfigDict, dataset: Dataset, segmenter: segment.Segmenter, position: int, annotation: Annotation
+) -> Example:
+    """The region and mask of one object, cropped as evaluation crops them."""
+    one = dataset._replace(infos=[dataset.infos[position]], read=lambda _: dataset.read(position))
+    size = segment.round_up(config.eval.batch, segmenter.mesh)
+    batch = next(iter(pipeline.eval_batches(one, config.data, batch=size)))
+    boxes = np.broadcast_to(np.array(annotation.box, np.float32), (len(batch.image_id), 1, 4))
+    region = jax.device_get(segmenter.crop(batch, boxes))[0, 0]
+    side, whole = config.model.mask.size, Image.fromarray(rle.decode(annotation.rle) * 255)
+    mask = whole.resize((side, side), Image.Resampling.BILINEAR, box=annotation.box)
+    return Example(region, (np.asarray(mask) >= 128).astype(np.float32), annotation.class_id)
+
+
+def noising(config: ConfigDict, example: Example) -> np.ndarray:
+    """The forward process: one mask at steps that leave from most of it to nearly nothing, evenly spaced in that."""
+    options = config.model.mask.diffusion
+    scale = options.signal_scale  # masks are coded as -scale and +scale
+    schedule = diffusion.make_schedule(options.schedule, options.timesteps)
+    chain = diffusion.noise_chain(schedule, jax.random.key(0), jnp.asarray(2.0 * example.mask - 1.0) * scale)
+    signal = np.linspace(0.95, 0.05, STRIP - 1)
+    times = np.unique([np.abs(schedule.sqrt_alphas_cumprod - s).argmin() for s in signal])
+    images = [example.mask, *(np.asarray(chain[t]) / (2 * scale) + 0.5 for t in times)]
+    return visualize.strip(images, ["mask", *(f"t = {t + 1}" for t in times)])
+
+
+def sample_trajectories(
+    model: Model, params: PyTree, support: SupportSet, examples: list[Example]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """SAMPLES times the noisy masks and estimates of every example after each step, [S, n, M, M] each."""
+    trajectory = jax.jit(model.trajectory)  # everything is an argument: nothing becomes a constant of the program
+    regions = np.stack([e.region for e in examples])
+    classes = np.array([e.class_id for e in examples], np.int32)
+    shots = support.shots[classes]
+    keys = [jax.random.split(jax.random.key(s), len(examples)) for s in range(SAMPLES)]
+    return [jax.device_get(trajectory(params, k, regions, shots, classes)) for k in keys]
+
+
+def denoising(example: Example, noisy: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """The reverse process of the first example: noisy masks above, estimates of the clean mask below."""
+    steps = np.unique(np.round(np.linspace(0, len(noisy) - 1, STRIP)).astype(int))
+    above = visualize.strip(
+        [example.region, *(noisy[s, 0] for s in steps)], ["region", *(f"step {s + 1}: y" for s in steps)]
+    )
+    below = visualize.strip([example.mask, *(estimates[s, 0] for s in steps)], ["truth", *("estimate" for _ in steps)])
+    return visualize.above([above, below])
+
+
+def samples(categories: tuple[Category, ...], examples: list[Example], masks: list[np.ndarray]) -> np.ndarray:
+    """Each example with its mask and several samples [n, M, M] of it."""
+    rows = []
+    for i, example in enumerate(examples):
+        category = categories[example.class_id]
+        title = category.name + (" (novel)" if category.novel else "")
+        rows.append(visualize.samples(example.region, example.mask, [m[i] for m in masks], title=title))
+    return visualize.above(rows)
+
+
+def _save(path: Path, figure: np.ndarray) -> None:
+    atomic.write(path, lambda file: Image.fromarray(figure).save(file, "png"))

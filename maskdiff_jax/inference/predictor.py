@@ -77,13 +77,15 @@ class Predictor:
     categories: tuple[Category, ...]  # by class id
     active: np.ndarray  # [C] bool: the classes that can be detected
 
-    def __init__(self, exported: checkpoint.Export, noise_seed: int, samples: int, min_score: float, keep: bool):
+    def __init__(
+        self, exported: checkpoint.Export, noise_seed: int, samples: int, min_score: float, keep_samples: bool
+    ):
         """Use ``load``."""
         self._config = c = as_config(exported.config)
         self.categories = tuple(Category(**x) for x in exported.categories)
         self.active = active_mask(active_class_ids(c, self.categories), len(self.categories))
         self._params = jax.device_put(exported.params)
-        self._min_score, self._samples, self._keep = min_score, samples, keep
+        self._min_score, self._samples, self._keep_samples = min_score, samples, keep_samples
         self._top_n = min(c.eval.mask_top_n, c.model.detector.max_detections)
         self._segmenter = segment.make_segmenter(
             build(c.model), exported.support, size=c.model.mask.size, context=c.data.context,
@@ -92,11 +94,11 @@ class Predictor:
         )  # fmt: skip
 
     def __call__(self, image: np.ndarray, image_id: int = 0) -> Prediction:
-        """Objects and masks of one image.
+        """Detects the objects of one image and samples their masks.
 
         Args:
           image: uint8 [h, w, 3] RGB, any size.
-          image_id: names the noise: the same image and id give the same masks.
+          image_id: selects the noise: the same image with the same id gives the same masks.
 
         Raises:
           ValueError: not such an array.
@@ -104,14 +106,16 @@ class Predictor:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"an image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
         batch = as_batch(image, image_id, self._config.data)
-        stream = segment.detected_objects(
+        objects = segment.detected_objects(
             self._segmenter, self._params, [batch], self.active,
-            min_score=self._min_score, top_n=self._top_n, maskless=[],
+            min_score=self._min_score, top_n=self._top_n, without_mask=[],
         )  # fmt: skip
-        parts = [_nothing(self._config.model.mask.size, self._samples)]
-        parts += segment.draw_masks(self._segmenter, self._params, stream)
-        drawn: segment.Drawn = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        objects, context = drawn.objects, self._config.data.context
+        sampled = segment.sample_masks(self._segmenter, self._params, objects)
+        return self._prediction(image, segment.concatenate(sampled, self._config.model.mask.size, self._samples))
+
+    def _prediction(self, image: np.ndarray, sampled: segment.SampledMasks) -> Prediction:
+        """The sampled masks of one image's objects, pasted and named."""
+        objects, context = sampled.objects, self._segmenter.context
         regions = [paste.context_box(box, context, image.shape) for box in objects.box]
         return Prediction(
             hw=(image.shape[0], image.shape[1]),
@@ -119,22 +123,12 @@ class Predictor:
             scores=objects.score,
             class_ids=objects.class_id,
             labels=[self.categories[i].name for i in objects.class_id],
-            rles=segment.pasted(self._segmenter, drawn),
-            confidence=segment.confidence(drawn.soft, self._config.eval.mask_threshold),
+            rles=segment.paste_all(self._segmenter, sampled),
+            confidence=segment.confidence(sampled.soft, self._segmenter.threshold),
             regions=np.array(regions, np.float32).reshape(-1, 4),
-            region_soft=drawn.soft,
-            region_samples=drawn.each if self._keep else None,
+            region_soft=sampled.soft,
+            region_samples=sampled.each if self._keep_samples else None,
         )
-
-
-def _nothing(m: int, samples: int) -> segment.Drawn:
-    """No objects at all, in arrays of the right shapes."""
-    none = segment.Objects(
-        image_id=np.zeros(0, np.int32), rank=np.zeros(0, np.int32), class_id=np.zeros(0, np.int32),
-        score=np.zeros(0, np.float32), box=np.zeros((0, 4), np.float32), region=np.zeros((0, m, m, 3), np.uint8),
-    )  # fmt: skip
-    soft = np.zeros((0, m, m), np.float32)
-    return segment.Drawn(none, np.zeros((0, 2), np.int32), soft, np.zeros((0, samples, m, m), np.float32))
 
 
 def load(

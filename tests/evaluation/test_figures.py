@@ -35,7 +35,7 @@ def test_pictures_are_written_by_programs_without_data(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.jax, "jit", measured)
     with config.unlocked():
         config.eval.figures = 2
-    figures.draw(config, tmp_path, model, params, dataset, support, [], segmenter)
+    figures.render(config, tmp_path, model, params, dataset, support, [], segmenter)
     names = {"scenes_00.png", "scenes_01.png", "support.png", "forward.png", "denoising.png", "samples.png"}
     assert {p.name for p in tmp_path.iterdir()} == names
     assert len(largest) == figures.SAMPLES and max(largest) <= 1024

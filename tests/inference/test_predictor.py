@@ -15,8 +15,9 @@ from pycocotools import mask as rle
 from configs import fewshot
 from maskdiff_jax import checkpoint
 from maskdiff_jax.data.formats.segmentation import encode_mask
-from maskdiff_jax.inference import predictor
+from maskdiff_jax.inference import predictor, segment
 from maskdiff_jax.model import build
+from maskdiff_jax.ops import masks
 from maskdiff_jax.types import SupportSet
 from tests import lowered
 from tests.reference import paste as reference
@@ -94,25 +95,23 @@ def test_the_same_image_gives_the_same_masks_and_other_noise_others(model):
 
 def test_agrees_with_the_path_of_evaluation(model):
     """A square image at the test size is evaluated as is: the mask pasted there is the mask given here."""
-    from maskdiff_jax.inference import segment
-
     image, seg = picture(64, 64), model._segmenter
     batch = predictor.as_batch(image, 0, tiny_config().data)
-    stream = segment.detected_objects(seg, model._params, [batch], model.active, min_score=0.0, top_n=4, maskless=[])
-    drawn, *_ = segment.draw_masks(seg, model._params, stream)
-    from maskdiff_jax.ops import masks
-
-    box = masks.context_box(drawn.objects.box[0], tiny_config().data.context, drawn.hw[0])
+    stream = segment.detected_objects(
+        seg, model._params, [batch], model.active, min_score=0.0, top_n=4, without_mask=[]
+    )
+    sampled, *_ = segment.sample_masks(seg, model._params, stream)
+    box = masks.context_box(sampled.objects.box[0], tiny_config().data.context, sampled.hw[0])
     found = model(image)
-    np.testing.assert_allclose(found.soft[0], reference.paste(drawn.soft[0], box, (64, 64)), atol=1e-6)
-    assert segment.pasted(seg, drawn)[: len(found.rles)] == found.rles[: len(drawn.soft)]
+    np.testing.assert_allclose(found.soft[0], reference.paste(sampled.soft[0], box, (64, 64)), atol=1e-6)
+    assert segment.paste_all(seg, sampled)[: len(found.rles)] == found.rles[: len(sampled.soft)]
 
 
 def test_programs_hold_no_data(model):
     """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
     seg, data = model._segmenter, tiny_config().data
     batch = predictor.as_batch(picture(64, 64), 0, data)
-    objects = predictor._nothing(16, 1).objects
+    objects = segment.concatenate([], 16, 1).objects
     objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
     programs = {
         seg.detect: (model._params, batch, model.active),
@@ -163,7 +162,7 @@ def test_no_export_and_no_image(tmp_path, exported, model):
     del meta["config"]["model"]["mask"]["diffusion"]["guidance_interval"]
     shutil.copytree(exported, tmp_path / "old")
     (tmp_path / "old/export.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guided'"):
+    with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guidance_interval'"):
         predictor.load(tmp_path / "old")
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="an image must be"):

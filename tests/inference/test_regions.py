@@ -44,5 +44,5 @@ def test_training_and_evaluation_see_the_same_region(tmp_path):
         evaluated = masks.crop_resize(batch.region_image[row], np.array(a.box) * scale, M, batch.region_hw[row])
         assert np.abs(evaluated - trained[..., :3]).max() <= 2  # pillow rounds after each axis
         true = np.asarray(masks.crop_resize(decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
-        drawn = trained[..., 3] >= 128
-        assert (true & drawn).sum() / (true | drawn).sum() > 0.97
+        cropped = trained[..., 3] >= 128
+        assert (true & cropped).sum() / (true | cropped).sum() > 0.97

@@ -52,11 +52,11 @@ def stream(counts):
         )  # fmt: skip
 
 
-def drawn(segmenter, counts):
+def sampled(segmenter, counts):
     """{(image, rank): soft mask}, and the masks in their images."""
     soft, pasted = {}, {}
-    for part in segment.draw_masks(segmenter, jnp.float32(1.0), stream(counts)):
-        rles, o = segment.pasted(segmenter, part), part.objects
+    for part in segment.sample_masks(segmenter, jnp.float32(1.0), stream(counts)):
+        rles, o = segment.paste_all(segmenter, part), part.objects
         for i, name in enumerate(zip(o.image_id.tolist(), o.rank.tolist(), strict=True)):
             assert name not in soft
             soft[name], pasted[name] = part.soft[i], rles[i]
@@ -67,7 +67,7 @@ def test_nothing_is_traced_again_after_the_first_batch():
     traced = []
     segmenter = make((4,), traced)
     for counts in ([4], [1], [3, 2, 7], [11], [1, 1, 1, 1, 1]):
-        soft, _ = drawn(segmenter, counts)
+        soft, _ = sampled(segmenter, counts)
         assert len(soft) == sum(counts)
     assert traced == [(4, M, M, 3)]
 
@@ -75,18 +75,18 @@ def test_nothing_is_traced_again_after_the_first_batch():
 def test_each_size_is_traced_once_when_it_is_needed():
     traced = []
     segmenter = make((1, 4), traced)
-    drawn(segmenter, [1])
-    assert traced == [(1, M, M, 3)]  # one object is not drawn as four
+    sampled(segmenter, [1])
+    assert traced == [(1, M, M, 3)]  # one object is not sampled as four
     for counts in ([3], [5], [2, 2, 1], [1]):
-        drawn(segmenter, counts)
+        sampled(segmenter, counts)
     assert traced == [(1, M, M, 3), (4, M, M, 3)]
 
 
 def test_another_support_set_is_the_same_program():
     traced = []
     segmenter, other = make((4,), traced), make((4,), [], shot=200)
-    before, _ = drawn(segmenter, [4, 2])
-    after, _ = drawn(segmenter._replace(shots=other.shots), [4, 2])
+    before, _ = sampled(segmenter, [4, 2])
+    after, _ = sampled(segmenter._replace(shots=other.shots), [4, 2])
     assert traced == [(4, M, M, 3)] and segmenter.sample._cache_size() == 1
     assert all((before[k] != after[k]).any() for k in before)
     objects, _ = next(stream([4]))
@@ -103,7 +103,7 @@ def test_the_next_batch_is_started_before_results_are_waited_for():
         events.append("start")
         return segmenter.sample(*arguments)
 
-    for _ in segment.draw_masks(segmenter._replace(sample=sample), jnp.float32(1.0), stream([2, 2, 2])):
+    for _ in segment.sample_masks(segmenter._replace(sample=sample), jnp.float32(1.0), stream([2, 2, 2])):
         events.append("result")
     assert events == ["start", "start", "result", "start", "result", "result"]
 
@@ -112,16 +112,16 @@ def test_batches_divide_over_the_devices():
     class Mesh:
         size = 3
 
-    assert [segment.whole_batch(n, Mesh) for n in (1, 3, 8)] == [3, 3, 9]
+    assert [segment.round_up(n, Mesh) for n in (1, 3, 8)] == [3, 3, 9]
 
 
 PAINTED = """
     import jax, numpy as np
     from maskdiff_jax import sharding
-    from tests import test_segment as t
+    from tests.inference import test_segment as t
     counts, (one, eight) = [5, 1, 0, 9], (t.make((3,), [], mesh=sharding.make_mesh(n)) for n in (1, 8))
     assert (one.mask_batches, eight.mask_batches, len(eight.shots.devices())) == ((3,), (8,), 8)
-    (soft, masks), (others, same) = t.drawn(one, counts), t.drawn(eight, counts)
+    (soft, masks), (others, same) = t.sampled(one, counts), t.sampled(eight, counts)
     assert masks == same and len(soft) == 15
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), soft, others)
     print("equal")
@@ -131,11 +131,13 @@ PREDICTED = """
     import re
     import jax, numpy as np
     from pycocotools import mask as mask_utils
-    from maskdiff_jax import evaluate, predictor, segment, sharding
-    from maskdiff_jax.data import shapes
+    from maskdiff_jax import sharding
+    from maskdiff_jax.data.synthetic import scenes
+    from maskdiff_jax.evaluation import evaluate
+    from maskdiff_jax.inference import predictor, segment
     from maskdiff_jax.model import build
     from maskdiff_jax.types import SupportSet
-    from tests.test_predictor import tiny_config
+    from tests.inference.test_predictor import tiny_config
     assert jax.device_count() == 8
     c = tiny_config().unlock()
     c.data.update(test_short_side=64, long_side=64, buckets=((64, 64),))
@@ -145,15 +147,15 @@ PREDICTED = """
     like = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), like)
     support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
-    dataset, results, ious = shapes.scenes("shapes", "test", 0, 11), [], []
+    dataset, results, ious = scenes.scenes("shapes", "test", 0, 11), [], []
     for n in (1, 8):
         segmenter = segment.make_segmenter(
             model, support, size=16, context=c.data.context, top_n=3, mask_batches=(c.eval.mask_batch,), threshold=0.5,
             samples=1, noise_seed=0, mesh=sharding.make_mesh(n),
         )
         assert segmenter.mask_batches == ((4,) if n == 1 else (8,))
-        found, maskless, speed = evaluate.predict(c, segmenter, params, dataset, np.ones(12, bool))
-        assert maskless == 0 and (n > 1 or speed > 0)
+        found, without_mask, speed = evaluate.predict(c, segmenter, params, dataset, np.ones(12, bool))
+        assert without_mask == 0 and (n > 1 or speed > 0)
         results.append(found)
         ious.append(evaluate.mask_ious(c, segmenter, params, dataset))
     assert len(results[0]) == len(results[1]) == 33
@@ -166,7 +168,7 @@ PREDICTED = """
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=0.01), *ious)
 
     batch = jax.tree.map(lambda x: np.repeat(x, 8, 0), predictor.as_batch(np.zeros((64, 64, 3), np.uint8), 0, c.data))
-    objects = jax.tree.map(lambda x: np.zeros((8, *x.shape[1:]), x.dtype), predictor._nothing(16, 1).objects)
+    objects = jax.tree.map(lambda x: np.zeros((8, *x.shape[1:]), x.dtype), segment.concatenate([], 16, 1).objects)
     batch, objects = sharding.put_batch((batch, objects), segmenter.mesh)
     for compiled in (
         segmenter.detect.lower(params, batch, np.ones(12, bool)).compile(),
@@ -197,9 +199,9 @@ def test_confidence():
 
 def test_masks_do_not_depend_on_batch_size_or_company():
     counts = [3, 1, 5, 2]
-    alone, alone_pasted = drawn(make((1,), []), counts)
+    alone, alone_pasted = sampled(make((1,), []), counts)
     for sizes in ((4,), (1, 16)):
-        soft, pasted = drawn(make(sizes, []), counts)
+        soft, pasted = sampled(make(sizes, []), counts)
         assert soft.keys() == alone.keys() and len(soft) == sum(counts)
         for name, mask in soft.items():
             np.testing.assert_allclose(mask, alone[name], atol=1e-6)
@@ -210,4 +212,4 @@ def test_masks_do_not_depend_on_batch_size_or_company():
 
 def test_no_objects_are_no_work():
     traced = []
-    assert drawn(make((4,), traced), []) == ({}, {}) and not traced
+    assert sampled(make((4,), traced), []) == ({}, {}) and not traced

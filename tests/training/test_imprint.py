@@ -10,7 +10,7 @@ from maskdiff_jax import sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as shots_of
 from maskdiff_jax.data.support import active_mask, class_ids, sample_shots
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.evaluation import coco_eval
 from maskdiff_jax.model import build
 from maskdiff_jax.training import novel_classes, stages
 from maskdiff_jax.training.loop import run_phase
@@ -41,8 +41,8 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
             d = jax.device_get(detect(params, batch.image, batch.image_hw, active))
             for i, j in np.argwhere((d.classes >= 0) & (batch.image_id >= 0)[:, None]):
                 category = test.categories[d.classes[i, j]].id
-                found.append(evaluate._result(int(batch.image_id[i]), category, d.scores[i, j], d.boxes[i, j]))
-        return evaluate.score(test, found, ids)[0]
+                found.append(coco_eval.result_row(int(batch.image_id[i]), category, d.scores[i, j], d.boxes[i, j]))
+        return coco_eval.score(test, found, ids)[0]
 
     before = ap50(params, base_ids)["bbox/AP50"]
     support_split = pipeline.open_split(f.data, "support")

@@ -12,7 +12,7 @@ from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Category, Dataset
 from maskdiff_jax.data.formats import coco, coco_splits, voc
 from maskdiff_jax.data.formats.segmentation import decode_mask
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.evaluation import coco_eval, evaluate
 from maskdiff_jax.reporting import report, runs, sections
 
 
@@ -157,10 +157,10 @@ def test_a_photo_of_another_size(devkit):
 
 def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
     config = base.get_config("coco")
-    assert evaluate.folder_of(config, tmp_path) == tmp_path and evaluate._data(config) is config.data
+    assert evaluate.default_output(config, tmp_path) == tmp_path and evaluate._scored_data(config) is config.data
     config.eval.source, config.eval.root = "voc", str(devkit)
-    assert evaluate.folder_of(config, tmp_path) == tmp_path / "voc"
-    assert len(pipeline.open_split(evaluate._data(config), "test").infos) == 3
+    assert evaluate.default_output(config, tmp_path) == tmp_path / "voc"
+    assert len(pipeline.open_split(evaluate._scored_data(config), "test").infos) == 3
     assert config.data.source == "coco"
     document = {"stage": "fewshot", "shots": 1, "config": {"data": {"source": "coco"}}}
     assert sections.label(document | {"dataset": "voc"}) == "stage 2: 1 shot, on voc"
@@ -181,11 +181,12 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     def predict(config, segmenter, params, dataset, active):
         assert np.flatnonzero(active).tolist() == novel
         exact = [
-            evaluate._result(i.id, categories[a.class_id].id, 0.5, np.array(a.box)) | {"segmentation": a.rle}
+            coco_eval.result_row(i.id, categories[a.class_id].id, 0.5, np.array(a.box), a.rle)
             for i in dataset.infos
             for a in i.annotations
         ]
-        return exact + [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5], 0, None
+        wrong = [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5]
+        return evaluate.Predictions(exact + wrong, 0, None)
 
     monkeypatch.setattr(
         pipeline, "open_split", lambda data, split: support_split if split == "support" else opened(data, split)
@@ -195,7 +196,7 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
     for module, name in ((evaluate, "load_weights"), (evaluate.segment, "make_segmenter")):
         monkeypatch.setattr(module, name, lambda *_, **__: None)
-    monkeypatch.setattr(evaluate.figures, "draw", lambda *_: None)
+    monkeypatch.setattr(evaluate.figures, "render", lambda *_: None)
     document = evaluate.run(config, tmp_path / "run")
     assert document == json.loads((tmp_path / "run/voc/metrics.json").read_text())
     assert not (tmp_path / "run/metrics.json").exists() and (tmp_path / "run/voc/predictions.json").is_file()
@@ -216,15 +217,15 @@ def test_gt_classes_only_keeps_the_classes_of_the_truth(devkit):
     dataset = coco.load(voc.coco_json(devkit), devkit, [coco_splits.CLASSES[i] for i in coco_splits.NOVEL_IDS])
     rank = {c.id: k for k, c in enumerate(dataset.categories)}
     exact = [
-        evaluate._result(a.image_id, dataset.categories[a.class_id].id, 0.5, np.array(a.box)) | {"segmentation": a.rle}
+        coco_eval.result_row(a.image_id, dataset.categories[a.class_id].id, 0.5, np.array(a.box), a.rle)
         for i in dataset.infos
         for a in i.annotations
     ]
     # better scored detections of classes that other images hold: plain AP suffers, gt_classes_only does not see them
     wrong = [p | {"category_id": c, "score": 0.9} for p in exact for c in (5, 72) if c != p["category_id"]]
     ids = np.array([rank[i] for i in coco_splits.NOVEL_IDS], np.int32)
-    plain, _, _ = evaluate.score(dataset, exact + wrong, ids)
-    filtered, _, _ = evaluate.score(dataset, evaluate.of_true_classes(dataset, exact + wrong), ids)
+    plain, _, _ = coco_eval.score(dataset, exact + wrong, ids)
+    filtered, _, _ = coco_eval.score(dataset, coco_eval.gt_classes_only(dataset, exact + wrong), ids)
     assert plain["segm/AP"] < 90 and filtered["segm/AP"] == filtered["bbox/AP"] == pytest.approx(100.0)
-    assert filtered == evaluate.score(dataset, exact, ids)[0]
-    assert evaluate.of_true_classes(dataset, []) == []
+    assert filtered == coco_eval.score(dataset, exact, ids)[0]
+    assert coco_eval.gt_classes_only(dataset, []) == []

@@ -1,4 +1,4 @@
-"""Scoring: what is certain without a model. The truth scores 100, COCO-All is the mean of its classes."""
+"""Scores that are certain without a model: ground truth scores 100, COCO-All is the mean over its classes."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, 
 from maskdiff_jax.data.formats import coco, ground_truth
 from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.synthetic import scenes
-from maskdiff_jax.evaluation import evaluate
+from maskdiff_jax.evaluation import coco_eval
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 NOVEL = ["person", "car", "chair", "bottle"]
@@ -30,10 +30,10 @@ def dataset(name):
 
 
 def truth_as_results(data, score=lambda a: 1.0):
-    """The truth, as `evaluate.predict` would put it: rounded boxes, masks as RLE, no crowd regions."""
+    """The truth, as COCO results: rounded boxes, masks as RLE, no crowd regions."""
     ids = [c.id for c in data.categories]
     return [
-        evaluate._result(info.id, ids[a.class_id], score(a), np.array(a.box)) | {"segmentation": a.rle}
+        coco_eval.result_row(info.id, ids[a.class_id], score(a), np.array(a.box), a.rle)
         for info in data.infos
         for a in info.annotations
         if not a.crowd
@@ -43,7 +43,7 @@ def truth_as_results(data, score=lambda a: 1.0):
 @pytest.mark.parametrize("name", ["shapes", "coco_mini"])
 def test_truth_scores_100(name):
     data = dataset(name)
-    metrics, per_class, curves = evaluate.score(data, truth_as_results(data), np.arange(len(data.categories)))
+    metrics, per_class, curves = coco_eval.score(data, truth_as_results(data), np.arange(len(data.categories)))
     for kind in ("bbox", "segm"):
         for group in ("", "base/", "novel/"):
             for measure in ("AP", "AP50", "AP75"):
@@ -54,7 +54,7 @@ def test_truth_scores_100(name):
 
 @pytest.mark.parametrize("name", ["shapes", "coco_mini"])
 def test_all_is_the_mean_of_base_and_novel_classes(name):
-    """AP = (b bAP + n nAP) / (b + n) over the classes that occur [fsis_protocol.md, section 2.8]."""
+    """AP = (b bAP + n nAP) / (b + n) over the classes that occur."""
     data = dataset(name)
     rng = np.random.default_rng(0)
     # a third of the objects missed, a third under another class, random scores
@@ -63,7 +63,7 @@ def test_all_is_the_mean_of_base_and_novel_classes(name):
     for r in results:
         if rng.random() < 0.33:
             r["category_id"] = int(rng.choice(ids))
-    metrics, per_class, _ = evaluate.score(data, results, np.arange(len(ids)))
+    metrics, per_class, _ = coco_eval.score(data, results, np.arange(len(ids)))
     present = {a.class_id for i in data.infos for a in i.annotations if not a.crowd}
     novel = sum(data.categories[c].novel for c in present)
     base = len(present) - novel
@@ -79,7 +79,7 @@ def test_classes_that_are_not_scored_do_not_count():
     base = np.array([i for i, c in enumerate(data.categories) if not c.novel])
     ids = [data.categories[i].id for i in base]
     results = [r for r in truth_as_results(data) if r["category_id"] in ids]
-    metrics, per_class, _ = evaluate.score(data, results, base)
+    metrics, per_class, _ = coco_eval.score(data, results, base)
     assert metrics["bbox/AP"] == pytest.approx(100.0) and "bbox/novel/AP" not in metrics
     assert len(per_class["segm"]) == len(base)
 
@@ -89,13 +89,13 @@ def test_results_without_masks_count_for_boxes_only():
     results = truth_as_results(data)
     for r in results[::2]:
         del r["segmentation"]
-    metrics, _, _ = evaluate.score(data, results, np.arange(12))
+    metrics, _, _ = coco_eval.score(data, results, np.arange(12))
     assert metrics["bbox/AP"] == pytest.approx(100.0) and 0 < metrics["segm/AP"] < 100
 
 
 def test_no_results_score_nothing():
     data = dataset("shapes")
-    metrics, _, _ = evaluate.score(data, [], np.arange(12))
+    metrics, _, _ = coco_eval.score(data, [], np.arange(12))
     assert metrics["bbox/AP"] == metrics["segm/novel/AP"] == 0.0
 
 
@@ -114,8 +114,8 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
     info = ImageInfo(1, "1.png", side, side, tuple(annotations))
     data = Dataset("two", "test", (Category(1, "thing", False),), [info], lambda i: None)
     results = truth_as_results(data, lambda a: 0.5)
-    wrong = evaluate._result(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": encode_mask(ring)}
-    metrics, _, _ = evaluate.score(data, [*results, wrong], np.array([0]))
+    wrong = coco_eval.result_row(1, 1, 0.9, np.array([10, 10, 160, 160])) | {"segmentation": encode_mask(ring)}
+    metrics, _, _ = coco_eval.score(data, [*results, wrong], np.array([0]))
     assert metrics["segm/APs"] == pytest.approx(50.0) and metrics["segm/APl"] == pytest.approx(100.0)
     assert metrics["bbox/APl"] == pytest.approx(50.0) and metrics["bbox/APs"] == pytest.approx(100.0)
 
@@ -167,7 +167,7 @@ def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
         mask[int(max(y, 0)) : int(max(y + h, 0)) + 1, int(max(x, 0)) : int(max(x + w, 0)) + 1] = True
         one = {"image_id": a["image_id"], "category_id": a["category_id"], "score": float(rng.random())}
         results.append(one | {"bbox": [x, y, max(w, 0), max(h, 0)], "segmentation": encode_mask(mask)})
-    metrics, _, _ = evaluate.score(data, results, np.arange(3))
+    metrics, _, _ = coco_eval.score(data, results, np.arange(3))
     for kind in ("bbox", "segm"):
         with contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO(str(path))

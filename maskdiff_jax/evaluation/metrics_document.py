@@ -1,0 +1,61 @@
+"""metrics.json: the metrics of one evaluation and all that is needed to know what they are of."""
+
+import datetime
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from maskdiff_jax.data.dataset import Dataset
+from maskdiff_jax.data.fewshot.shots import ShotSet
+from maskdiff_jax.workdir import as_json
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools")
+
+
+def describe(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[str, Any]:
+    """Which model was scored, on which images, with which versions, where and when.
+
+    Args:
+      config: of the run, with the ``eval`` fields that were used.
+      dataset: the split that was scored.
+      shots: class id -> ids of the annotations that the model saw as shots.
+
+    Returns:
+      The fields of metrics.json but for its results, which ``evaluate.run`` adds.
+    """
+    names = [x.name for x in dataset.categories]
+    return {
+        "config": as_json(config),
+        "preset": config.preset,
+        "stage": config.stage,
+        "dataset": config.eval.source or config.data.source,
+        "split": config.eval.split,
+        "shots": config.fewshot.shots,
+        "seed": config.fewshot.seed,
+        "noise_seed": config.eval.noise_seed,
+        "shots_per_class": {names[i]: len(shots[i]) for i in sorted(shots)},
+        "novel_classes": [x.name for x in dataset.categories if x.novel],
+        "step": {name: config.train[name].steps for name in ("detector", "mask", "novel")},
+        "versions": {p: version(p) for p in PACKAGES},
+        "device": device_name(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def device_name() -> str:
+    """Model and number of the accelerators, or model of the processor and its cores; never the machine's name."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores"
