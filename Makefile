@@ -1,7 +1,7 @@
 # make quickstart   trains, evaluates and reports on the embedded data set: runs/quickstart/report/index.html
 #                   (prints the finished result when there is one; FRESH=1 trains again)
 # make test         the fast tests;  make test-all: the slow ones too
-# make rehearsal    every command of README's recipe on a small generated COCO, narrow nets: a line for each
+# make rehearsal    every command of docs/paper_recipe.md on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
 # make bench        times data loading, sampling, training steps and the detector: minutes, on its own; the studies are
 #                   in benchmarks/README.md

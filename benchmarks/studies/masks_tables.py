@@ -234,14 +234,14 @@ def distilled() -> str:
     rows = json.loads((measure.RESULTS / "distill.json").read_text())["rows"]
     names = {
         "teacher": lambda r: f"teacher, steps: {r['steps']}, w = {r['guidance']:.0f}",
-        "student, guidance": lambda r: f"student of the guidance, steps: {r['steps']}",
+        "student, guidance": lambda r: f"guidance distillation, steps: {r['steps']}",
     }
     out = []
     for r in rows:
         made_for = re.fullmatch(r"student, steps(\d+)", r["who"])
         if made_for and int(made_for[1]) != r["steps"]:
             continue
-        name = names[r["who"]](r) if not made_for else f"student of the steps too, steps: {r['steps']}"
+        name = names[r["who"]](r) if not made_for else f"progressive distillation, steps: {r['steps']}"
         out.append((name, str(r["nfe"]), *(percent([r[f]]) for f in FIELDS)))
     return table(("", "NFE", *COLUMNS), out)
 

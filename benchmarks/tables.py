@@ -1,0 +1,212 @@
+"""Fills the tables of README.md, docs/results.md and docs/mask_head.md from the json files in benchmarks/results/.
+
+    python benchmarks/tables.py            # rewrites the documents in place
+    python benchmarks/tables.py --check    # exit code 1 where a document differs from the json files
+
+A table is what stands between the comments `<!-- table: NAME -->` and `<!-- end -->`; everything else is prose. The
+other tables of docs/mask_head.md (`<!-- study: NAME -->`) come from benchmarks/studies/masks_tables.py, those of
+docs/gpu_compile.md from benchmarks/timing/gpu_compile.py.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/mask_head.md"))
+QUALITY = ("bbox/{}AP", "bbox/{}AP50", "segm/{}AP", "segm/{}AP50", "mask_iou/{}")
+
+
+def main() -> int:
+    """Fills the documents, or says which differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = []
+    for path in DOCUMENTS:
+        old = path.read_text()
+        new = filled(old)
+        if new != old:
+            stale.append(path.name)
+            if not check:
+                path.write_text(new)
+    if stale:
+        print(f"{'not up to date' if check else 'filled'}: {', '.join(stale)}")
+    return int(check and bool(stale))
+
+
+def filled(text: str) -> str:
+    """A document with every table made anew.
+
+    Raises:
+      KeyError: a table has an unknown name.
+    """
+
+    def table(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.S)
+
+
+def results(name: str) -> dict:
+    """The json called `name`."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _measured(document: dict) -> str:
+    return f"Measured on {document['device']}, {document['date']}."
+
+
+# ---------------------------------------------------------------------------------- quality
+def _quality(metrics: dict, group: str = "") -> list[str]:
+    keys = [k.format(group) for k in QUALITY[:-1]] + [QUALITY[-1].format(group.strip("/") or "all")]
+    return [f"{metrics[k]:.1f}" for k in keys]
+
+
+def _quickstart_rows(document: dict) -> list[list[str]]:
+    metrics, stage_1 = document["metrics"], document["metrics_stage_1"]
+    return [
+        ["stage 1, base classes", *_quality(stage_1, "base/")],
+        *([f"stage 2, {name}", *_quality(metrics, group)]
+          for name, group in (("all classes", ""), ("base classes", "base/"), ("novel classes", "novel/"))),
+    ]  # fmt: skip
+
+
+COLUMNS = ("percent", "box AP", "box AP50", "mask AP", "mask AP50", "mask IoU")
+
+
+def quickstart() -> str:
+    """Quality of the quickstart, its time and memory."""
+    r = results("quickstart")
+    cost = (
+        f"{r['seconds']['all'] / 60:.1f} minutes and {r['peak_memory_gb']:.1f} GB, compilation and evaluation included"
+    )
+    return f"{markdown(COLUMNS, _quickstart_rows(r))}\n\n{cost}. {_measured(r)}"
+
+
+def quickstart_classes() -> str:
+    """The quickstart's stage 2, class by class."""
+    per_class = results("quickstart")["per_class"]
+    rows = [
+        [name, *(f"{per_class[kind][name]:.1f}" for kind in ("bbox", "segm", "mask_iou"))] for name in per_class["bbox"]
+    ]
+    return markdown(("class", "box AP", "mask AP", "mask IoU"), rows)
+
+
+def quickstart_3x() -> str:
+    """The same with three times the steps."""
+    r = results("quickstart_3x")
+    groups = (("all classes", ""), ("base classes", "base/"), ("novel classes", "novel/"))
+    rows = [[f"stage 2, {name}", *_quality(r["metrics"], group)] for name, group in groups]
+    return f"{markdown(COLUMNS, rows)}\n\n{_measured(r)}"
+
+
+def coco_mini() -> str:
+    """Real photos: a few hundred, and eight that are trained on and tested on."""
+    short, overfit = results("coco_mini"), results("coco_mini_overfit")
+    names = {"base": "stage 1", "fewshot-custom-1shot": "stage 2, K = 1", "fewshot-custom-5shot": "stage 2, K = 5"}
+    stages = {
+        name: short["stages"][next(k for k in short["stages"] if k.startswith(run))] for run, name in names.items()
+    }
+    rows = [
+        [name, *(f"{d['metrics'][k]:.1f}" for k in ("bbox/AP", "bbox/AP50", "mask_iou/all"))]
+        for name, d in stages.items()
+    ]
+    # its mask head is not trained
+    rows.append(
+        ["8 photos, trained and tested", *(f"{overfit['metrics'][k]:.1f}" for k in ("bbox/AP", "bbox/AP50")), ""]
+    )
+    return markdown(("percent", "box AP", "box AP50", "mask IoU"), rows)
+
+
+def roi_sampling() -> str:
+    """Box AP by RoIAlign's samples per cell and axis."""
+    rows = [
+        [
+            f"{r['dataset']}, {r['roi_sampling'] or 'adaptive'}",
+            *(f"{r[f'bbox/{k}']:.1f}" for k in ("AP", "AP50", "AP75")),
+        ]
+        for r in results("roi_sampling")["rows"]
+    ]
+    return markdown(("samples per cell and axis", "box AP", "AP50", "AP75"), rows)
+
+
+def finetune() -> str:
+    """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
+    by_steps: dict[tuple[int, int], list[dict]] = {}
+    for row in results("study_finetune")["rows"]:
+        by_steps.setdefault((row["shots"], row["steps"]), []).append(row)
+    rows = []
+    for (shots, steps), found in by_steps.items():
+        means = [100 * sum(r[k] for r in found) / len(found) for k in ("miou", "miou_base", "miou_novel")]
+        rows.append([str(shots), str(steps), f"{found[0]['epochs']:.0f}", *(f"{m:.1f}" for m in means)])
+    return markdown(("K", "steps", "epochs", "mIoU", "base", "novel"), rows)
+
+
+# ---------------------------------------------------------------------------------- speed
+def data_pipeline() -> str:
+    """Processor time of a sample, by loader and source."""
+    r = results("data_pipeline")
+    sources = {"plain": "image files", "prepared": "prepared", "kshot": "K = 10 shots, in memory"}
+    of = {
+        (m["loader"], m["slots"], m["source"]): m["cpu_ms"]
+        for m in r["measured"]
+        if m["version"] == "this" and not m["workers"]
+    }
+    what = {("detector", 0): "image for the detector", ("mask", 5): "mask-head sample, 5 shots",
+            ("mask", 10): "mask-head sample, 10 shots"}  # fmt: skip
+    rows = [[name, *(f"{of[(*key, s)]:.1f}" for s in sources)] for key, name in what.items()]
+    return f"{markdown(('ms of processor time per', *sources.values()), rows)}\n\n{_measured(r)}"
+
+
+def detector() -> str:
+    """Seconds per image of the full detector on a CPU."""
+    r = results("detector_cpu")
+    rows = [
+        [f"{row['what']}, {row['engine']}", f"{row['seconds'] / row['batch']:.1f}", f"{row['gb']:.1f}"]
+        for row in r["rows"]
+    ]
+    return f"{markdown(('', 's per image', 'GB'), rows)}\n\n{_measured(r)}"
+
+
+def paste() -> str:
+    """Pasting ten masks into a photo, beside decoding it; memory of a prediction."""
+    r = results("paste")
+    pasting, large, small = r["pasting"], r["prediction"]["large"], r["prediction"]["small"]
+    rows = [
+        ["decode the JPEG", f"{pasting['decode_seconds']:.2f} s"],
+        ["resize it for the detector", f"{pasting['resize_seconds']:.2f} s"],
+        [f"paste {r['objects']} masks, encode as RLE", f"{pasting['paste_seconds']:.2f} s"],
+        ["memory of a prediction above the loaded model", f"{large['gb_above_model']:.2f} GB"],
+        ["the same for a photo of 600 x 400 px", f"{small['gb_above_model']:.2f} GB"],
+    ]
+    columns = (f"photo of {r['width']} x {r['height']} px", "")
+    return f"{markdown(columns, rows)}\n\n{_measured(r)}"
+
+
+def image_libraries() -> str:
+    """Decoding and resizing by library."""
+    r = results("image_libraries")
+    rows = [[name, f"{ms:.2f}"] for name, ms in r["cpu_ms"].items()]
+    return f"{markdown(('ms per COCO photo', 'one thread'), rows)}\n\n{_measured(r)}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    f.__name__: f
+    for f in (
+        quickstart, quickstart_classes, quickstart_3x, coco_mini, roi_sampling, finetune, data_pipeline, detector,
+        paste, image_libraries,
+    )
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())
