@@ -64,7 +64,7 @@ def _check(data: ConfigDict, split: str) -> None:
     limits = {key: data[key] for key in ("min_box_side", "min_mask_area")}
     print(checks.describe(*found, examples=examples, **limits))
     sizes = [(i.height, i.width) for i in found[0].infos]
-    print("  " + buckets.line(buckets.padding(sizes, data)))
+    print("  " + buckets.describe(buckets.padding(sizes, data)))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def crop_queries(data: Data, seed: int) -> Queries:
     table = mask_batches.crop_table(crops, size, c.data.context, 2**28)
     rng = np.random.default_rng(seed)
     n = len(table.classes)
-    queries = np.stack([transforms.shot_cut(table.packed(i), table.boxes[i], size, c.data.context) for i in range(n)])
+    queries = np.stack([transforms.crop_shot(table.packed(i), table.boxes[i], size, c.data.context) for i in range(n)])
     other = np.empty(n, int)
     for i, k in enumerate(table.classes):
         other[i] = rng.choice(np.setdiff1d(table.members[int(k)], i))

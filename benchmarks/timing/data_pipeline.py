@@ -179,7 +179,7 @@ def _prepare(config: Any) -> dict[str, Any]:
     sizes = [(i.height, i.width) for i in dataset.infos]
     return {
         "preset": config.preset, "images": len(sizes), "objects": sum(len(i.annotations) for i in dataset.infos),
-        "padded sizes": buckets.line(buckets.padding(sizes, config.data)),
+        "padded sizes": buckets.describe(buckets.padding(sizes, config.data)),
         "cpu_seconds": round(time.process_time() - start, 1), "mb": {Path(f).name[:-11]: _mb(f) for f in folders},
     }  # fmt: skip
 
@@ -196,7 +196,7 @@ def _case(config: Any, case: str, seconds: float) -> dict[str, float]:
         pipeline.SMALL_SET = 0  # these photos stand for a set that does not fit into memory
     dataset = pipeline.open_split(data, "train")
     if source == "kshot":
-        shots = fewshot.draw(dataset, SHOTS, 0, short_classes="take_all", min_box_side=data.min_box_side)
+        shots = fewshot.sample(dataset, SHOTS, 0, short_classes="take_all", min_box_side=data.min_box_side)
         dataset = fewshot.shot_dataset(dataset, shots, data.shot_unlabeled)
     if loader == "detector":
         batch = config.train.detector.batch

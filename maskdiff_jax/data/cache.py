@@ -1,4 +1,4 @@
-"""Keeps what was read in memory, up to a limit."""
+"""Keeps results in memory, up to a limit."""
 
 import threading
 from collections.abc import Callable
@@ -8,9 +8,14 @@ from typing import Any
 class Cached:
     """A function of a position that remembers its results until `limit` bytes are full.
 
-    What does not fit any more is computed each time: positions come in random order, where throwing
-    out old results for new ones wins nothing. A copy sent to another process starts empty. Two
-    threads may compute the same result once each.
+    A result that does not fit is computed each time: positions come in random order, where replacing old
+    results by new ones gains nothing. A copy sent to another process starts empty. Two threads may compute
+    the same result once each.
+
+    Args:
+      function: position -> result.
+      limit: bytes.
+      size_of: result -> its bytes.
     """
 
     def __init__(self, function: Callable[[int], Any], limit: int, size_of: Callable[[Any], int]):
@@ -24,7 +29,7 @@ class Cached:
             return self._kept[i]
         result = self._function(i)
         size = self._size_of(result)
-        with self._lock:  # what two threads computed counts once, or a set that just fits would not
+        with self._lock:  # a result that two threads computed counts once
             if i not in self._kept and self._bytes + size <= self._limit:
                 self._bytes += size
                 self._kept[i] = result

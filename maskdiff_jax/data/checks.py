@@ -92,7 +92,7 @@ def describe(
 ) -> str:
     """Classes, instances per class, possible K and problems by kind, as a text of several lines.
 
-    The column K is the largest number of shots that `fewshot.draw` finds for a class with the sampler
+    The column K is the largest number of shots that `fewshot.sample` finds for a class with the sampler
     "instances". The test split has none: shots are drawn from the training images.
 
     Args:

@@ -1,4 +1,4 @@
-"""Instance crops: objects cut out of their images with a margin, from whole images or prepared ones."""
+"""Instance crops: objects cropped from their images with a margin, on the fly or from prepared files."""
 
 import functools
 from array import array
@@ -46,18 +46,18 @@ class CropInfos(Sequence):
 
 
 def no_shots(size: int) -> None:
-    """Of crops that are not prepared as shots, of whatever size."""
+    """`Crops.shots` of crops that are not prepared as shots."""
     del size
 
 
 class Crops(NamedTuple):
-    """Objects cut out of their images with a margin."""
+    """Objects cropped from their images with a margin."""
 
     categories: tuple[Category, ...]
     infos: Sequence[CropInfo]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # position -> RGB uint8 [h, w, 3], mask uint8 [h, w]
-    # M -> what reads the object at a position as a shot, uint8 [M, M, 4], or None where none are prepared;
-    # the same pixels as `transforms.shot_cut` of the crop
+    # M -> a function from position to shot, uint8 [M, M, 4], or None where no shots of this size are prepared;
+    # the same pixels as `transforms.crop_shot` of the crop
     shots: Callable[[int], Callable[[int], np.ndarray] | None] = no_shots
 
 
@@ -73,12 +73,12 @@ def encode(pixels: np.ndarray) -> np.ndarray:
 
 
 def decode(data: bytes, hw: tuple[int, int]) -> np.ndarray:
-    """Pixels [h, w, c], a view of planes [c, h, w], from what `encode` made of them."""
+    """Inverse of `encode`: pixels [h, w, c], a view of planes [c, h, w]."""
     return np.moveaxis(np.cumsum(np.frombuffer(data, np.uint8).reshape(-1, *hw), 1, dtype=np.uint8), 0, -1)
 
 
-class Cut:
-    """Reads objects by cutting them out of whole images; the last image is remembered."""
+class CropReader:
+    """Crops objects from whole images when they are read; the last image is kept."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Cut:
         masks: Sequence[str],
     ):
         self._read, self._long_side = read, long_side
-        self._positions = positions  # [n], of the image that an object is in
+        self._positions = positions  # [n], of the object's image
         self._windows = windows  # [n, 4] x0, y0, x1, y1 in px of the image at region_long_side
         self._masks = masks  # n RLE counts of the image's size
         self._last: tuple[int, np.ndarray] | None = None
@@ -106,19 +106,19 @@ class Cut:
         x0, y0, x1, y1 = self._windows[i].tolist()
         return np.ascontiguousarray(image[y0:y1, x0:x1]), np.ascontiguousarray(mask[y0:y1, x0:x1])
 
-    def take(self, where: np.ndarray) -> "Cut":
-        """Reads those at the positions `where` [m]; holds no more than they need."""
+    def take(self, where: np.ndarray) -> "CropReader":
+        """A reader of those at the positions `where` [m]; holds no more than they need."""
         masks = [self._masks[i] for i in where.tolist()]
-        return Cut(self._read, self._long_side, self._positions[where], self._windows[where], masks)
+        return CropReader(self._read, self._long_side, self._positions[where], self._windows[where], masks)
 
     def __reduce__(self) -> tuple:
-        return Cut, (self._read, self._long_side, self._positions, self._windows, self._masks)
+        return CropReader, (self._read, self._long_side, self._positions, self._windows, self._masks)
 
 
 def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
-    """Cuts the objects of `dataset` out of their images whenever one is read; equal to prepared crops.
+    """Crops that are made from the whole image whenever one is read; equal to prepared crops.
 
-    Crowd regions and ignored objects are left out; small objects are not (`select` does that).
+    Crowd regions and ignored objects are dropped, small objects are not.
 
     Args:
       dataset: any.
@@ -142,14 +142,14 @@ def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
             masks.append(a.rle["counts"])
     columns = np.array(ids, np.int64).reshape(-1, 3).T
     windows = np.array(windows, np.int64).reshape(-1, 4)
-    read = Cut(dataset.read, data.region_long_side, np.array(positions, np.int64), windows, masks)
+    read = CropReader(dataset.read, data.region_long_side, np.array(positions, np.int64), windows, masks)
     return Crops(dataset.categories, CropInfos(*columns, np.array(inner)), read)
 
 
 def select(crops: Crops, positions: Sequence[int] | np.ndarray) -> Crops:
     """The crops at `positions`."""
     where = np.asarray(positions, np.int64)
-    read = crops.read.take(where) if isinstance(crops.read, Cut) else at_positions(crops.read, where)
+    read = crops.read.take(where) if isinstance(crops.read, CropReader) else at_positions(crops.read, where)
     shots = functools.partial(_shots_at, crops.shots, where)
     return crops._replace(infos=CropInfos.of(crops.infos).take(where), read=read, shots=shots)
 

@@ -1,4 +1,4 @@
-"""Detector batches: resized images in a canvas, and the boxes that went along."""
+"""Detector batches: resized images, padded to a common size, and their boxes."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,19 +11,21 @@ from maskdiff_jax.types import Batch, Instances
 
 
 class ImageTable(NamedTuple):
-    """What a detector loader keeps of its images; small, since worker processes get a copy."""
+    """What a detector loader needs of its images; small, since each worker process gets a copy."""
 
     ids: np.ndarray  # [I]
-    sizes: np.ndarray  # [I, 2] stored height, width
-    start: np.ndarray  # [I + 1], where an image's objects begin
-    boxes: np.ndarray  # [all, 4] stored px; targets first, then ignored ones, each from large to small
+    sizes: np.ndarray  # [I, 2] height, width of the image files
+    start: np.ndarray  # [I + 1], the first object of each image
+    boxes: np.ndarray  # [all, 4] px of the image file; targets first, then ignored ones, each from large to small
     classes: np.ndarray  # [all]
     ignore: np.ndarray  # [all]
-    position: np.ndarray  # [I], in dataset
-    read: Callable[[int], np.ndarray]
+    position: np.ndarray  # [I], in the dataset
+    read: Callable[[int], np.ndarray]  # position -> uint8 [h, w, 3]
 
 
 class TrainOptions(NamedTuple):
+    """As in config.data."""
+
     short_sides: tuple[int, ...]
     long_side: int
     flip: float
@@ -37,21 +39,21 @@ def image_table(
     *,
     crowd: bool = False,
 ) -> ImageTable:
-    """Gathers the images at `positions`.
+    """Collects the images at `positions`.
 
     Args:
       dataset: any.
       positions: of the images, in dataset.infos.
-      slots: N; of more objects the largest stay.
-      read: what to read pixels with, by position in dataset.
-      crowd: whether crowd regions stay, as ignored objects.
+      slots: N; of more objects the largest are kept.
+      read: position in the dataset -> pixels.
+      crowd: whether crowd regions are kept, as ignored objects.
     """
     infos = [dataset.infos[i] for i in positions]
     rows: list[Annotation] = []
     start = [0]
     for info in infos:
         kept = [a for a in info.annotations if crowd or not a.crowd]
-        kept.sort(key=lambda a: (a.ignore or a.crowd, -a.area))
+        kept.sort(key=lambda a: (not a.is_target, -a.area))
         rows += kept[:slots]
         start.append(len(rows))
     return ImageTable(
@@ -60,7 +62,7 @@ def image_table(
         start=np.array(start),
         boxes=np.array([a.box for a in rows], np.float64).reshape(-1, 4),
         classes=np.array([a.class_id for a in rows], np.int32),
-        ignore=np.array([a.ignore or a.crowd for a in rows], bool),
+        ignore=np.array([not a.is_target for a in rows], bool),
         position=np.array(list(positions)),
         read=read,
     )
@@ -68,14 +70,14 @@ def image_table(
 
 def training_batch(
     table: ImageTable,
-    canvas: tuple[int, int],
+    padded_size: tuple[int, int],
     slots: int,
     options: TrainOptions,
     members: np.ndarray,
     rng: np.random.Generator,
 ) -> Batch:
-    """A batch of the images `members` of the table: size and mirroring drawn for each image."""
-    batch = _empty(len(members), canvas, slots)
+    """A batch of the images `members` [B] of the table; size and flip are random for each image."""
+    batch = _empty(len(members), padded_size, slots)
     for row, k in enumerate(members):
         short = options.short_sides[rng.integers(len(options.short_sides))]
         hw = transforms.resized_hw(*table.sizes[k].tolist(), short, options.long_side)
@@ -92,15 +94,19 @@ def test_batch(
     size: int,
     number: int,
 ) -> Batch:
-    """Batch `number` of a plan of (canvas, images), filled up to `size`, with the pixels for mask regions.
+    """Batch `number` of a plan, filled up to `size` images, with the pixels that mask regions are cropped from.
 
     Args:
-      hw: height and width of each image of the table in the batch.
+      table: of the images.
+      plan: padded size and images of each batch.
+      hw: height and width that each image of the table is resized to.
       slots: N.
-      region_side: px, side of the canvas of the mask regions' image.
+      region_side: px, height and width that `region_image` is padded to.
+      size: B.
+      number: position in the plan.
     """
-    canvas, members = plan[number]
-    batch = _empty(size, canvas, slots)
+    padded_size, members = plan[number]
+    batch = _empty(size, padded_size, slots)
     region = np.zeros((size, region_side, region_side, 3), np.uint8)
     region_hw = np.ones((size, 2), np.int32)
     for row, k in enumerate(members):
@@ -112,15 +118,15 @@ def test_batch(
     return batch._replace(region_image=region, region_hw=region_hw)
 
 
-def _empty(size: int, canvas: tuple[int, int], slots: int) -> Batch:
+def _empty(size: int, padded_size: tuple[int, int], slots: int) -> Batch:
     instances = Instances(
         boxes=np.zeros((size, slots, 4), np.float32),
         classes=np.full((size, slots), -1, np.int32),
         ignore=np.zeros((size, slots), bool),
     )
-    # heights and widths of 1, so that nobody divides by the size of an image that only fills the batch
+    # height and width are 1 for images that only fill the batch: no division by zero
     return Batch(
-        image=np.zeros((size, *canvas, 3), np.uint8),
+        image=np.zeros((size, *padded_size, 3), np.uint8),
         image_hw=np.ones((size, 2), np.int32),
         original_hw=np.ones((size, 2), np.int32),
         image_id=np.full(size, -1, np.int32),

@@ -14,9 +14,11 @@ from maskdiff_jax.types import MaskBatch
 
 
 class MaskOptions(NamedTuple):
-    slots: int
-    min_shots: int
-    size: int
+    """The last five as in config.data."""
+
+    slots: int  # K
+    min_shots: int  # 1..slots
+    size: int  # M, px
     box_jitter: float
     context: float
     flip: float
@@ -28,27 +30,28 @@ class CropTable(NamedTuple):
     classes: np.ndarray  # [all crops]
     boxes: np.ndarray  # [all crops, 4] px of the crop
     members: dict[int, np.ndarray]  # class -> its crops
-    rank: np.ndarray  # [all crops], where a crop stands among its class's members
-    packed: Callable[[int], Image.Image]  # crop -> PIL picture of RGB and mask
+    rank: np.ndarray  # [all crops], position of a crop among its class's members
+    packed: Callable[[int], Image.Image]  # crop -> PIL image of RGB and mask, see transforms.pack
     shot: Callable[[int], np.ndarray]  # crop -> uint8 [M, M, 4]
 
 
-def mask_batch(table: CropTable, o: MaskOptions, members: np.ndarray, rng: np.random.Generator) -> MaskBatch:
-    n = len(members)
-    region = np.empty((n, o.size, o.size, 3), np.uint8)
-    mask = np.empty((n, o.size, o.size), np.uint8)
-    shots = np.zeros((n, o.slots, o.size, o.size, 4), np.uint8)
+def mask_batch(table: CropTable, options: MaskOptions, members: np.ndarray, rng: np.random.Generator) -> MaskBatch:
+    """The batch of the crops `members` [B] of the table; box, flip, shots and their augmentation are random."""
+    n, size = len(members), options.size
+    region = np.empty((n, size, size, 3), np.uint8)
+    mask = np.empty((n, size, size), np.uint8)
+    shots = np.zeros((n, options.slots, size, size, 4), np.uint8)
     for row, k in enumerate(members):
         packed = table.packed(int(k))
-        box = transforms.jitter_box(table.boxes[k], o.box_jitter, rng)
-        box = transforms.expand_box(box, o.context, (packed.height, packed.width))
-        query = transforms.cut(packed, box, o.size)
-        if rng.random() < o.flip:
+        box = transforms.jitter_box(table.boxes[k], options.box_jitter, rng)
+        box = transforms.expand_box(box, options.context, (packed.height, packed.width))
+        query = transforms.crop_resize(packed, box, size)
+        if rng.random() < options.flip:
             query = query[:, ::-1]
         region[row], mask[row] = query[..., :3], query[..., 3] >= 128
-        if rng.random() >= o.shot_drop:
-            chosen, alone = draw_shots(table.members[int(table.classes[k])], int(table.rank[k]), o, rng)
-            augment = rng.random(len(chosen)) < o.shot_augment
+        if rng.random() >= options.shot_drop:
+            chosen, alone = sample_shots(table.members[int(table.classes[k])], int(table.rank[k]), options, rng)
+            augment = rng.random(len(chosen)) < options.shot_augment
             for slot, i in enumerate(chosen):
                 shot = table.shot(int(i))
                 if alone:  # its silhouette is the answer
@@ -59,24 +62,26 @@ def mask_batch(table: CropTable, o: MaskOptions, members: np.ndarray, rng: np.ra
     return MaskBatch(region, mask, shots, table.classes[members])
 
 
-def draw_shots(members: np.ndarray, rank: int, o: MaskOptions, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """Draws the shots of one sample.
+def sample_shots(
+    members: np.ndarray, rank: int, options: MaskOptions, rng: np.random.Generator
+) -> tuple[np.ndarray, bool]:
+    """Samples the shots of one query.
 
     Args:
       members: the crops of its class.
-      rank: where the sample itself stands among them.
-      o: slots and min_shots are read.
-      rng: to draw from.
+      rank: position of the query itself among them.
+      options: slots and min_shots are read.
+      rng: random number generator.
 
     Returns:
-      min_shots..slots crops, never the sample itself while its class has another; and whether it has none.
+      min_shots..slots crops, never the query itself unless its class has no other; and whether it has no other.
     """
-    count = int(rng.integers(o.min_shots, o.slots, endpoint=True))
+    count = int(rng.integers(options.min_shots, options.slots, endpoint=True))
     others = len(members) - 1
     if others == 0:
         return np.repeat(members, count), True
     if others > 4 * count:
-        # a few of many: draw until they differ, far cheaper than a permutation of all
+        # a few of many: sample until they differ, far cheaper than a permutation of all
         picked: dict[int, None] = {}
         while len(picked) < count:
             picked[int(rng.integers(others))] = None
@@ -88,9 +93,9 @@ def draw_shots(members: np.ndarray, rank: int, o: MaskOptions, rng: np.random.Ge
 
 
 def crop_table(crops: Crops, size: int, context: float, cache_bytes: int) -> CropTable:
-    """Gathers what batches need of crops; keeps up to `cache_bytes` of pictures and of shots.
+    """Collects what batches need of crops; caches up to `cache_bytes` of crops and shots.
 
-    The shots go first: a sample reads one picture, but up to `slots` shots.
+    Shots have priority: a query reads one crop, but up to `slots` shots.
     """
     infos = CropInfos.of(crops.infos)
     classes, boxes = infos.class_ids, infos.boxes
@@ -106,19 +111,20 @@ def crop_table(crops: Crops, size: int, context: float, cache_bytes: int) -> Cro
 
 
 def decoded_bytes(crops: Crops, size: int, margin: float) -> int:
-    """What all crops and their shots take in memory, at most.
+    """An upper bound of the memory that all crops and their shots need, in bytes.
 
     Args:
       crops: any.
       size: M of the shots, px.
-      margin: of the side, that the crops were cut with.
+      margin: of the crops on each side, as a share of the box's side.
     """
     boxes = CropInfos.of(crops.infos).boxes
-    sides = (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * margin) + 2  # whole pixels are cut
+    sides = (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * margin) + 2  # crops are whole pixels
     return int(4 * sides.prod(1).sum()) + len(boxes) * shot_bytes(size)
 
 
 def shot_bytes(size: int) -> int:
+    """Bytes of one shot of `size` px."""
     return 4 * size * size
 
 
@@ -126,12 +132,12 @@ def _packed(read: Callable[[int], tuple[np.ndarray, np.ndarray]], i: int) -> Ima
     return transforms.pack(*read(i))
 
 
-def _packed_bytes(picture: Image.Image) -> int:
-    return 4 * picture.width * picture.height
+def _packed_bytes(packed: Image.Image) -> int:
+    return 4 * packed.width * packed.height
 
 
 def _shot(packed: Callable[[int], Image.Image], boxes: np.ndarray, size: int, context: float, i: int) -> np.ndarray:
-    return transforms.shot_cut(packed(i), boxes[i], size, context)
+    return transforms.crop_shot(packed(i), boxes[i], size, context)
 
 
 def _nbytes(array: np.ndarray) -> int:

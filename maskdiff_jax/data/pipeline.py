@@ -1,7 +1,7 @@
 """From dataset and crops to batches of numpy arrays: grain loaders that shuffle, repeat and resume.
 
-A loader draws everything random in a batch from a numpy generator that grain seeds with (seed, number
-of the batch), so a batch depends neither on threads, workers or caches nor on the batches before.
+Everything random in a batch comes from a numpy generator that grain seeds with (seed, number of the batch). So a
+batch depends neither on threads, workers and caches nor on the batches before it.
 """
 
 import functools
@@ -21,10 +21,10 @@ from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.types import Batch
 
 SOURCES = sources.SOURCES
-BUFFER = 4  # batches that are made ahead
+BUFFER = 4  # batches that are loaded ahead
 ENDLESS = 2**40  # samples; the length of grain's own endless repeat overflows in batches of one
-SMALL_SET = 2**31  # bytes in all processes together: a decoded set that needs no more stays in memory
-SLOW_CROPS = 20_000  # from so many crops on it is worth a hint that they can be prepared
+SMALL_SET = 2**31  # bytes in all processes together: a decoded set that needs no more is kept in memory
+SLOW_CROPS = 20_000  # from this number of crops on, a hint says that they can be prepared
 
 
 def open_split(data: Any, split: str) -> Dataset:
@@ -32,7 +32,7 @@ def open_split(data: Any, split: str) -> Dataset:
 
     Args:
       data: config.data.
-      split: "train" (scenes of stage 1), "support" (what the K shots are drawn from) or "test".
+      split: "train" (images of stage 1), "support" (what the K shots are sampled from) or "test".
 
     Raises:
       FileNotFoundError: the data set is not where config.data says.
@@ -42,12 +42,15 @@ def open_split(data: Any, split: str) -> Dataset:
 
 
 def prepare_split(data: Any, split: str, *, shot_size: int | None = None) -> list[str]:
-    """Writes the split's images and instance crops as array_record, the crops as shots too; the folders they are in.
+    """Writes the split's images, its instance crops and these as shots in array_record files.
 
     Args:
       data: config.data.
       split: as for `open_split`.
       shot_size: M of the mask head, px; None: no shots, for a split that is not trained on.
+
+    Returns:
+      The folders of the prepared sets.
     """
     return [str(folder) for folder in sources.prepare(data, split, _source(data, split), shot_size)]
 
@@ -55,14 +58,17 @@ def prepare_split(data: Any, split: str, *, shot_size: int | None = None) -> lis
 def open_crops(data: Any, dataset: Dataset, split: str) -> Crops:
     """The objects of `dataset` that the mask head can learn from.
 
-    Prepared crops are read where `launch/prepare_data.py` has written them; otherwise objects are cut
-    out of their images when they are needed, with equal result.
+    Prepared crops are read where `launch/prepare_data.py` has written them. Otherwise objects are cropped from
+    their images when they are needed, with the same result.
 
     Args:
       data: config.data.
-      dataset: of `split`, or a part of them: only their annotations are taken, neither crowd regions,
-        ignored ones nor those below data.min_box_side and data.min_mask_area.
+      dataset: of `split`, or a subset of it. Crowd regions, ignored objects and those that are not
+        `large_enough` are dropped.
       split: as for `open_split`.
+
+    Raises:
+      ValueError: the prepared crops are damaged, or of another dataset.
     """
     wanted = np.array(
         [
@@ -79,27 +85,25 @@ def open_crops(data: Any, dataset: Dataset, split: str) -> Crops:
         shots = functools.partial(_prepared_shots, data, split, crops)
         crops = crops._replace(categories=dataset.categories, shots=shots)
     else:
-        if old := sources.outdated_crops(data, split):
-            print(
-                f"{old} is of an older layout and is not read: launch/prepare_data.py writes a new set, "
-                "then delete that folder",
-                file=sys.stderr,
-            )
+        sources.tell_outdated(*sources.crops_folder(data, split))
         # an image holds several objects: a third of the cache is for whole images
         read = _cached(dataset.read, _cache_bytes(data) // 3)
         crops = crops_from_dataset(dataset._replace(read=read), data)
         if len(wanted) > SLOW_CROPS:
-            hint = "launch/prepare_data.py cuts them once and for all"
             print(
-                f"{len(wanted)} objects are cut out of whole images as they are needed; {hint}",
+                f"{len(wanted)} objects are cropped from whole images whenever they are needed; "
+                "launch/prepare_data.py crops them once and training loads faster",
                 file=sys.stderr,
             )
-    there = CropInfos.of(crops.infos).annotation_ids
-    lost = wanted[~np.isin(wanted, there)]
+    available = CropInfos.of(crops.infos).annotation_ids
+    lost = wanted[~np.isin(wanted, available)]
     if len(lost):
-        raise ValueError(f"{folder} lacks annotation {lost[0]} of {dataset.name} {dataset.split}: delete that folder")
-    order = np.argsort(there)
-    return select(crops, order[np.searchsorted(there, wanted, sorter=order)])
+        raise ValueError(
+            f"{folder} has no crop of annotation {lost[0]} of {dataset.name} {dataset.split}: delete that folder "
+            "(launch/prepare_data.py writes it again)"
+        )
+    order = np.argsort(available)
+    return select(crops, order[np.searchsorted(available, wanted, sorter=order)])
 
 
 def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[[int], np.ndarray] | None:
@@ -108,29 +112,31 @@ def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[
     if prepared.is_prepared(folder):
         return prepared.open_shots(folder, crops)
     print(
-        f"no shots of {size} px are prepared for the crops of {split}: launch/prepare_data.py makes them, "
-        "loading then takes less time",
+        f"no shots of {size} px are prepared for the crops of {split}: launch/prepare_data.py writes them, "
+        "then training loads faster",
         file=sys.stderr,
     )
     return None
 
 
 def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
-    """Endless training batches: resized, mirrored at random, padded into one canvas per batch.
+    """Endless training batches: resized, flipped at random, padded to one size per batch.
 
-    Images without a target (crowd regions and ignored objects are none) are left out. Images go
-    into the batches of the smallest canvas of data.buckets that holds them; a line on stderr says
-    how much of the canvases is padding.
+    Images without a target (see `Annotation.is_target`) are dropped. Each batch has images of one padded size, the
+    smallest of data.buckets that holds them; a line on stderr says how much of that is padding.
 
     Args:
       dataset: with the classes to learn; see `fewshot.restrict`.
       data: config.data.
       batch: B.
-      seed: of the order and of all that is drawn.
+      seed: of the order, sizes and flips.
 
     Returns:
       An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
-      get_state and set_state. Crowd regions are left out, as in detectron2.
+      get_state and set_state. Crowd regions are dropped, as in detectron2 (data/dataset_mapper.py).
+
+    Raises:
+      ValueError: no image has a target, or an image fits none of data.buckets.
     """
     usable = [i for i, info in enumerate(dataset.infos) if any(a.is_target for a in info.annotations)]
     if not usable:
@@ -139,12 +145,12 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> gr
     read = _cached(dataset.read, _limit(data, _cache_bytes(data), decoded))
     table = detector_batches.image_table(dataset, usable, data.max_boxes, read)
     options = detector_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
-    canvases = buckets.canvases_of(table.sizes, max(data.short_sides), data)
-    buckets.tell(table.sizes, data)
+    padded = buckets.padded_sizes(table.sizes, max(data.short_sides), data)
+    buckets.print_padding(table.sizes, data)
     groups, shares = [], []
-    for canvas in sorted(set(canvases)):
-        members = np.array([k for k, c in enumerate(canvases) if c == canvas])
-        make = functools.partial(detector_batches.training_batch, table, canvas, data.max_boxes, options)
+    for size in sorted(set(padded)):
+        members = np.array([k for k, s in enumerate(padded) if s == size])
+        make = functools.partial(detector_batches.training_batch, table, size, data.max_boxes, options)
         group = _endless(grain.MapDataset.source(members), seed + len(groups), batch)
         groups.append(group.random_map(make))
         shares.append(len(members) / len(usable))
@@ -155,12 +161,11 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> gr
 def mask_loader(
     crops: Crops, data: Any, *, slots: int, min_shots: int, size: int, batch: int, seed: int
 ) -> grain.DatasetIterator:
-    """Endless mask-head batches: a crop and shots of its class, drawn uniformly over crops.
+    """Endless mask-head batches: a query crop and shots of its class, uniform over the crops.
 
-    The region is the box, moved by data.box_jitter and widened by data.context. Between min_shots
-    and slots shots are other crops of the class in random order, repeated only if there are too few;
-    the only crop of a class is its own shot, always augmented. See config.data for flip,
-    shot_augment and shot_drop.
+    The region is the query's box, moved by data.box_jitter and widened by data.context. The shots, between min_shots
+    and slots, are other crops of the class in random order, repeated only if there are too few. The only crop of a
+    class is its own shot, always augmented. See config.data for flip, shot_augment and shot_drop.
 
     Args:
       crops: from `open_crops`.
@@ -169,10 +174,13 @@ def mask_loader(
       min_shots: 1..slots.
       size: M, px.
       batch: B.
-      seed: of the order and of all that is drawn.
+      seed: of the order and of everything random.
 
     Returns:
       An iterator of `types.MaskBatch` with get_state and set_state.
+
+    Raises:
+      ValueError: no crop, min_shots out of range, or crops with too small a margin.
     """
     if not 1 <= min_shots <= slots:
         raise ValueError(f"model.mask.min_shots is {min_shots}: it must be 1..{slots} (model.mask.slots)")
@@ -194,20 +202,19 @@ def mask_loader(
 
 
 def eval_batches(dataset: Dataset, data: Any, *, batch: int) -> Iterator[Batch]:
-    """Each image once, at the test size, with the pixels that mask regions are cut from.
+    """Each image once, at the test size, with the pixels that mask regions are cropped from.
 
-    Images that share a canvas share batches, so the order is not that of `dataset`; the last batch of
-    a canvas is filled with empty images of id -1. Objects are kept for reference, crowd regions as
-    ignored ones.
+    A batch has images of one padded size, so the order is not that of `dataset`; the last batch of a padded size is
+    filled with empty images of id -1. Ground truth is kept, crowd regions as ignored objects.
     """
     everything = range(len(dataset.infos))
     table = detector_batches.image_table(dataset, everything, data.max_boxes, dataset.read, crowd=True)
     hw = [transforms.resized_hw(*s, data.test_short_side, data.long_side) for s in table.sizes.tolist()]
-    canvases = buckets.canvases_of(table.sizes, data.test_short_side, data)
+    padded = buckets.padded_sizes(table.sizes, data.test_short_side, data)
     plan = []
-    for canvas in sorted(set(canvases)):
-        members = [k for k, c in enumerate(canvases) if c == canvas]
-        plan += [(canvas, members[k : k + batch]) for k in range(0, len(members), batch)]
+    for size in sorted(set(padded)):
+        members = [k for k, s in enumerate(padded) if s == size]
+        plan += [(size, members[k : k + batch]) for k in range(0, len(members), batch)]
     make = functools.partial(detector_batches.test_batch, table, plan, hw, data.max_boxes, data.region_long_side, batch)
     return iter(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
 
@@ -229,7 +236,7 @@ def _cache_bytes(data: Any) -> int:
 
 
 def _limit(data: Any, configured: int, decoded: int) -> int:
-    """Bytes that a process may keep: as configured, but a set of K shots, which is small, is kept whole.
+    """Bytes that a process may keep: as configured, but a small set, such as K shots, is kept as a whole.
 
     Args:
       data: config.data; `workers` is read.
@@ -240,7 +247,7 @@ def _limit(data: Any, configured: int, decoded: int) -> int:
 
 
 def _endless(dataset: grain.MapDataset, seed: int, batch: int) -> grain.MapDataset:
-    """Shuffled anew in each epoch; batches run across epochs."""
+    """Batches of a dataset that is shuffled again in each epoch; a batch may cross epochs."""
     return dataset.seed(seed).shuffle().repeat(ENDLESS // len(dataset)).batch(batch)
 
 
@@ -248,7 +255,7 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     if workers == 0:
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=BUFFER)))
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # a notebook or a test: grain's workers read absl flags and would refuse
+        flags.FLAGS.mark_as_parsed()  # in a notebook or a test: grain's workers refuse unparsed absl flags
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     # a batch is one element: in a worker process one thread is enough
     one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)

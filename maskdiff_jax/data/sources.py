@@ -1,11 +1,10 @@
-"""Where data sets come from: each source turns config.data and a split into `Dataset`.
+"""Where data sets come from: each source turns config.data and a split into a `Dataset`.
 
-Splits: "train" (what stage 1 learns from), "support" (what the K shots are drawn from), "test". VOC has "test" only.
+Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". VOC has "test" only.
 """
 
 import functools
 import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskdiff_jax.data.crops import Crops, crops_from_dataset
+from maskdiff_jax.data.crops import crops_from_dataset
 from maskdiff_jax.data.dataset import Dataset, with_novel
 from maskdiff_jax.data.formats import coco, coco_splits, ground_truth, voc
 from maskdiff_jax.data.formats.coco_splits import Table
@@ -23,17 +22,17 @@ from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.data.synthetic import scenes
 
 SPLITS = ("train", "support", "test")
-CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 are rows of differences, see `crops.encode`
+CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 is differences of rows, see `crops.encode`
 
 
 def open_shapes(data: Any, split: str, *, level: str) -> Dataset:
-    """The embedded scenes of a level, drawn and written below data.root on first use."""
+    """The embedded scenes of a level, rendered and written below data.root on first use."""
     folder, settings = _prepared(data, split, "images")
     if not prepared.is_prepared(folder):
-        progress = functools.partial(progress_line, what=f"drawing the {split} scenes of {level}, once")
-        drawn = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
+        progress = functools.partial(progress_line, what=f"rendering the {split} scenes of {level}, once")
+        rendered = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
         progress = functools.partial(progress_line, what=f"writing them to {folder}")
-        prepared.write_images(drawn, folder, settings, progress=progress)
+        prepared.write_images(rendered, folder, settings, progress=progress)
     return with_novel(prepared.open_images(folder), data.novel_classes)
 
 
@@ -45,7 +44,11 @@ def open_coco(data: Any, split: str) -> Dataset:
         raise FileNotFoundError(
             f"the {missing} of {data.source} is missing: looked for the {key} annotations in {json_path} and "
             f"the images in {image_dir}; put both there, or set data.root, data.{key}_json, data.{key}_images"
-            + (" (TFA's split files: see README; COCO's own split: preset coco,split=minival)" if data.counts else "")
+            + (
+                " (README says where TFA's split files are; COCO's own split is preset coco,split=minival)"
+                if data.counts
+                else ""
+            )
         )
     return _prepared_or_load(data, split)
 
@@ -60,12 +63,11 @@ def load(data: Any, split: str, *, problems: Counter | None = None, examples: di
 
     Args:
       data: config.data; where `counts` is set the json must hold what the published one holds.
-      split: of SPLITS.
-      problems: as for `coco.load`.
-      examples: likewise.
+      split: one of SPLITS.
+      problems, examples: as for `coco.load`.
 
     Raises:
-      FileNotFoundError, ValueError: as `coco.load`, `splits.check_counts` and `splits.locate`.
+      FileNotFoundError, ValueError: as `coco.load`, `coco_splits.check_counts` and `coco_splits.locate`.
     """
     json_path, image_dir = files(data, split)
     options = {"name": data.source, "split": split, "problems": problems, "examples": examples}
@@ -81,39 +83,39 @@ def load(data: Any, split: str, *, problems: Counter | None = None, examples: di
 
 
 def annotation_table(data: Any, split: str) -> Table | None:
-    """Every annotation of the json behind a split, as TFA's draw needs them; None for embedded scenes."""
+    """Every annotation of the json of a split, as TFA's sampler needs them; None for embedded scenes."""
     return None if data.source in scenes.LEVELS else coco_splits.read_table(files(data, split)[0])
 
 
 def crops_folder(data: Any, split: str) -> tuple[Path, dict[str, Any]]:
-    """Where the prepared instance crops of a split belong, and the settings they are made with."""
+    """The folder for the prepared instance crops of a split, and their settings."""
     return _prepared(data, split, "crops")
 
 
 def shots_folder(data: Any, split: str, size: int) -> tuple[Path, dict[str, Any]]:
-    """Where the crops of a split belong as prepared shots of `size` px, and the settings they are made with."""
+    """The folder for the prepared shots of `size` px of a split, and their settings."""
     return _prepared(data, split, "shots", size=size, context=data.context)
 
 
-def outdated_crops(data: Any, split: str) -> Path | None:
-    """A set of crops that an older version of this program prepared with these settings, which is not read."""
-    folder, settings = crops_folder(data, split)
-    del settings["layout"]
-    for other in folder.parent.glob(f"{folder.name.rsplit('-', 1)[0]}-*/settings.json"):
-        found = json.loads(other.read_text())
-        if {k: v for k, v in found.items() if k not in ("layout", "records_version")} == settings and (
-            found.get("layout") != CROPS_LAYOUT
-        ):
-            return other.parent
-    return None
+def tell_outdated(folder: Path, settings: dict[str, Any]) -> None:
+    """Says on stderr, once, that a set like that of `folder` was prepared in an older layout, which is not read."""
+    if old := prepared.outdated(folder, settings):
+        _print_once(
+            f"{old} is of an older layout and is not read: delete that folder, launch/prepare_data.py writes a new one"
+        )
+
+
+@functools.cache
+def _print_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[Path, ...]:
-    """Writes the images, the instance crops and these as shots, unless they are there; returns their folders.
+    """Writes the images, the instance crops and these as shots, unless they exist; returns their folders.
 
     Args:
       data: config.data.
-      split: of SPLITS.
+      split: one of SPLITS.
       source: the source's function, (data, split) -> Dataset.
       shot_size: M of the shots, px; None: no shots.
     """
@@ -124,9 +126,9 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
         prepared.write_images(opened, images, settings, workers=data.workers, progress=progress)
     crops, settings = crops_folder(data, split)
     if not prepared.is_prepared(crops):
-        cut: Crops = crops_from_dataset(opened, data)
-        progress = functools.partial(progress_line, what=f"cutting the {split} objects")
-        prepared.write_crops(cut, crops, settings, workers=data.workers, progress=progress)
+        cropped = crops_from_dataset(opened, data)
+        progress = functools.partial(progress_line, what=f"cropping the {split} objects")
+        prepared.write_crops(cropped, crops, settings, workers=data.workers, progress=progress)
     if shot_size is None:
         return images, crops
     shots, settings = shots_folder(data, split, shot_size)
@@ -138,27 +140,29 @@ def prepare(data: Any, split: str, source: Any, shot_size: int | None) -> tuple[
 
 
 def _prepared_or_load(data: Any, split: str) -> Dataset:
-    folder, _ = _prepared(data, split, "images")
+    folder, settings = _prepared(data, split, "images")
     if prepared.is_prepared(folder):
         opened = prepared.open_images(folder)._replace(
             truth=functools.partial(ground_truth.load, files(data, split)[0])
         )
         return with_novel(opened, data.novel_classes)
+    tell_outdated(folder, settings)
     found = load(data, split)
-    if data.source != "voc" and not data.more_images:  # else each image was looked for already
+    if data.source != "voc" and not data.more_images:  # else loading has checked each image
         _check_images(found, files(data, split)[1])
     return found
 
 
 def _check_images(found: Dataset, folder: Path) -> None:
-    """Raises FileNotFoundError where images are missing, now and not when training comes to the first of them."""
+    """FileNotFoundError if images are missing: now, and not when training comes to the first of them."""
     wanted = [Path(i.file_name) for i in found.infos]
-    there = {p: set(os.listdir(folder / p)) if (folder / p).is_dir() else set() for p in {w.parent for w in wanted}}
-    missing = [str(w) for w in wanted if w.name not in there[w.parent]]
+    folders = {w.parent for w in wanted}
+    existing = {f: set(os.listdir(folder / f)) if (folder / f).is_dir() else set() for f in folders}
+    missing = [str(w) for w in wanted if w.name not in existing[w.parent]]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(wanted)} images of {found.name} {found.split} are missing in {folder}, among them "
-            f"{', '.join(missing[:3])}: put them there, or take them out of the json"
+            f"{', '.join(missing[:3])}: put them there, or remove them from the json"
         )
 
 
@@ -171,7 +175,7 @@ def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict
         json_path, _ = files(data, split)
         split = _key(split)
         settings.update(split=split, json=json_path.name, json_digest=_file_digest(str(json_path)))
-        if data.counts:  # a set that was prepared without the check is another one
+        if data.counts:  # a set that was prepared without the check must not be read with it
             settings["counts"] = data.counts
     if what != "images":
         settings.update(crop_margin=data.crop_margin, region_long_side=data.region_long_side, layout=CROPS_LAYOUT)
@@ -179,7 +183,7 @@ def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict
 
 
 def _key(split: str) -> str:
-    """coco and custom: shots are drawn from the training images."""
+    """The split that is read: coco and custom sample shots from the training images."""
     return {"train": "train", "support": "train", "test": "test"}[split]
 
 
@@ -197,7 +201,7 @@ def files(data: Any, split: str) -> tuple[Path, Path]:
 
 @functools.lru_cache(maxsize=8)
 def _digest_of(path: str, size: int, changed: int) -> str:
-    del size, changed  # only there to forget a digest when the file changes
+    del size, changed  # arguments only so that a changed file is read again
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
@@ -208,7 +212,7 @@ def _file_digest(path: str) -> str:
 
 
 def progress_line(items: Sequence, what: str) -> Iterable:
-    """Wraps what is walked, so that the walk is seen on stderr."""
+    """Wraps a loop's items in a progress line on stderr."""
     return tqdm(items, desc=what, file=sys.stderr, mininterval=1.0)
 
 

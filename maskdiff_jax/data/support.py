@@ -48,7 +48,7 @@ def sample_shots(config: Any, support_split: Dataset) -> ShotSet:
       support_split: what to sample from, `pipeline.open_split` of "support".
 
     Raises:
-      FileNotFoundError, ValueError: as `fewshot.shots.draw` and `tfa.read`.
+      FileNotFoundError, ValueError: as `fewshot.shots.sample` and `tfa.read`.
     """
     options = config.fewshot
     novel_only = options.classes == "novel"
@@ -60,7 +60,7 @@ def sample_shots(config: Any, support_split: Dataset) -> ShotSet:
             class_ids=chosen, short_classes=options.short_classes,
         )  # fmt: skip
     table = sources.annotation_table(config.data, "support") if options.sampler in tfa.LEVELS else None
-    return fewshot.draw(
+    return fewshot.sample(
         support_split, options.shots, options.seed,
         sampler=options.sampler, short_classes=options.short_classes, class_ids=chosen,
         min_box_side=config.data.min_box_side, min_mask_area=config.data.min_mask_area, table=table,
@@ -124,6 +124,6 @@ def support_set(
             raise ValueError(f"no shot of {name} is among the crops: all are too small, set another fewshot.seed")
         for slot, i in enumerate(found):
             packed, box = transforms.pack(*crops.read(i)), np.array(crops.infos[i].box)
-            shots[class_id, slot] = transforms.shot_cut(packed, box, size, context)
+            shots[class_id, slot] = transforms.crop_shot(packed, box, size, context)
         count[class_id] = len(found)
     return SupportSet(shots, count)

@@ -1,7 +1,7 @@
-"""What happens to one image, box or crop between the disk and a batch.
+"""Resizing, flips, crops and augmentation of one image, box or object.
 
-Boxes are xyxy in px of the image they come with. A cut is uint8 [M, M, 4]: RGB and the soft mask
-0..255 of one object, resized to the net's input size.
+Boxes are xyxy in px of the image they come with. A resized crop, and so a shot, is uint8 [M, M, 4]: RGB and the
+soft mask ("alpha", 0..255) of one object.
 """
 
 import math
@@ -12,15 +12,17 @@ from PIL import Image
 
 BILINEAR = Image.Resampling.BILINEAR
 MAX_OWN_IOU = 0.75  # of a shot's alpha with the query's mask, where both are the same object
-OWN_TRIES = 4  # augmentations that may come out above it before the shot is shrunk
+OWN_TRIES = 4  # augmentations that are tried before the shot is shrunk
 
 
 def resized_hw(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """Height and width after detectron2's resize-shortest-edge [fsis_protocol 1.1].
+    """Height and width after detectron2's ResizeShortestEdge (detectron2/data/transforms/augmentation_impl.py).
 
     Args:
-      short_side: px that the shorter side becomes,
-      long_side: unless the longer one then exceeds this; then both shrink further.
+      height: px.
+      width: px.
+      short_side: px that the shorter side becomes, unless the longer one then exceeds `long_side`.
+      long_side: px that the longer side has at most.
     """
     scale = short_side / min(height, width)
     new = [short_side, scale * width] if height < width else [scale * height, short_side]
@@ -31,7 +33,7 @@ def resized_hw(height: int, width: int, short_side: int, long_side: int) -> tupl
 
 
 def region_hw(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """Size of the image that mask regions are cut from: the long side at most `long_side`, never enlarged."""
+    """Size of the image that mask regions are cropped from: the long side at most `long_side`, never enlarged."""
     if max(height, width) <= long_side:
         return height, width
     scale = long_side / max(height, width)
@@ -49,12 +51,13 @@ def resize(image: np.ndarray, hw: tuple[int, int], *, mirror: bool = False) -> n
 
 
 def scale_boxes(boxes: np.ndarray, old_hw: Sequence[int], new_hw: Sequence[int]) -> np.ndarray:
-    """Boxes [N, 4] of an image of old_hw after its resize to new_hw, clipped to it."""
+    """Boxes [N, 4] of an image whose (height, width) changes from old_hw to new_hw, clipped to it."""
     y, x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
     return clip_boxes(np.asarray(boxes, np.float64) * (x, y, x, y), new_hw)
 
 
 def clip_boxes(boxes: np.ndarray, hw: Sequence[int]) -> np.ndarray:
+    """Boxes [N, 4] clipped to an image of (height, width)."""
     return np.clip(boxes, 0, (hw[1], hw[0], hw[1], hw[0]))
 
 
@@ -64,12 +67,12 @@ def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
 
 
 def has_sides(boxes: np.ndarray, least: float = 1e-5) -> np.ndarray:
-    """bool [N]: both sides are longer than `least`; detectron2 drops the others."""
+    """bool [N]: both sides are longer than `least` px; detectron2 drops the others (structures/boxes.py, nonempty)."""
     return (boxes[:, 2] - boxes[:, 0] > least) & (boxes[:, 3] - boxes[:, 1] > least)
 
 
-def fitting_canvas(hw: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket of the smallest area that an image of `hw` fits in; ValueError if none does."""
+def padded_size(hw: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket (height, width) of the smallest area that an image of `hw` fits in; ValueError if none does."""
     fits = [(b[0], b[1]) for b in buckets if b[0] >= hw[0] and b[1] >= hw[1]]
     if not fits:
         raise ValueError(
@@ -80,7 +83,11 @@ def fitting_canvas(hw: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> t
 
 
 def jitter_box(box: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Moves a box [4] and scales its sides, each by up to +-`amount` of the side (A11)."""
+    """Moves a box [4] and scales its sides, each at random by up to +-`amount` of the side.
+
+    The detector's boxes are loose, so the mask head is trained with loose boxes too (docs/design.md, "The mask
+    head's training data").
+    """
     if amount == 0:
         return box
     shift, scale = amount * rng.uniform(-1, 1, (2, 2))
@@ -93,7 +100,7 @@ def jitter_box(box: np.ndarray, amount: float, rng: np.random.Generator) -> np.n
 def expand_box(box: np.ndarray, context: float, hw: Sequence[int]) -> np.ndarray:
     """Adds a margin of `context` times the side on each of the four sides, then clips to the image.
 
-    What is left is at least one pixel wide and high: a box may not leave its image.
+    The result is at least one pixel wide and high.
     """
     size = box[2:] - box[:2]
     box = np.concatenate([box[:2] - context * size, box[2:] + context * size])
@@ -113,39 +120,46 @@ def crop_window(box: Sequence[float], margin: float, hw: Sequence[int]) -> tuple
 
 
 def needed_margin(jitter: float, context: float) -> float:
-    """The least crop margin that no jittered and expanded box reaches out of."""
+    """The smallest crop margin, as a share of the side, that holds every jittered and expanded box."""
     return 1.5 * jitter + context * (1 + jitter)
 
 
 def pack(rgb: np.ndarray, mask: np.ndarray) -> Image.Image:
-    """RGB [h, w, 3] and mask [h, w] of 0 and 1 as one four-channel picture.
+    """RGB [h, w, 3] and mask [h, w] of 0 and 1 as one four-channel PIL image.
 
-    PIL multiplies RGBA by its alpha before it resizes; CMYK is its only other four-channel mode, and
-    resizes each of them for itself. One call then cuts colors and mask.
+    PIL multiplies RGBA by its alpha before it resizes. CMYK is its only other mode of four channels and resizes
+    each on its own, so that one call crops colors and mask.
     """
     packed = np.empty((*mask.shape, 4), np.uint8)
     packed[..., :3] = rgb
     np.multiply(mask, 255, out=packed[..., 3])
-    return _picture(packed)
+    return _as_image(packed)
 
 
-def _picture(packed: np.ndarray) -> Image.Image:
-    """uint8 [h, w, 4] as a picture; shares the memory where it is contiguous."""
+def _as_image(packed: np.ndarray) -> Image.Image:
+    """uint8 [h, w, 4] as a PIL image; shares the memory where it is contiguous."""
     return Image.frombuffer("CMYK", packed.shape[1::-1], np.ascontiguousarray(packed), "raw", "CMYK", 0, 1)
 
 
-def cut(packed: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [size, size, 4]: a box of a packed picture, stretched to a square, antialiased."""
+def crop_resize(packed: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [size, size, 4]: the box [4] of a packed image, resized to a square, antialiased."""
     return np.asarray(packed.resize((size, size), BILINEAR, box=tuple(box.tolist())))
 
 
-def shot_cut(packed: Image.Image, box: np.ndarray, size: int, context: float) -> np.ndarray:
-    """uint8 [size, size, 4]: an object as a shot. Colors behind the mask are left in."""
-    return cut(packed, expand_box(box, context, (packed.height, packed.width)), size)
+def crop_shot(packed: Image.Image, box: np.ndarray, size: int, context: float) -> np.ndarray:
+    """uint8 [size, size, 4]: an object as a shot. The background's colors are kept; the mask head removes them.
+
+    Args:
+      packed: from `pack`.
+      box: [4], px of the packed image.
+      size: M, px.
+      context: margin on each side, as a share of the box's side (config.data.context).
+    """
+    return crop_resize(packed, expand_box(box, context, (packed.height, packed.width)), size)
 
 
 def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shot [M, M, 4] turned, moved or scaled, perhaps mirrored, and recolored.
+    """A shot [M, M, 4] after random changes: rotated, moved or scaled, perhaps mirrored, and recolored.
 
     A symmetric or round object may still cover the pixels that it covered before; see `augment_own_shot`.
     """
@@ -156,7 +170,7 @@ def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     else:
         angle, scale = rng.uniform(-0.44, 0.44), rng.uniform(0.85, 1.15)
         shot = _affine(shot, angle, scale, rng.uniform(-0.1, 0.1, 2))
-    shot = _turn(shot, quarters, mirror < 0.5)
+    shot = _rotate(shot, quarters, mirror < 0.5)
     if recolor < 0.8:
         shot = _recolor(shot, rng)
     return shot
@@ -165,15 +179,15 @@ def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def augment_own_shot(shot: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Augments a shot [M, M, 4] that shows the query's own object, with a minimum change of its pose.
 
-    The alpha of such a shot is the answer: a head that sees it in the pose of the query learns to copy it
-    instead of to segment, and fails on other objects. `augment_shot` alone leaves silhouettes nearly where
-    they were (round and symmetric ones under quarter turns, any under a small affine). So it is repeated until
-    the shot's alpha and the query's mask overlap by no more than MAX_OWN_IOU; a silhouette that nothing of
-    that moves (a filled box, a disk) is shrunk, to an area with which the overlap cannot be larger.
+    The alpha of such a shot is the answer: a head that sees it in the pose of the query learns to copy it instead of
+    to segment, and fails on other objects (docs/design.md, "Shots that are the query"). `augment_shot` may leave the
+    silhouette almost where it was (round and symmetric ones under quarter turns, any under a small affine). So it is
+    repeated until the IoU of the shot's alpha and the query's mask is at most MAX_OWN_IOU. A silhouette that none of
+    these tries moves enough (a filled box, a disk) is shrunk to an area with which the IoU cannot be larger.
 
     Args:
       shot: of the query's object.
-      mask: [M, M] of 0 and 1, the query's mask in its region, as it is trained on.
+      mask: [M, M] of 0 and 1, the query's mask in its region.
       rng: random number generator.
     """
     for _ in range(OWN_TRIES):
@@ -192,28 +206,28 @@ def silhouette_iou(shot: np.ndarray, mask: np.ndarray) -> float:
     return np.count_nonzero(alpha & mask) / union if union else 0.0
 
 
-def _turn(shot: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
-    """Quarter turns, then a flip from left to right; four bytes move as one number, which is ten times faster."""
+def _rotate(shot: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
+    """Quarter turns, then a flip from left to right; each pixel moves as one number, which is ten times faster."""
     pixels = np.rot90(np.ascontiguousarray(shot).view(np.uint32)[..., 0], quarters)
     pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
     return pixels.view(np.uint8).reshape(shot.shape)
 
 
 def _affine(shot: np.ndarray, angle: float, scale: float, shift: np.ndarray) -> np.ndarray:
-    """Rotates (radians), scales and shifts (of the side, [2]) around the middle; empty where it came from outside."""
+    """Rotates (radians), scales and shifts (share of the side, [2]) around the center; 0 beyond the border."""
     side = shot.shape[0]
-    shift, scale = shift * side, 1 / scale
-    c, s, middle = scale * math.cos(angle), scale * math.sin(angle), side / 2
-    # output pixel -> input pixel, around the middle
-    data = (
-        c, s, middle - c * (middle + shift[0]) - s * (middle + shift[1]),
-        -s, c, middle + s * (middle + shift[0]) - c * (middle + shift[1]),
+    center, (x, y) = side / 2, side / 2 + shift * side
+    # PIL wants the inverse: output pixel -> input pixel
+    cos, sin = 1 / scale * math.cos(angle), 1 / scale * math.sin(angle)
+    inverse = (
+        cos, sin, center - cos * x - sin * y,
+        -sin, cos, center + sin * x - cos * y,
     )  # fmt: skip
-    return np.asarray(_picture(shot).transform((side, side), Image.Transform.AFFINE, data, BILINEAR))
+    return np.asarray(_as_image(shot).transform((side, side), Image.Transform.AFFINE, inverse, BILINEAR))
 
 
 def _recolor(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Contrast and brightness, per channel a little different; the mask stays."""
+    """Changes contrast and brightness at random, slightly different per channel; the mask is unchanged."""
     gain = rng.uniform(0.75, 1.25) * rng.uniform(0.9, 1.1, 3)
     offset = rng.uniform(-25, 25) + rng.uniform(-12, 12, 3)
     levels = np.arange(256)

@@ -190,7 +190,7 @@ def as_batch(image: np.ndarray, image_id: int, data: ConfigDict) -> Batch:
     h, w = image.shape[:2]
     hw = transforms.resized_hw(h, w, data.test_short_side, data.long_side)
     hw = (max(hw[0], 1), max(hw[1], 1))  # of a very long strip nothing would be left
-    canvas = np.zeros((1, *transforms.fitting_canvas(hw, data.buckets), 3), np.uint8)
+    canvas = np.zeros((1, *transforms.padded_size(hw, data.buckets), 3), np.uint8)
     canvas[0, : hw[0], : hw[1]] = transforms.resize(image, hw)
     small = transforms.resize(image, transforms.region_hw(h, w, data.region_long_side))
     region = np.zeros((1, data.region_long_side, data.region_long_side, 3), np.uint8)

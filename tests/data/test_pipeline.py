@@ -45,7 +45,7 @@ def test_detector_batch(shapes_data, train):
         assert (batch.instances.classes[k, n:] == -1).all() and not batch.instances.boxes[k, n:].any()
 
 
-def test_flips_are_drawn_per_sample(shapes_data, train):
+def test_flips_are_random_per_sample(shapes_data, train):
     loader = pipeline.detector_loader(train, shapes_data, batch=8, seed=0)
     by_id = {info.id: i for i, info in enumerate(train.infos)}
     mirrored = []
@@ -125,10 +125,10 @@ def photo_data(shapes_data):
     return data
 
 
-def test_batches_share_a_canvas(photo_data):
+def test_batches_have_one_padded_size(photo_data):
     sizes = [(60, 80), (80, 60), (50, 100), (100, 50), (64, 64), (30, 40)]
     loader = pipeline.detector_loader(photos(sizes), photo_data, batch=2, seed=0)
-    canvases = {}
+    sizes_seen = {}
     for _ in range(30):
         batch = next(loader)
         for k in range(2):
@@ -141,9 +141,9 @@ def test_batches_share_a_canvas(photo_data):
             x0, y0, x1, y1 = batch.instances.boxes[k, 0]
             assert (x1 - x0) / w == pytest.approx((sizes[i][1] // 2) / sizes[i][1])
             assert (x0 == 0 or x1 == w) and y0 == 0
-            canvases.setdefault(i, set()).add(batch.image.shape[1:3])
-    assert all(len(c) == 1 for c in canvases.values()) and len(canvases) == 6
-    assert canvases[0] == {(64, 96)} and canvases[1] == {(96, 64)}
+            sizes_seen.setdefault(i, set()).add(batch.image.shape[1:3])
+    assert all(len(c) == 1 for c in sizes_seen.values()) and len(sizes_seen) == 6
+    assert sizes_seen[0] == {(64, 96)} and sizes_seen[1] == {(96, 64)}
 
 
 def test_crowds_are_no_targets(photo_data):
@@ -309,7 +309,7 @@ def test_shots_are_dropped_and_augmented_at_their_rates(shapes_data):
     data.shot_drop, data.shot_augment = 0.25, 0.5
     crops = plain_crops([0] * 40)
     loader = mask_loader(crops, data, batch=32)
-    plain = transforms.shot_cut(transforms.pack(*crops.read(0)), np.array(crops.infos[0].box), 16, 0.0)[..., 3]
+    plain = transforms.crop_shot(transforms.pack(*crops.read(0)), np.array(crops.infos[0].box), 16, 0.0)[..., 3]
     empty, same, filled = 0, 0, 0
     for _ in range(20):
         batch = next(loader)
@@ -330,7 +330,7 @@ def test_region_and_mask_move_together(shapes_data, train):
     expected = []
     for i, info in enumerate(crops.infos):
         rgb, mask = crops.read(i)
-        cut = transforms.cut(transforms.pack(rgb, mask), np.array(info.box), 16)
+        cut = transforms.crop_resize(transforms.pack(rgb, mask), np.array(info.box), 16)
         for view in (cut, cut[:, ::-1]):
             expected.append((view[..., :3].tobytes(), (view[..., 3] >= 128).astype(np.uint8).tobytes()))
     batch = next(mask_loader(crops, data))
@@ -357,13 +357,13 @@ def test_bad_options_say_what_to_change(shapes_data):
         mask_loader(crops, data)
 
 
-def test_draw_shots_is_uniform():
+def test_sample_shots_is_uniform():
     options = mask_batches.MaskOptions(5, 2, 8, 0.1, 0.0, 0.5, 0.5, 0.0)
     rng = np.random.default_rng(0)
     members = np.arange(100, 112)
     counts = np.zeros(12)
     for _ in range(3000):
-        chosen, alone = mask_batches.draw_shots(members, 4, options, rng)
+        chosen, alone = mask_batches.sample_shots(members, 4, options, rng)
         assert not alone and 2 <= len(chosen) <= 5
         counts[chosen - 100] += 1
     assert counts[4] == 0

@@ -49,8 +49,8 @@ def test_small_shots_are_in_the_support_set(shapes_data):
     mask[7, 9:11] = 1
     small = small._replace(box=(9.0, 7.0, 11.0, 8.0), rle=encode_mask(mask), area=2.0)
     data = data._replace(infos=[data.infos[0]._replace(annotations=(small,)), data.infos[1]])
-    shots = fewshot.draw(data, 1, 0, sampler="tfa", class_ids=[0, 2])
-    assert shots[0] == (1,) and fewshot.draw(data, 1, 0, class_ids=[0], min_box_side=8)[0] != (1,)
+    shots = fewshot.sample(data, 1, 0, sampler="tfa", class_ids=[0, 2])
+    assert shots[0] == (1,) and fewshot.sample(data, 1, 0, class_ids=[0], min_box_side=8)[0] != (1,)
     crops = crops_from_dataset(fewshot.shot_dataset(data, shots, "background"), shapes_data)
     support = support_set(crops, shots, num_classes=3, slots=1, size=8)
     assert support.count.tolist() == [1, 0, 1] and (support.shots[0, 0, ..., 3] > 100).any()

@@ -7,7 +7,7 @@ from PIL import Image
 from maskdiff_jax.data import transforms
 
 
-# height, width, short side, long side -> worked out by hand from fsis_protocol 1.1
+# height, width, short side, long side -> worked out by hand from detectron2's ResizeShortestEdge
 @pytest.mark.parametrize(
     ("h", "w", "short", "long", "expected"),
     [
@@ -88,13 +88,13 @@ def test_degenerate_boxes():
     assert transforms.has_sides(boxes).tolist() == [True, False, False, False]
 
 
-def test_smallest_fitting_canvas():
+def test_smallest_bucket_that_fits():
     buckets = ((800, 1344), (1344, 800), (1088, 1088))
-    assert transforms.fitting_canvas((800, 1067), buckets) == (800, 1344)
-    assert transforms.fitting_canvas((1067, 800), buckets) == (1344, 800)
-    assert transforms.fitting_canvas((1000, 1000), buckets) == (1088, 1088)
+    assert transforms.padded_size((800, 1067), buckets) == (800, 1344)
+    assert transforms.padded_size((1067, 800), buckets) == (1344, 800)
+    assert transforms.padded_size((1000, 1000), buckets) == (1088, 1088)
     with pytest.raises(ValueError, match="add a larger one"):
-        transforms.fitting_canvas((1344, 1344), buckets)
+        transforms.padded_size((1344, 1344), buckets)
 
 
 def test_cut_is_pillows_resize_of_each_channel():
@@ -102,7 +102,7 @@ def test_cut_is_pillows_resize_of_each_channel():
     rgb = rng.integers(0, 256, (50, 61, 3), np.uint8)
     mask = (rng.random((50, 61)) < 0.3).astype(np.uint8)
     box = np.array([7.3, 4.1, 55.2, 44.9])
-    got = transforms.cut(transforms.pack(rgb, mask), box, 32)
+    got = transforms.crop_resize(transforms.pack(rgb, mask), box, 32)
     options = {"resample": Image.Resampling.BILINEAR, "box": tuple(box)}
     np.testing.assert_array_equal(got[..., :3], Image.fromarray(rgb).resize((32, 32), **options))
     np.testing.assert_array_equal(got[..., 3], Image.fromarray(mask * 255).resize((32, 32), **options))

@@ -37,7 +37,7 @@ def test_training_and_evaluation_see_the_same_region(tmp_path):
     (batch,) = pipeline.eval_batches(dataset, data, batch=2)
     assert (batch.region_hw < batch.original_hw).all()
     for k, info in enumerate(dataset.infos):
-        trained = transforms.cut(transforms.pack(*crops.read(k)), np.array(crops.infos[k].box), M)
+        trained = transforms.crop_resize(transforms.pack(*crops.read(k)), np.array(crops.infos[k].box), M)
         (row,) = np.flatnonzero(batch.image_id == info.id)
         scale = np.tile((batch.region_hw[row] / batch.original_hw[row])[::-1], 2)
         (a,) = info.annotations

@@ -32,7 +32,7 @@ def restrict(dataset: Dataset, class_ids: Iterable[int]) -> Dataset:
     return subset(dataset, positions, infos)
 
 
-def draw(
+def sample(
     dataset: Dataset,
     shots: int,
     seed: int,
@@ -51,7 +51,7 @@ def draw(
       shots: K.
       seed: of the draw.
       sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa" and
-        "imtfa": TFA's image-wise draw, see `tfa.draw`, which takes all objects of the class in an image, and
+        "imtfa": TFA's image-wise draw, see `tfa.sample`, which takes all objects of the class in an image, and
         whose stream runs through all classes of `dataset` in the order of their ids.
       short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
       class_ids: the classes to draw for; None: all.
@@ -158,7 +158,7 @@ def _image_wise(
     else:
         objects = tfa.objects_of(table)
     short = _short(dataset, {c: len(objects[c]) for c in wanted}, shots, short_classes)
-    sets = tfa.draw(objects, seed, levels)
+    sets = tfa.sample(objects, seed, levels)
     drawn, stuck = {}, []
     for c in wanted:
         if c in short:

@@ -38,7 +38,7 @@ def objects_of(table: Table) -> dict[int, list[tuple[int, int]]]:
     return objects
 
 
-def draw(objects: Objects, seed: int, levels: Sequence[int]) -> dict[int, dict[int, tuple[int, ...]]]:
+def sample(objects: Objects, seed: int, levels: Sequence[int]) -> dict[int, dict[int, tuple[int, ...]]]:
     """TFA's draw: {class id: {K: annotation ids}}, for as many levels of each class as can be reached.
 
     Images of the class are drawn until their objects of the class, all of them, are exactly K. TFA repeats
@@ -52,10 +52,10 @@ def draw(objects: Objects, seed: int, levels: Sequence[int]) -> dict[int, dict[i
       levels: K in ascending order, of LEVELS.
     """
     rng = random.Random(seed)  # the same numbers as random.seed(seed)
-    return {c: _draw_class(found, rng, levels) for c, found in objects.items()}
+    return {c: _sample_class(found, rng, levels) for c, found in objects.items()}
 
 
-def _draw_class(
+def _sample_class(
     objects: Iterable[tuple[int, int]], rng: random.Random, levels: Sequence[int]
 ) -> dict[int, tuple[int, ...]]:
     by_image: dict[int, list[int]] = {}
@@ -133,7 +133,7 @@ def write(
     annotations = {a["id"]: a for a in raw["annotations"]}
     written = 0
     for seed in progress(seeds):
-        drawn = draw(objects, seed, levels)
+        drawn = sample(objects, seed, levels)
         stuck = [
             f"{categories[c]['name']} at K = {next(k for k in levels if k not in sets)}"
             for c, sets in drawn.items()

@@ -1,8 +1,8 @@
 """Prepared data sets: whole images with their objects, and instance crops.
 
-How a set lies on the disk is `parts`' business. Its index.json has every annotation but no pixel, so
-that opening a set reads no images (and floats stay float64, which TFDS' tf.Example files round); it is
-written by columns, which are read several times faster than objects.
+`shards` defines the files of a set. Its index.json has every annotation but no pixel, so that opening a set reads no
+images (and floats stay float64, which TFDS' tf.Example files round). It is written by columns, which are read several
+times faster than objects.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ from maskdiff_jax.data.crops import CropInfos, Crops, select
 from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, encoded_image, subset
 from maskdiff_jax.data.formats.images import decode_image
 from maskdiff_jax.data.prepared import shards
-from maskdiff_jax.data.prepared.shards import Parts, Plan, bytes_of, int_of
+from maskdiff_jax.data.prepared.shards import Plan, Shards, bytes_of, int_of
 from maskdiff_jax.data.prepared.tfds_builders import InstanceCrops, InstanceShots, SceneImages
 
-# a process holds a part in memory before it is written: about 160 MB of COCO images, 200 MB of crops, 130 MB of shots
-IMAGES_PER_PART = 1000
-CROPS_PER_PART = 2000
+# a process holds a shard in memory before it is written: about 160 MB of COCO images, 200 MB of crops, 130 MB of shots
+IMAGES_PER_SHARD = 1000
+CROPS_PER_SHARD = 2000
 
 folder_of = shards.folder_of
 is_prepared = shards.is_prepared
+outdated = shards.outdated
 
 
 def write_images(
@@ -38,29 +39,29 @@ def write_images(
     *,
     workers: int = 0,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
-    per_part: int = IMAGES_PER_PART,
+    per_shard: int = IMAGES_PER_SHARD,
 ) -> None:
-    """Prepares the images of `dataset` in `folder` (from `folder_of`), or what is missing of them.
+    """Writes the images of `dataset` to `folder` (from `folder_of`), or what is missing of them.
 
-    Every image is decoded once, so that none that is broken gets in.
+    Every image is decoded once, so that a broken one is found now and not in training.
 
     Args:
       dataset: any; picklable with several workers.
-      folder, settings, workers, progress: see `parts.write`.
-      per_part: images of a part.
+      folder, settings, workers, progress: see `shards.write`.
+      per_shard: images of a shard.
 
     Raises:
       ValueError, FileNotFoundError: an image cannot be read; names it.
-      OSError: no space left, or a process died.
+      OSError: the disk is full, or a process died.
     """
-    plan = Plan(SceneImages, len(dataset.infos), per_part, functools.partial(_images_of, dataset))
+    plan = Plan(SceneImages, len(dataset.infos), per_shard, functools.partial(_images_of, dataset))
     index = functools.partial(_image_index, dataset)
     shards.write(folder, settings, plan, index, workers=workers, progress=progress)
 
 
 def open_images(folder: Path) -> Dataset:
-    """The dataset that `write_images` was given, read from its files; ValueError if they are damaged."""
-    index, source = shards.open_parts(folder)
+    """The dataset that `write_images` wrote; ValueError if its files are damaged."""
+    index, source = shards.open_shards(folder)
     try:
         with _no_collection():
             infos = _infos(index["images"], index["annotations"])
@@ -82,18 +83,18 @@ def write_crops(
     *,
     workers: int = 0,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
-    per_part: int = CROPS_PER_PART,
+    per_shard: int = CROPS_PER_SHARD,
 ) -> None:
-    """Prepares crops in `folder`, as `write_images`; their pixels are stored without loss."""
+    """Writes crops to `folder`, as `write_images`; their pixels are stored without loss."""
     crops = crops._replace(infos=CropInfos.of(crops.infos))
-    plan = Plan(InstanceCrops, len(crops.infos), per_part, functools.partial(_crops_of, crops))
+    plan = Plan(InstanceCrops, len(crops.infos), per_shard, functools.partial(_crops_of, crops))
     index = functools.partial(_crop_index, crops)
     shards.write(folder, settings, plan, index, workers=workers, progress=progress)
 
 
 def open_crops(folder: Path) -> Crops:
-    """The crops that `write_crops` was given, read from its files; ValueError if they are damaged."""
-    index, source = shards.open_parts(folder)
+    """The crops that `write_crops` wrote; ValueError if its files are damaged."""
+    index, source = shards.open_shards(folder)
     try:
         boxes = np.array(index["box"], np.float64).T
         infos = CropInfos(index["annotation_id"], index["image_id"], index["class_id"], boxes)
@@ -113,20 +114,20 @@ def write_shots(
     context: float,
     workers: int = 0,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
-    per_part: int = CROPS_PER_PART,
+    per_shard: int = CROPS_PER_SHARD,
 ) -> None:
-    """Prepares crops as shots of `size` px in `folder`, as `write_images`: what `transforms.shot_cut` makes of each.
+    """Writes crops as shots of `size` px to `folder`, as `write_images`: the result of `transforms.crop_shot` for each.
 
     Args:
       crops: any; picklable with several workers.
-      folder, settings, workers, progress: see `parts.write`.
+      folder, settings, workers, progress: see `shards.write`.
       size: M, px.
-      context: of the side, as config.data.context.
-      per_part: shots of a part.
+      context: margin on each side, as a share of the box's side (config.data.context).
+      per_shard: shots of a shard.
     """
     infos = CropInfos.of(crops.infos)
-    part = functools.partial(_shots_of, crops._replace(infos=infos), size, context)
-    plan = Plan(InstanceShots, len(infos), per_part, part)
+    example = functools.partial(_shots_of, crops._replace(infos=infos), size, context)
+    plan = Plan(InstanceShots, len(infos), per_shard, example)
     index = lambda: {"size": size, "context": context, "annotation_id": infos.annotation_ids.tolist()}
     shards.write(folder, settings, plan, index, workers=workers, progress=progress)
 
@@ -136,23 +137,23 @@ def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
 
     Args:
       folder: of `write_shots`.
-      crops: the ones it was given.
+      crops: those that `write_shots` wrote.
 
     Raises:
       ValueError: the files are damaged, or of other crops.
     """
-    index, source = shards.open_parts(folder)
+    index, source = shards.open_shards(folder)
     ids = CropInfos.of(crops.infos).annotation_ids
     if not np.array_equal(index.get("annotation_id"), ids):
-        raise shards.damaged(folder, "it is of other objects than the crops beside it")
+        raise shards.damaged(folder, "it holds other objects than the crops beside it")
     _check_count(folder, len(ids), source)
     return functools.partial(_read_shot, source)
 
 
 def _images_of(dataset: Dataset, start: int, stop: int) -> Callable[[int], dict]:
-    """Makes the examples of a part; takes along no more of the dataset than that."""
-    part = subset(dataset, range(start, stop), dataset.infos[start:stop])
-    return functools.partial(_image_example, part._replace(annotation_order=()))
+    """Makes the examples of a shard; what is pickled for it holds no more of the dataset than that."""
+    members = subset(dataset, range(start, stop), dataset.infos[start:stop])
+    return functools.partial(_image_example, members._replace(annotation_order=()))
 
 
 def _crops_of(crops: Crops, start: int, stop: int) -> Callable[[int], dict]:
@@ -166,7 +167,7 @@ def _shots_of(crops: Crops, size: int, context: float, start: int, stop: int) ->
 def _image_example(dataset: Dataset, i: int) -> dict[str, Any]:
     info = dataset.infos[i]
     if dataset.encoded is not None:
-        dataset.read(i)  # raises if the file is no image, or another than the annotations are for
+        dataset.read(i)  # raises if the file is no image, or of another size than the annotations say
     return {
         "image": encoded_image(dataset, i),
         "image_id": info.id,
@@ -202,7 +203,7 @@ def _crop_example(crops: Crops, i: int) -> dict[str, Any]:
 
 def _shot_example(crops: Crops, size: int, context: float, i: int) -> dict[str, Any]:
     info, picture = crops.infos[i], transforms.pack(*crops.read(i))
-    shot = transforms.shot_cut(picture, np.array(info.box), size, context)
+    shot = transforms.crop_shot(picture, np.array(info.box), size, context)
     return {"pixels": instance_crops.encode(shot), "annotation_id": info.annotation_id, "size": size}
 
 
@@ -248,7 +249,7 @@ def _infos(images: dict[str, list], objects: dict[str, list]) -> list[ImageInfo]
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of new tuples have Python look for garbage again and again, of which there is none."""
+    """Pauses the garbage collector, which millions of new tuples would start again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -269,27 +270,27 @@ def _crop_index(crops: Crops) -> dict[str, Any]:
     }
 
 
-def _read_image(source: Parts, i: int) -> np.ndarray:
+def _read_image(source: Shards, i: int) -> np.ndarray:
     example = source[i]
     return decode_image(bytes_of(example, "image"), f"{bytes_of(example, 'file_name').decode()} (prepared)")
 
 
-def _encoded(source: Parts, i: int) -> bytes:
+def _encoded(source: Shards, i: int) -> bytes:
     return bytes_of(source[i], "image")
 
 
-def _read_crop(source: Parts, i: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_crop(source: Shards, i: int) -> tuple[np.ndarray, np.ndarray]:
     example = source[i]
     pixels = instance_crops.decode(bytes_of(example, "pixels"), (int_of(example, "height"), int_of(example, "width")))
     return pixels[..., :3], pixels[..., 3]
 
 
-def _read_shot(source: Parts, i: int) -> np.ndarray:
+def _read_shot(source: Shards, i: int) -> np.ndarray:
     example = source[i]
     size = int_of(example, "size")
     return instance_crops.decode(bytes_of(example, "pixels"), (size, size))
 
 
-def _check_count(folder: Path, wanted: int, source: Parts) -> None:
+def _check_count(folder: Path, wanted: int, source: Shards) -> None:
     if wanted != len(source):
-        raise shards.damaged(folder, f"{len(source)} of {wanted} there")
+        raise shards.damaged(folder, f"it has {len(source)} examples instead of {wanted}")

@@ -1,4 +1,4 @@
-"""TFDS builders that write a part of a prepared data set as array_record, without TensorFlow."""
+"""TFDS builders that write a shard of a prepared data set as array_record, without TensorFlow."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-SPLIT = "data"  # the only split of each part
+SPLIT = "data"  # the only split of each shard
 
 
 class SceneImages(tfds.core.GeneratorBasedBuilder):
@@ -55,7 +55,7 @@ class SceneImages(tfds.core.GeneratorBasedBuilder):
 
 
 class InstanceCrops(SceneImages):
-    """One object each, cut out with a margin; pixels as in `crops.encode`."""
+    """One object each, cropped with a margin; pixels as in `crops.encode`."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -74,7 +74,7 @@ class InstanceCrops(SceneImages):
 
 
 class InstanceShots(SceneImages):
-    """One object each, cut out and resized as a shot; pixels as in `crops.encode`."""
+    """One object each, cropped and resized as a shot; pixels as in `crops.encode`."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -88,14 +88,14 @@ class InstanceShots(SceneImages):
         return tfds.core.DatasetInfo(builder=self, features=f.FeaturesDict(features), disable_shuffling=True)
 
 
-def write_part(
+def write_shard(
     builder: type[SceneImages],
     example: Callable[[int], dict],
     count: int,
     path: Path,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Writes a whole TFDS data set of `count` examples, which has its name `path` only when it is whole.
+    """Writes a TFDS data set of `count` examples, which has its name `path` only when it is complete.
 
     Args:
       builder: of the examples.
@@ -105,7 +105,8 @@ def write_part(
       tick: called with 1 before each example is made.
 
     Raises:
-      Whatever `example` raises; OSError if the file system takes no more.
+      OSError: the disk is full.
+      Exception: whatever `example` raises.
     """
     failed: list[BaseException] = []
 
@@ -118,41 +119,41 @@ def write_part(
             failed.append(error)
             raise
 
-    tfds.disable_progress_bar()  # ours says what it is about
+    tfds.disable_progress_bar()  # ours says what is written
     # in the same folder as the result: a rename is only atomic inside one file system
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-", ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".shard-", ignore_cleanup_errors=True) as temporary:
         try:
             made = builder(examples=examples(), data_dir=temporary, file_format="array_record")
-            with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads
                 made.download_and_prepare()
-            if not is_whole(Path(made.data_dir), count):
-                raise OSError(errno.EIO, "came out short, is the disk full?", str(path))
+            if not is_complete(Path(made.data_dir), count):
+                raise OSError(errno.EIO, "fewer bytes or examples than were written: is the disk full?", str(path))
         except Exception as error:
             if failed:  # tfds wraps it in its own words
                 raise failed[0] from None
-            raise _no_room(error, path) from error
+            raise _disk_full(error, path) from error
         os.rename(made.data_dir, path)
 
 
-def files_of(part: Path) -> list[tuple[str, int, int]]:
-    """Name, examples and bytes of each array_record file of a part, in order."""
-    info = tfds.builder_from_directory(str(part)).info.splits[SPLIT]
+def files_of(shard: Path) -> list[tuple[str, int, int]]:
+    """Name, number of examples and bytes of each array_record file of a shard, in order."""
+    info = tfds.builder_from_directory(str(shard)).info.splits[SPLIT]
     files = [(Path(f.filename), int(f.take)) for f in info.file_instructions]
     return [(f.name, n, f.stat().st_size) for f, n in files]
 
 
-def is_whole(part: Path, count: int) -> bool:
-    """Whether the part has `count` examples, in files as long as they should be."""
+def is_complete(shard: Path, count: int) -> bool:
+    """Whether the shard has `count` examples, in files of the right length."""
     try:
-        wanted = files_of(part)
-        found = [len(grain.sources.ArrayRecordDataSource([str(part / name)])) for name, *_ in wanted]
-    except Exception:  # whatever tfds, array_record or the file system say of a file cut short
+        wanted = files_of(shard)
+        found = [len(grain.sources.ArrayRecordDataSource([str(shard / name)])) for name, *_ in wanted]
+    except Exception:  # tfds, array_record and the file system each raise their own for a truncated file
         return False
     return found == [n for _, n, _ in wanted] and sum(found) == count
 
 
-def _no_room(error: Exception, path: Path) -> Exception:
-    """array_record reports a full disk as one of many errors of its own; what is left over tells."""
+def _disk_full(error: Exception, path: Path) -> Exception:
+    """OSError if `error` is about a full disk, which array_record reports in its own words; else `error`."""
     text = str(error).lower()
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if full or "no space left" in text or "quota" in text or "resource_exhausted" in text:

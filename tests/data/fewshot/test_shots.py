@@ -16,12 +16,12 @@ def test_restrict_forgets_other_classes_and_empty_images():
 
 def test_draws_are_nested_and_of_their_class(support_split):
     class_of = {a.id: a.class_id for i in support_split.infos for a in i.annotations}
-    sets = {k: fewshot.draw(support_split, k, seed=1) for k in (1, 3, 5)}
+    sets = {k: fewshot.sample(support_split, k, seed=1) for k in (1, 3, 5)}
     for c in range(12):
         assert sets[5][c][:3] == sets[3][c] and sets[3][c][:1] == sets[1][c]
         assert len(set(sets[5][c])) == 5 and {class_of[i] for i in sets[5][c]} == {c}
-    assert sets[5] == fewshot.draw(support_split, 5, seed=1) != fewshot.draw(support_split, 5, seed=2)
-    assert fewshot.draw(support_split, 5, seed=1, class_ids=[8, 9]) == {c: sets[5][c] for c in (8, 9)}
+    assert sets[5] == fewshot.sample(support_split, 5, seed=1) != fewshot.sample(support_split, 5, seed=2)
+    assert fewshot.sample(support_split, 5, seed=1, class_ids=[8, 9]) == {c: sets[5][c] for c in (8, 9)}
 
 
 def test_crowds_ignored_and_small_objects_are_never_drawn():
@@ -30,46 +30,46 @@ def test_crowds_ignored_and_small_objects_are_never_drawn():
     a[0], a[1] = a[0]._replace(crowd=True), a[1]._replace(ignore=True)
     a[2] = a[2]._replace(box=(0.0, 0.0, 4.0, 20.0))
     data = data._replace(infos=[data.infos[0]._replace(annotations=tuple(a))])
-    assert fewshot.draw(data, 1, 0, min_box_side=8) == {0: (4,)}
-    assert sorted(fewshot.draw(data, 2, 0)[0]) == [3, 4]
+    assert fewshot.sample(data, 1, 0, min_box_side=8) == {0: (4,)}
+    assert sorted(fewshot.sample(data, 2, 0)[0]) == [3, 4]
 
 
 def test_short_classes():
     data = squares([(1, 0), (2, 0), (3, 1)])
     with pytest.raises(ValueError, match=r"b 1, c 0.*take_all"):
-        fewshot.draw(data, 2, 0)
-    drawn = fewshot.draw(data, 2, 0, short_classes="take_all")
+        fewshot.sample(data, 2, 0)
+    drawn = fewshot.sample(data, 2, 0, short_classes="take_all")
     assert sorted(drawn[0]) == [1, 2] and drawn[1] == (3,) and drawn[2] == ()
     for wrong in ({"short_classes": "skip"}, {"sampler": "best"}):
         with pytest.raises(ValueError, match="choose"):
-            fewshot.draw(data, 1, 0, **{"class_ids": [0]} | wrong)
+            fewshot.sample(data, 1, 0, **{"class_ids": [0]} | wrong)
 
 
 def test_tfa_worked_by_hand():
     # a: the single object must be the first shot, no image can add exactly one more; b: 1 + 1, then 3 = 2 + 1
     data = squares([(1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)], [(6, 1)], [(7, 1)], [(8, 1)], classes=2)
-    assert fewshot.draw(data, 1, 0, sampler="tfa")[0] == (1,)
-    assert sorted(fewshot.draw(data, 3, 0, sampler="tfa", class_ids=[1])[1]) == [6, 7, 8]
+    assert fewshot.sample(data, 1, 0, sampler="tfa")[0] == (1,)
+    assert sorted(fewshot.sample(data, 3, 0, sampler="tfa", class_ids=[1])[1]) == [6, 7, 8]
     with pytest.raises(ValueError, match=r"cannot reach exactly 2 with seed 0 for: a;"):
-        fewshot.draw(data, 2, 0, sampler="tfa")
+        fewshot.sample(data, 2, 0, sampler="tfa")
     with pytest.raises(ValueError, match="not 4"):
-        fewshot.draw(data, 4, 0, sampler="tfa", short_classes="take_all")
-    assert fewshot.draw(data, 5, 0, sampler="tfa", short_classes="take_all", class_ids=[1]) == {1: (6, 7, 8)}
+        fewshot.sample(data, 4, 0, sampler="tfa", short_classes="take_all")
+    assert fewshot.sample(data, 5, 0, sampler="tfa", short_classes="take_all", class_ids=[1]) == {1: (6, 7, 8)}
 
 
 def test_imtfa_worked_by_hand():
     # 1 and 5 can be reached by single objects; iMTFA then wants 10 of 6
     data = squares(*[[(i, 0)] for i in range(6)], classes=1)
-    assert sorted(fewshot.draw(data, 5, 3, sampler="imtfa")[0]) != [0, 1, 2, 3, 4, 5]
+    assert sorted(fewshot.sample(data, 5, 3, sampler="imtfa")[0]) != [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match=r"a 6; lower"):
-        fewshot.draw(data, 10, 3, sampler="imtfa")
-    assert len(fewshot.draw(data, 10, 3, sampler="imtfa", short_classes="take_all")[0]) == 6
+        fewshot.sample(data, 10, 3, sampler="imtfa")
+    assert len(fewshot.sample(data, 10, 3, sampler="imtfa", short_classes="take_all")[0]) == 6
     with pytest.raises(ValueError, match="draws 1, 5, 10 shots, not 3"):
-        fewshot.draw(data, 3, 0, sampler="imtfa")
+        fewshot.sample(data, 3, 0, sampler="imtfa")
     # enough objects, but no image with a single one: the loop would never leave K = 1
     pairs = squares(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
     with pytest.raises(ValueError, match=r"exactly 10 with seed 0 for: a \(already at 1\)"):
-        fewshot.draw(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
+        fewshot.sample(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
 
 
 def test_a_table_is_drawn_from_and_what_records_lack_is_named():
@@ -80,7 +80,7 @@ def test_a_table_is_drawn_from_and_what_records_lack_is_named():
     seen = set()
     for seed in range(20):
         try:
-            seen |= set(fewshot.draw(data, 1, seed, sampler="tfa", table=table)[0])
+            seen |= set(fewshot.sample(data, 1, seed, sampler="tfa", table=table)[0])
         except ValueError as error:
             assert "3 (a)" in str(error)
             seen.add(3)

@@ -68,7 +68,7 @@ def test_the_draw_is_tfas(sampler):
     rng = np.random.default_rng(7)
     for seed, most in itertools.product(range(6), (2, 5)):
         objects = random_objects(rng, 220, most)
-        drawn = tfa.draw(objects, seed, LOOPS[sampler])
+        drawn = tfa.sample(objects, seed, LOOPS[sampler])
         expected = transcript(objects, seed, LOOPS[sampler])
         assert len(expected) == 4 * len(LOOPS[sampler])
         assert {(c, k): ids for c, sets in drawn.items() for k, ids in sets.items()} == expected
@@ -79,7 +79,7 @@ def test_the_draw_is_tfas(sampler):
 
 def test_other_loops_draw_other_sets():
     objects = random_objects(np.random.default_rng(1), 220, 4)
-    a, b = (tfa.draw(objects, 3, LOOPS[s]) for s in LOOPS)
+    a, b = (tfa.sample(objects, 3, LOOPS[s]) for s in LOOPS)
     assert a[0][1] == b[0][1] and a[0][10] != b[0][10]
 
 
@@ -88,7 +88,7 @@ def agree(objects, seed, loop):
 
     What is decided beforehand there, is what the transcript runs into.
     """
-    drawn = {(c, k): ids for c, sets in tfa.draw(objects, seed, loop).items() for k, ids in sets.items()}
+    drawn = {(c, k): ids for c, sets in tfa.sample(objects, seed, loop).items() for k, ids in sets.items()}
     expected = transcript(objects, seed, loop)
     assert expected.items() <= drawn.items()
     first = next(((c, k) for c in objects for k in loop if (c, k) not in expected), None)
@@ -149,8 +149,8 @@ def test_files_are_tfas_and_come_back(tmp_path):
     table = coco_splits.read_table(path)
     for seed, shots in itertools.product((0, 3), (1, 5, 10)):
         back = tfa.read(tmp_path / "split", dataset, shots, seed, class_ids=[0, 1])
-        assert back == fewshot.draw(dataset, shots, seed, sampler="imtfa", table=table)
-        assert back == fewshot.draw(dataset, shots, seed, sampler="imtfa")  # nothing is unusable here
+        assert back == fewshot.sample(dataset, shots, seed, sampler="imtfa", table=table)
+        assert back == fewshot.sample(dataset, shots, seed, sampler="imtfa")  # nothing is unusable here
     assert tfa.read(tmp_path / "split", dataset, 5, 3, class_ids=[1]).keys() == {1}
 
 

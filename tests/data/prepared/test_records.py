@@ -43,7 +43,7 @@ def test_three_ways_to_the_same_scenes(test_split, tmp_path):
 
 def test_parts_are_tfds_data_sets(shapes_data, test_split):
     (folder,) = Path(shapes_data.root).glob("test-images-*")
-    source = tfds.builder_from_directory(str(folder / "part-00000")).as_data_source("data")
+    source = tfds.builder_from_directory(str(folder / "shard-00000")).as_data_source("data")
     assert len(source) == 12
     example, info = source[4], test_split.infos[4]
     np.testing.assert_array_equal(example["image"], test_split.read(4))
@@ -72,9 +72,9 @@ def test_other_settings_are_another_set(shapes_data, tmp_path):
     assert sorted((s["count"], s["seed"]) for s in settings) == [(2, 0), (3, 0), (3, 1)]
 
 
-def test_interrupted_write_goes_on(test_split, tmp_path):
+def test_an_interrupted_write_resumes(test_split, tmp_path):
     folder = prepared.folder_of(tmp_path, "x", {})
-    write = functools.partial(prepared.write_images, test_split, folder, {}, per_part=5)
+    write = functools.partial(prepared.write_images, test_split, folder, {}, per_shard=5)
 
     def stop(items):
         yield from items[:8]
@@ -84,20 +84,20 @@ def test_interrupted_write_goes_on(test_split, tmp_path):
         write(progress=stop)
     assert not prepared.is_prepared(folder)
     (writing,) = tmp_path.iterdir()
-    assert os.listdir(writing) == ["part-00000"]
-    whole = (writing / "part-00000").stat().st_mtime_ns
-    (writing / ".part-killed").mkdir()  # what a process leaves that had no time to clean up
+    assert os.listdir(writing) == ["shard-00000"]
+    whole = (writing / "shard-00000").stat().st_mtime_ns
+    (writing / ".shard-killed").mkdir()  # what a process leaves that had no time to clean up
     walked = []
     write(progress=lambda items: (walked.append(i) or i for i in items))
     assert walked == list(range(12))
     assert_same(prepared.open_images(folder), test_split)
-    assert (folder / "part-00000").stat().st_mtime_ns == whole
-    assert sorted(os.listdir(folder)) == ["index.json", *(f"part-0000{k}" for k in range(3)), "settings.json"]
+    assert (folder / "shard-00000").stat().st_mtime_ns == whole
+    assert sorted(os.listdir(folder)) == ["index.json", "settings.json", *(f"shard-0000{k}" for k in range(3))]
     write(progress=stop)  # it is there: nothing is walked
     assert os.listdir(tmp_path) == [folder.name]
 
 
-def test_parts_cut_short_or_of_another_size_are_made_again(test_split, tmp_path, monkeypatch):
+def test_shards_truncated_or_of_another_size_are_written_again(test_split, tmp_path, monkeypatch):
     folder = prepared.folder_of(tmp_path, "x", {})
 
     def stop(items):
@@ -105,18 +105,18 @@ def test_parts_cut_short_or_of_another_size_are_made_again(test_split, tmp_path,
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepared.write_images(test_split, folder, {}, per_part=5, progress=stop)
-    (file,) = folder.with_name(folder.name + ".writing").glob("part-00001/*array_record*")
+        prepared.write_images(test_split, folder, {}, per_shard=5, progress=stop)
+    (file,) = folder.with_name(folder.name + ".writing").glob("shard-00001/*array_record*")
     file.write_bytes(file.read_bytes()[:-10])
     made = []
-    write = tfds_builders.write_part
-    monkeypatch.setattr(shards, "write_part", lambda *a: (made.append(a[3].name), write(*a)))
-    prepared.write_images(test_split, folder, {}, per_part=5)
-    assert made == ["part-00001", "part-00002"]
+    write = tfds_builders.write_shard
+    monkeypatch.setattr(shards, "write_shard", lambda *a: (made.append(a[3].name), write(*a)))
+    prepared.write_images(test_split, folder, {}, per_shard=5)
+    assert made == ["shard-00001", "shard-00002"]
     assert_same(prepared.open_images(folder), test_split)
 
 
-def test_nothing_stays_of_a_first_part(test_split, tmp_path):
+def test_nothing_is_left_of_an_incomplete_first_shard(test_split, tmp_path):
     folder = prepared.folder_of(tmp_path, "x", {})
 
     def stop(items):
@@ -128,14 +128,6 @@ def test_nothing_stays_of_a_first_part(test_split, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_old_leftovers_go_young_ones_stay(test_split, tmp_path):
-    for name, age in (("old", 2 * shards.STALE), ("young", 0)):
-        (tmp_path / f".writing-{name}").mkdir()
-        os.utime(tmp_path / f".writing-{name}", (time.time() - age,) * 2)
-    prepared.write_images(test_split, prepared.folder_of(tmp_path, "x", {}), {})
-    assert [p.name for p in tmp_path.glob(".writing-*")] == [".writing-young"]
-
-
 def test_unreadable_image_is_named(test_split, tmp_path):
     coco.save(test_split, tmp_path / "test.json", tmp_path / "images")
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL)
@@ -144,10 +136,10 @@ def test_unreadable_image_is_named(test_split, tmp_path):
     broken.write_bytes(good[:100])
     folder = prepared.folder_of(tmp_path, "x", {})
     with pytest.raises(ValueError, match=f"{broken.name}.*replace the file"):
-        prepared.write_images(plain, folder, {}, per_part=5)
-    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
+        prepared.write_images(plain, folder, {}, per_shard=5)
+    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["shard-00000"]
     broken.write_bytes(good)
-    prepared.write_images(plain, folder, {}, per_part=5)
+    prepared.write_images(plain, folder, {}, per_shard=5)
     np.testing.assert_array_equal(prepared.open_images(folder).read(7), test_split.read(7))
 
 
@@ -163,19 +155,19 @@ def test_full_disk_says_what_to_do(test_split, tmp_path, monkeypatch):
         write(self)
 
     monkeypatch.setattr(tfds_builders.SceneImages, "download_and_prepare", second_fails)
-    with pytest.raises(OSError, match="no space left for .* the same command goes on"):
-        prepared.write_images(test_split, folder, {}, per_part=5)
-    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["part-00000"]
+    with pytest.raises(OSError, match="no space left for .* run the same command again; it resumes"):
+        prepared.write_images(test_split, folder, {}, per_shard=5)
+    assert os.listdir(folder.with_name(folder.name + ".writing")) == ["shard-00000"]
 
 
 def test_two_at_once(test_split, tmp_path, capsys):
     """The second waits for the first and finds its set."""
     folder = prepared.folder_of(tmp_path, "x", {})
-    inside, go_on = threading.Event(), threading.Event()
+    inside, proceed = threading.Event(), threading.Event()
 
     def wait(items):
         inside.set()
-        assert go_on.wait(60)
+        assert proceed.wait(60)
         yield from items
 
     first = threading.Thread(target=prepared.write_images, args=(test_split, folder, {}), kwargs={"progress": wait})
@@ -186,7 +178,7 @@ def test_two_at_once(test_split, tmp_path, capsys):
     assert inside.wait(60)
     second.start()
     time.sleep(0.2)
-    go_on.set()
+    proceed.set()
     first.join(60)
     second.join(60)
     assert_same(prepared.open_images(folder), test_split)
@@ -199,10 +191,10 @@ def test_several_processes_write_the_same(shapes_data, test_split, tmp_path):
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL, name="shapes", split="test")
     one, two = (prepared.folder_of(tmp_path, "crops", {"n": n}) for n in (1, 2))
     crops = crops_from_dataset(plain, shapes_data)
-    prepared.write_crops(crops, one, {}, per_part=20)
+    prepared.write_crops(crops, one, {}, per_shard=20)
     walked = []
     progress = lambda items: (walked.append(i) or i for i in items)
-    prepared.write_crops(crops, two, {}, per_part=20, workers=2, progress=progress)
+    prepared.write_crops(crops, two, {}, per_shard=20, workers=2, progress=progress)
     assert walked == list(range(len(crops.infos)))
     first, second = prepared.open_crops(one), prepared.open_crops(two)
     assert list(first.infos) == list(second.infos) == list(crops.infos)
@@ -218,15 +210,15 @@ def test_an_error_comes_out_of_its_process(test_split, tmp_path):
     (tmp_path / "images" / test_split.infos[7].file_name).unlink()
     folder = prepared.folder_of(tmp_path, "x", {})
     with pytest.raises(FileNotFoundError, match="put the file there"):
-        prepared.write_images(plain, folder, {}, per_part=4, workers=2)
+        prepared.write_images(plain, folder, {}, per_shard=4, workers=2)
     assert not prepared.is_prepared(folder)
     left = os.listdir(folder.with_name(folder.name + ".writing"))
-    assert "part-00000" in left and "part-00001" not in left and not any(p.startswith(".") for p in left)
+    assert "shard-00000" in left and "shard-00001" not in left and not any(p.startswith(".") for p in left)
 
 
 def test_readers_are_small_and_open_late(test_split, tmp_path):
     folder = prepared.folder_of(tmp_path, "x", {})
-    prepared.write_images(test_split, folder, {}, per_part=5)
+    prepared.write_images(test_split, folder, {}, per_shard=5)
     opened = prepared.open_images(folder)
     for _ in range(2):  # fresh, then with files open
         text = pickle.dumps(opened.read)
@@ -244,19 +236,30 @@ def test_no_example_is_a_set_too(test_split, tmp_path):
     assert not prepared.open_crops(prepared.folder_of(tmp_path, "y", {})).infos
 
 
+def rewrite_index(folder, index):
+    """Another index with the right checksum, as an earlier program with a bug could have written it."""
+    text = json.dumps(index).encode()
+    (folder / "index.json").write_bytes(text)
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"index_digest": shards._digest(text)}))
+
+
 def test_damaged_set_is_named(test_split, tmp_path):
     folder = prepared.folder_of(tmp_path, "x", {})
-    prepared.write_images(test_split, folder, {}, per_part=5)
+    prepared.write_images(test_split, folder, {}, per_shard=5)
     index = json.loads((folder / "index.json").read_text())
     kept = dict(index["images"])
     index["images"] = {k: v[:-1] for k, v in kept.items()}
     (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"{folder.name} is damaged .*checksum.* delete that folder"):
+        prepared.open_images(folder)
+    rewrite_index(folder, index)
     with pytest.raises(ValueError, match=f"{folder.name} is damaged .* delete that folder"):
         prepared.open_images(folder)
     index["images"] = kept
-    (folder / "index.json").write_text(json.dumps(index))
+    rewrite_index(folder, index)
     assert_same(prepared.open_images(folder), test_split)
-    (file,) = (folder / "part-00001").glob("*array_record*")
+    (file,) = (folder / "shard-00001").glob("*array_record*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match="bytes instead of .* delete that folder"):
@@ -301,7 +304,7 @@ def test_crops_hold_their_object(shapes_data, test_split):
 
 def test_open_crops_is_the_same_with_and_without_preparing(shapes_data, support_split, tmp_path):
     data = shapes_data.copy_and_resolve_references()
-    shots = fewshot.shot_dataset(support_split, fewshot.draw(support_split, 3, 0), "ignore")
+    shots = fewshot.shot_dataset(support_split, fewshot.sample(support_split, 3, 0), "ignore")
     before = pipeline.open_crops(data, shots, "support")
     data.root = str(tmp_path)
     data.shapes_support = 60
@@ -329,7 +332,7 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, support_split,
     """Training from prepared shots, training from crops and the evaluation's support set see the same pixels."""
     data = shapes_data.copy_and_resolve_references()
     data.context, data.crop_margin = 0.1, 0.3
-    shot_set = fewshot.draw(support_split, 3, 0)
+    shot_set = fewshot.sample(support_split, 3, 0)
     shots = fewshot.shot_dataset(support_split, shot_set, "ignore")
     options = {"slots": 5, "min_shots": 1, "size": 16, "batch": 8, "seed": 0}
     plain = next(pipeline.mask_loader(pipeline.open_crops(data, shots, "support"), data, **options))
@@ -351,8 +354,8 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, support_split,
     (folder,) = tmp_path.glob("support-shots-*")
     index = json.loads((folder / "index.json").read_text())
     index["annotation_id"][0] += 1
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="of other objects.*delete that folder"):
+    rewrite_index(folder, index)
+    with pytest.raises(ValueError, match="other objects than the crops.*delete that folder"):
         crops.shots(16)
 
 
@@ -380,7 +383,7 @@ def test_crops_and_shots_are_tfds_data_sets(shapes_data, support_split, tmp_path
     kept = prepared.open_crops(Path(folder))
     read = prepared.open_shots(Path(shots), kept)
     for which, name in ((folder, "crop"), (shots, "shot")):
-        example = tfds.builder_from_directory(f"{which}/part-00000").as_data_source("data")[5]
+        example = tfds.builder_from_directory(f"{which}/shard-00000").as_data_source("data")[5]
         assert example["annotation_id"] == kept.infos[5].annotation_id
         hw = (example["height"], example["width"]) if name == "crop" else (example["size"],) * 2
         planes = np.cumsum(example["pixels"].reshape(4, *hw), 1, dtype=np.uint8)  # as the docstring of `encode` says
