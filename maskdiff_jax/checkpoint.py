@@ -1,20 +1,17 @@
-"""Every orbax call: states of a running phase, finished weights, exported models.
+"""Every orbax call: states of a running phase, finished weights.
 
 A phase's checkpoints hold the TrainState and, as metadata, the position of the data iterator, so that a run
-that was cut off goes on exactly where it was. Weights and exports hold parameters only. Orbax writes to a
+that was cut off goes on exactly where it was. Weights are parameters only. Orbax writes to a
 temporary name and renames, so what is there is whole.
 """
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from maskdiff_jax.types import SupportSet, TrainState
+from maskdiff_jax.types import TrainState
 
 
 def _abstract(tree: Any) -> Any:
@@ -92,59 +89,3 @@ def load_params(folder: str | Path, template: Any) -> Any:
         return ocp.load(path, want)
     except Exception as error:
         raise _broken(path, error) from error
-
-
-class Export(NamedTuple):
-    """An exported model as read back."""
-
-    params: Any
-    config: dict
-    categories: list[dict]  # {"id": int, "name": str, "novel": bool}, class ids in order
-    support: SupportSet
-
-
-def export(folder: str | Path, params: Any, config: dict, categories: list[dict], support: SupportSet) -> None:
-    """Writes all that drawing masks needs: parameters (orbax), config, categories, support set.
-
-    Raises:
-      FileExistsError: the folder holds something that is not an export.
-    """
-    folder = Path(folder).absolute()
-    if folder.exists() and any(folder.iterdir()) and not (folder / "export.json").is_file():
-        raise FileExistsError(f"{folder} is not empty and no export: choose another folder")
-    new = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    save_params(new / "params", params)
-    np.savez_compressed(new / "support.npz", shots=support.shots, count=support.count)
-    (new / "export.json").write_text(json.dumps({"config": config, "categories": categories}, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
-
-
-def load_export(folder: str | Path, make_template: Any) -> Export:
-    """Reads what ``export`` wrote.
-
-    Args:
-      folder: the export.
-      make_template: config dict -> parameter tree of ShapeDtypeStructs.
-
-    Raises:
-      FileNotFoundError: not an export.
-      ValueError: damaged, or of another version.
-    """
-    folder = Path(folder).absolute()
-    try:
-        meta = json.loads((folder / "export.json").read_text())
-        with np.load(folder / "support.npz") as z:
-            support = SupportSet(z["shots"], z["count"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} is no exported model: make one with launch/export.py") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise _broken(folder, error) from error
-    try:
-        template = make_template(meta["config"])
-    except (KeyError, AttributeError) as error:
-        raise ValueError(f"{folder} is of another version of maskdiff_jax, without {error}: export it again") from error
-    params = load_params(folder / "params", template)
-    return Export(params, meta["config"], meta["categories"], support)

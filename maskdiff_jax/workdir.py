@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from maskdiff_jax import atomic, checkpoint
+from maskdiff_jax import atomic, checkpoint, config_fields
 from maskdiff_jax.types import Array, PyTree
 
 CONFIG, LOG, SECONDS, SHOTS, IMPORTED = "config.json", "metrics.jsonl", "seconds.json", "shots.json", "weights.json"
@@ -114,16 +114,10 @@ def read_config(folder: str | Path) -> ConfigDict:
     if not path.is_file():
         raise FileNotFoundError(f"there is no run in {folder}: train first, or give the folder of a run")
     document = _read_json(path, f"restore it from a copy, or train into another folder than {folder}")
-    if not {"stage", "data", "model", "train", "eval"} <= document.keys():
-        raise ValueError(f"{path} is not the config of a run: restore it from a copy")
-    return ConfigDict(_with_tuples(document)).lock()
-
-
-def _with_tuples(value: Any) -> Any:
-    """What json read, with the tuples of a config in place of json's lists."""
-    if isinstance(value, dict):
-        return {k: _with_tuples(v) for k, v in value.items()}
-    return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
+    try:
+        return config_fields.from_json(document)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}; correct the file, or restore it from a copy") from error
 
 
 def _read_json(path: Path, fix: str) -> dict:
@@ -134,7 +128,7 @@ def _read_json(path: Path, fix: str) -> dict:
     """
     try:
         document = json.loads(path.read_text())
-    except ValueError as error:  # a JSONDecodeError or a UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # no json, no UTF-8, or nested too deeply
         raise ValueError(f"{path} is broken ({error}): {fix}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} is broken (it holds no object): {fix}")

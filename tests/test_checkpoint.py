@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax import checkpoint
-from maskdiff_jax.types import SupportSet, TrainState
+from maskdiff_jax.types import TrainState
 
 
 def state(step):
@@ -51,22 +51,3 @@ def test_params_of_another_model_are_refused(tmp_path):
             checkpoint.load_params(tmp_path / "p", other)
     with pytest.raises(FileNotFoundError, match="train first"):
         checkpoint.load_params(tmp_path / "none", params)
-
-
-def test_export_round_trip_and_refusals(tmp_path):
-    params = {"w": jnp.arange(4.0)}
-    support = SupportSet(np.full((2, 1, 4, 4, 4), 7, np.uint8), np.array([1, 0], np.int32))
-    cats = [{"id": 3, "name": "naïve", "novel": True}]
-    checkpoint.export(tmp_path / "e", params, {"k": 1}, cats, support)
-    checkpoint.export(tmp_path / "e", params, {"k": 2}, cats, support)  # an older export is replaced
-    back = checkpoint.load_export(tmp_path / "e", lambda config: params)
-    equal(back.params, params)
-    equal(back.support, support)
-    assert back.config == {"k": 2} and back.categories == cats
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("do not lose me")
-    with pytest.raises(FileExistsError, match="no export"):
-        checkpoint.export(tmp_path / "mine", params, {}, [], support)
-    assert (tmp_path / "mine" / "thesis.tex").exists()
-    with pytest.raises(FileNotFoundError, match="launch/export.py"):
-        checkpoint.load_export(tmp_path / "nothing", lambda config: params)

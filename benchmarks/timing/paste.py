@@ -96,8 +96,9 @@ def narrow_model():
     import jax
 
     from configs import fewshot
-    from maskdiff_jax import checkpoint
+    from maskdiff_jax.data.dataset import Category
     from maskdiff_jax.inference import predictor
+    from maskdiff_jax.inference.export import TrainedModel
     from maskdiff_jax.model import build
     from maskdiff_jax.types import SupportSet
 
@@ -112,9 +113,9 @@ def narrow_model():
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), like)
     shape = (c.model.num_classes, c.model.mask.slots, c.model.mask.size, c.model.mask.size, 4)
     support = SupportSet(rng.integers(0, 256, shape, np.uint8), np.full(c.model.num_classes, c.model.mask.slots))
-    categories = [{"id": i + 1, "name": f"class {i}", "novel": False} for i in range(c.model.num_classes)]
-    exported = checkpoint.Export(params, json.loads(c.to_json_best_effort()), categories, support)
-    return predictor.Predictor(exported, noise_seed=0, samples=1, min_score=0.0, keep_samples=False)
+    categories = tuple(Category(i + 1, f"class {i}", False) for i in range(c.model.num_classes))
+    trained = TrainedModel(params, c.lock(), categories, support)
+    return predictor.Predictor(trained, noise_seed=0, samples=1, min_score=0.0, keep_samples=False)
 
 
 def predict(path: Path) -> dict:

@@ -1,37 +1,176 @@
-"""From a trained workdir to a folder that draws masks: parameters, config, categories, support set."""
+"""An exported model: a folder with all that sampling masks needs, so that neither the run nor its dataset is.
+
+    export.json    the config, and the categories in the order of class ids
+    support.npz    the support set: shots uint8 [C, K, M, M, 4], count [C]
+    params/        the parameters (orbax)
+
+What is read is checked before anything is built from it.
+"""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskdiff_jax import checkpoint
+from maskdiff_jax import atomic, checkpoint, config_fields, workdir
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
-from maskdiff_jax.workdir import load_weights
+from maskdiff_jax.types import PyTree, SupportSet
+
+DOCUMENT, SUPPORT, PARAMS = "export.json", "support.npz", "params"
+CATEGORY_ID = config_fields.whole(0, 2**63 - 1)
+AGAIN = "export the run again with launch/export.py"
 
 
-def run(config: ConfigDict, workdir: str | Path, folder: str | Path) -> int:
-    """Exports the final weights of a run.
+class TrainedModel(NamedTuple):
+    """All that sampling masks needs."""
+
+    params: PyTree
+    config: ConfigDict  # of the run
+    categories: tuple[Category, ...]  # C, by class id
+    support: SupportSet
+
+
+def run(config: ConfigDict, folder: str | Path, output: str | Path) -> int:
+    """Exports the weights of a finished run.
 
     Args:
       config: of the run.
-      workdir: where it was trained.
-      folder: of the export; an older export there is replaced.
+      folder: of the run.
+      output: folder of the export; an older export there is replaced.
 
     Returns:
       The number of parameters.
 
     Raises:
-      FileNotFoundError: no finished training there, or no data set to cut the shots from.
-      FileExistsError: the folder holds something else.
+      FileNotFoundError: the run is missing or not finished, or there is no dataset to crop the shots from.
+      FileExistsError: ``output`` holds something else.
+      OSError: ``output`` cannot be written.
     """
-    params = load_weights(workdir, build(config.model))
-    categories = pipeline.open_split(config.data, "support").categories
-    _, support = make_support_set(config)
-    document = json.loads(config.to_json_best_effort())
-    checkpoint.export(folder, params, document, [c._asdict() for c in categories], support)
-    return sum(int(np.size(x)) for x in jax.tree.leaves(params))
+    check_output(output)
+    model = from_run(config, folder)
+    write(output, model)
+    return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
+
+
+def from_run(config: ConfigDict, folder: str | Path) -> TrainedModel:
+    """The model of a run, with shots cropped from the dataset; raises as ``run``."""
+    params = workdir.load_weights(folder, build(config.model))
+    support_split = pipeline.open_split(config.data, "support")
+    _, support = make_support_set(config, support_split)
+    return TrainedModel(params, config, tuple(support_split.categories), support)
+
+
+def check_output(output: str | Path) -> None:
+    """Whether an export can be written there.
+
+    Raises:
+      FileExistsError: the folder holds something that is not an export.
+      OSError: the folder above cannot be written to.
+    """
+    output = Path(output).absolute()
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file: give another folder with --output")
+    if output.exists() and any(output.iterdir()) and not (output / DOCUMENT).is_file():
+        raise FileExistsError(f"{output} is not empty and no export: give another folder with --output")
+    atomic.check_writable(output.parent)
+
+
+def write(output: str | Path, model: TrainedModel) -> None:
+    """Writes an export; an older one is replaced once the new one is whole. Raises as ``check_output``."""
+    check_output(output)
+    output = Path(output).absolute()
+    new = output.with_name(output.name + ".partial")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    checkpoint.save_params(new / PARAMS, model.params)
+    atomic.write(new / SUPPORT, lambda file: np.savez_compressed(file, **model.support._asdict()))
+    categories = [c._asdict() for c in model.categories]
+    atomic.write_json(new / DOCUMENT, {"config": workdir.as_json(model.config), "categories": categories})
+    shutil.rmtree(output, ignore_errors=True)
+    new.rename(output)
+
+
+def read(folder: str | Path) -> TrainedModel:
+    """Reads an export.
+
+    Raises:
+      FileNotFoundError: not an export.
+      ValueError: damaged, or of another version of the package; names the file and the fix.
+    """
+    folder = Path(folder)
+    config, categories = read_document(folder)
+    support = _read_support(folder / SUPPORT, config)
+    return TrainedModel(_read_params(folder, config), config, categories, support)
+
+
+def read_document(folder: str | Path) -> tuple[ConfigDict, tuple[Category, ...]]:
+    """The config and the categories of an export; raises as ``read``."""
+    path = Path(folder) / DOCUMENT
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not an exported model: make one with launch/export.py")
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): {AGAIN}") from error
+    if not isinstance(document, dict) or document.keys() != {"config", "categories"}:
+        raise ValueError(f"{path} is damaged (it must hold 'config' and 'categories'): {AGAIN}")
+    try:
+        config = config_fields.from_json(document["config"])
+        return config, _categories(document["categories"], config.model.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}; {AGAIN}") from error
+
+
+def _categories(document: Any, count: int) -> tuple[Category, ...]:
+    """The categories of an export; a ValueError says what is wrong with them."""
+    if not isinstance(document, list) or len(document) != count:
+        raise ValueError(f"it must list model.num_classes={count} categories")
+    for c in document:
+        fits = isinstance(c, dict) and c.keys() == {"id", "name", "novel"}
+        if not (
+            fits and CATEGORY_ID.accepts(c["id"]) and config_fields.is_text(c["name"]) and type(c["novel"]) is bool
+        ):
+            raise ValueError('a category is not of the form {"id": 1, "name": "cat", "novel": false}')
+    if len({c["id"] for c in document}) != count:
+        raise ValueError("two categories have the same id")
+    return tuple(Category(**c) for c in document)
+
+
+def _read_support(path: Path, config: ConfigDict) -> SupportSet:
+    """The support set of an export, of the shape that the config says."""
+    classes, slots, side = config.model.num_classes, config.model.mask.slots, config.model.mask.size
+    try:
+        with np.load(path) as arrays:
+            support = SupportSet(arrays["shots"], arrays["count"])
+    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        raise ValueError(f"{path} is missing or damaged ({_first_line(error)}): {AGAIN}") from error
+    shape = (classes, slots, side, side, 4)
+    shots, count = support
+    if shots.dtype != np.uint8 or shots.shape != shape or count.shape != (classes,) or count.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds shots {list(shots.shape)}, but the config says {list(shape)}: {AGAIN}")
+    if (count < 0).any() or (count > slots).any():
+        raise ValueError(f"{path} counts shots outside 0..{slots}: {AGAIN}")
+    return support
+
+
+def _read_params(folder: Path, config: ConfigDict) -> PyTree:
+    """The parameters of an export, of the model that the config describes."""
+    try:
+        template = jax.eval_shape(build(config.model).init, jax.random.key(0))
+    except Exception as error:  # fields that are in range, but do not go together: flax and jax raise many kinds
+        raise ValueError(
+            f"{folder / DOCUMENT} describes no model that can be built ({_first_line(error)}): {AGAIN}"
+        ) from error
+    return checkpoint.load_params(folder / PARAMS, template)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

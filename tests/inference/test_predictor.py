@@ -1,7 +1,6 @@
-"""The facade: an export with random weights, images of any size, the same masks for the same image."""
+"""The interface for users: images of any size, the same masks for the same image, a run folder as well as an export."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,49 +11,26 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from configs import fewshot
-from maskdiff_jax import checkpoint
+from maskdiff_jax import checkpoint, workdir
 from maskdiff_jax.data.formats.segmentation import encode_mask
-from maskdiff_jax.inference import predictor, segment
-from maskdiff_jax.model import build
+from maskdiff_jax.inference import export, predictor, segment
 from maskdiff_jax.ops import masks
-from maskdiff_jax.types import SupportSet
-from tests import lowered
+from tests import lowered, tiny
 from tests.reference import paste as reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def tiny_config():
-    c = fewshot.get_config("shapes").unlock()
-    m = c.model
-    c.data.update(short_sides=(64,), test_short_side=64, long_side=64, region_long_side=64, buckets=((64, 64),))
-    m.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32, max_detections=4)
-    m.detector.update(proposals_test=16, rpn_pre_nms_test=16, min_score=0.01)
-    m.mask.update(size=16, slots=2)
-    m.mask.unet.update(width=16, multipliers=(1, 2), attention=(8,))
-    # a table of the noise schedule has T numbers and is part of the method, not data: keep it under a kilobyte
-    m.mask.diffusion.update(steps=2, timesteps=200)
-    c.eval.update(mask_top_n=4, mask_min_score=0.0)
-    return c.lock()
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
-    config, folder = tiny_config(), tmp_path_factory.mktemp("export") / "model"
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0))
-    # no zero-initialized layer may hide what the mask head sees
-    params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
-    support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
-    categories = [{"id": 3 * i + 1, "name": f"class{i}", "novel": i >= 8} for i in range(12)]
-    checkpoint.export(folder, params, json.loads(config.to_json_best_effort()), categories, support)
+    folder = tmp_path_factory.mktemp("export") / "model"
+    export.write(folder, tiny.trained())
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(exported) -> predictor.Predictor:
-    return predictor.load(exported)
+def model() -> predictor.Predictor:
+    return tiny.model()
 
 
 def picture(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -96,12 +72,12 @@ def test_the_same_image_gives_the_same_masks_and_other_noise_others(model):
 def test_agrees_with_the_path_of_evaluation(model):
     """A square image at the test size is evaluated as is: the mask pasted there is the mask given here."""
     image, seg = picture(64, 64), model._segmenter
-    batch = predictor.as_batch(image, 0, tiny_config().data)
+    batch = predictor.as_batch(image, 0, tiny.config().data)
     stream = segment.detected_objects(
         seg, model._params, [batch], model.active, min_score=0.0, top_n=4, without_mask=[]
     )
     sampled, *_ = segment.sample_masks(seg, model._params, stream)
-    box = masks.context_box(sampled.objects.box[0], tiny_config().data.context, sampled.hw[0])
+    box = masks.context_box(sampled.objects.box[0], tiny.config().data.context, sampled.hw[0])
     found = model(image)
     np.testing.assert_allclose(found.soft[0], reference.paste(sampled.soft[0], box, (64, 64)), atol=1e-6)
     assert segment.paste_all(seg, sampled)[: len(found.rles)] == found.rles[: len(sampled.soft)]
@@ -109,7 +85,7 @@ def test_agrees_with_the_path_of_evaluation(model):
 
 def test_programs_hold_no_data(model):
     """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
-    seg, data = model._segmenter, tiny_config().data
+    seg, data = model._segmenter, tiny.config().data
     batch = predictor.as_batch(picture(64, 64), 0, data)
     objects = segment.concatenate([], 16, 1).objects
     objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
@@ -155,18 +131,47 @@ def test_options_out_of_range(exported, options, message):
         predictor.load(exported, **options)
 
 
-def test_no_export_and_no_image(tmp_path, exported, model):
-    with pytest.raises(FileNotFoundError, match="launch/export.py"):
-        predictor.load(tmp_path)
-    meta = json.loads((exported / "export.json").read_text())
-    del meta["config"]["model"]["mask"]["diffusion"]["guidance_interval"]
-    shutil.copytree(exported, tmp_path / "old")
-    (tmp_path / "old/export.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="another version of maskdiff_jax, without 'guidance_interval'"):
-        predictor.load(tmp_path / "old")
+def test_what_is_no_image(model):
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="an image must be"):
             model(wrong)
+    for image_id in (-1, 2**31):
+        with pytest.raises(ValueError, match="image_id"):
+            model(picture(8, 8), image_id=image_id)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no model: give the folder of a trained run"):
+        predictor.load(tmp_path)
+
+
+def test_an_export_predicts_as_the_model_did(exported, model):
+    again, image = predictor.load(exported), picture(64, 64)
+    assert again.categories == model.categories
+    jax.tree.map(np.testing.assert_array_equal, again._params, model._params)
+    again._segmenter = model._segmenter._replace(shots=again._segmenter.shots)  # its programs are compiled already
+    np.testing.assert_array_equal(again(image).soft, model(image).soft)
+
+
+def test_a_run_folder_is_a_model(tmp_path, model):
+    """Without an export: config and weights from the folder, the shots from the dataset."""
+    config = tiny.config().unlock()
+    config.data.update(root=str(tmp_path / "data"), shapes_support=60)
+    config.fewshot.shots = 2
+    run = tmp_path / "run"
+    workdir.create(run, config)
+    with pytest.raises(FileNotFoundError, match="train first"):
+        predictor.load(run)
+    checkpoint.save_params(workdir.weights_folder(run), tiny.trained().params)
+    config.model.mask.diffusion.steps = 1
+    found = predictor.load(run, config=config.lock(), samples=3)
+    assert [c.name for c in found.categories if c.novel] == ["star", "ring", "arrow", "crescent"]
+    assert found._config.model.mask.diffusion.steps == 1 and found._samples == 3
+    assert (
+        found._segmenter.shots.shape == (12, 2, 16, 16, 4)
+        and np.asarray(found._segmenter.shots).any((1, 2, 3, 4)).all()
+    )
+    jax.tree.map(np.testing.assert_array_equal, found._params, model._params)
 
 
 def sample(*arguments: object) -> subprocess.CompletedProcess:

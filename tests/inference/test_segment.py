@@ -137,9 +137,9 @@ PREDICTED = """
     from maskdiff_jax.inference import predictor, segment
     from maskdiff_jax.model import build
     from maskdiff_jax.types import SupportSet
-    from tests.inference.test_predictor import tiny_config
+    from tests import tiny
     assert jax.device_count() == 8
-    c = tiny_config().unlock()
+    c = tiny.config().unlock()
     c.data.update(test_short_side=64, long_side=64, buckets=((64, 64),))
     c.eval.update(batch=3, mask_batch=4)  # rounded up to 8 and 8
     c.model.detector.update(max_detections=3)

@@ -1,0 +1,211 @@
+"""Type and range of every config field, for configs that are read from a file.
+
+config.json of a run and export.json of an exported model can be damaged or edited by hand. `find_problem` looks at the
+fields before anything is built from them: a wrong type would end in a traceback deep inside a net, an absurd size in
+hours of compilation. What a field means, and its unit, is in configs/base.py. Names such as that of a sampler are
+checked where their tables are.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+# fields that were renamed after version 0.1
+RENAMED = {
+    "data.shapes_pool": "data.shapes_support",
+    "data.shot_unlabelled": "data.shot_unlabeled",
+    "eval.like_fgn": "eval.gt_classes_only",
+    "eval.pictures": "eval.figures",
+    "model.mask.diffusion.guided": "model.mask.diffusion.guidance_interval",
+}
+LONGEST_TEXT = 4096  # characters, as Linux allows in a path
+LARGEST = 10**9  # of counts that cost nothing
+SHOWN = 60  # characters of a value that a message shows
+
+
+class Rule(NamedTuple):
+    """What a field may hold."""
+
+    must_be: str  # "a whole number from 1 to 8"
+    accepts: Callable[[Any], bool]
+
+
+def whole(low: int, high: int = LARGEST) -> Rule:
+    """An int in low..high."""
+    return Rule(f"a whole number from {low} to {high}", lambda v: type(v) is int and low <= v <= high)
+
+
+def number(low: float, high: float) -> Rule:
+    """An int or a float in low..high."""
+    return Rule(f"a number from {low:g} to {high:g}", lambda v: type(v) in (int, float) and low <= v <= high)
+
+
+def several(item: Rule, least: int, most: int) -> Rule:
+    """A list or tuple of least..most items."""
+    count = f"{least}" if least == most else f"{least} to {most}"
+    return Rule(
+        f"a list of {count} items, each {item.must_be}",
+        lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(item.accepts(x) for x in v),
+    )
+
+
+def one_of(*values: str) -> Rule:
+    """One of these words."""
+    return Rule(" or ".join(f"'{v}'" for v in values), lambda v: isinstance(v, str) and v in values)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a line of text that a terminal can print."""
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable()
+
+
+FLAG = Rule("true or false", lambda v: type(v) is bool)
+TEXT = Rule("a line of text", is_text)
+SHARE = number(0.0, 1.0)
+SEED = whole(0, 2**32 - 1)
+SIDE = whole(1, 16384)  # px
+CHANNELS = whole(1, 8192)
+PADDED_SIDE = Rule("a multiple of 32 from 32 to 16384", lambda v: SIDE.accepts(v) and v % 32 == 0)
+HEAD_CHANNELS = Rule("-1 or a whole number from 1 to 8192", lambda v: type(v) is int and (v == -1 or 1 <= v <= 8192))
+PAIR = several(SHARE, 2, 2)
+ASCENDING_PAIR = Rule(f"{PAIR.must_be}, in ascending order", lambda v: PAIR.accepts(v) and v[0] <= v[1])
+SIDE_AND_LEVEL = Rule(
+    "a list of a side in px and a level from 2 to 6",
+    lambda v: several(number(1, 16384), 2, 2).accepts(v) and whole(2, 6).accepts(v[1]),
+)
+
+PHASE = {
+    "steps": whole(0), "batch": whole(1, 10**6), "optimizer": TEXT, "base_batch": whole(1, 10**6),
+    "lr": number(0.0, 1e3), "schedule": TEXT, "decay_at": several(SHARE, 0, 64), "warmup": whole(0),
+    "weight_decay": number(0.0, 1e3), "betas": PAIR, "clip_norm": number(0.0, 1e9), "ema": SHARE,
+}  # fmt: skip
+
+DATA = {
+    "source": TEXT, "root": TEXT, "train_json": TEXT, "train_images": TEXT, "test_json": TEXT, "test_images": TEXT,
+    "more_images": several(TEXT, 0, 1000), "counts": TEXT, "novel_classes": several(TEXT, 0, 10**5),
+    "shapes_seed": SEED, "shapes_train": whole(1), "shapes_support": whole(1), "shapes_test": whole(1),
+    "short_sides": several(SIDE, 1, 1000), "test_short_side": SIDE, "long_side": SIDE, "flip": SHARE,
+    "buckets": several(several(PADDED_SIDE, 2, 2), 1, 100), "max_boxes": whole(1, 10**5),
+    "min_box_side": number(0, 10**5), "min_mask_area": number(0, LARGEST), "region_long_side": SIDE,
+    "box_jitter": number(0.0, 10.0), "context": number(0.0, 10.0), "crop_margin": number(0.0, 10.0),
+    "shot_augment": SHARE, "shot_drop": SHARE, "shot_unlabeled": one_of("background", "ignore"),
+    "workers": whole(0, 10**4), "cache_mb": whole(0),
+}  # fmt: skip
+
+DETECTOR = {
+    "pixel_mean": several(number(-1e4, 1e4), 3, 3), "pixel_std": several(number(1e-6, 1e6), 3, 3),
+    "channel_order": TEXT, "blocks": several(whole(1, 64), 4, 4), "width": CHANNELS, "norm": TEXT,
+    "stride_in_1x1": FLAG, "fpn_channels": CHANNELS, "fpn_min_level": whole(2, 5),
+    "anchor_sizes": several(number(1, 16384), 1, 8), "anchor_ratios": several(number(0.01, 100.0), 1, 32),
+    "rpn_iou": ASCENDING_PAIR, "rpn_samples": whole(1, 10**6), "rpn_positive": SHARE,
+    "rpn_beta": number(0.0, 1e6), "rpn_pre_nms_train": whole(1, 10**5), "rpn_pre_nms_test": whole(1, 10**5),
+    "rpn_nms": SHARE, "proposals_train": whole(1, 10**5), "proposals_test": whole(1, 10**5),
+    "roi_samples": whole(1, 10**5), "roi_positive": SHARE, "roi_iou": SHARE, "roi_canonical": SIDE_AND_LEVEL,
+    "roi_size": whole(1, 64), "roi_sampling": whole(0, 64), "fc_channels": CHANNELS, "classifier": TEXT,
+    "cosine_scale": number(1e-6, 1e6), "class_agnostic_boxes": FLAG, "box_weights": several(number(1e-6, 1e6), 4, 4),
+    "box_beta": number(0.0, 1e6), "min_score": SHARE, "nms": SHARE, "max_detections": whole(1, 10**4),
+}  # fmt: skip
+
+UNET = {
+    "width": CHANNELS, "multipliers": several(whole(1, 64), 1, 8), "blocks": whole(1, 8),
+    "attention": several(SIDE, 0, 16), "heads": whole(1, 1024), "head_channels": HEAD_CHANNELS, "scale_shift": FLAG,
+    "stem_patch": whole(1, 64), "resblock_updown": FLAG, "dropout": number(0.0, 0.999),
+}  # fmt: skip
+
+DIFFUSION = {
+    "timesteps": whole(1, 10**5), "schedule": TEXT, "prediction": TEXT, "precondition": TEXT, "loss_weight": TEXT,
+    "snr_gamma": number(1e-6, 1e6), "signal_scale": number(1e-3, 1e3), "learn_sigma": FLAG, "p_uncond": SHARE,
+    "sampler": TEXT, "steps": whole(1, 10**5), "spacing": TEXT, "variance": TEXT, "eta": SHARE, "clip": FLAG,
+    "averaged": whole(1, 10**5), "guidance_interval": PAIR, "guidance": number(-1e4, 1e4),
+}  # fmt: skip
+
+MASK = {
+    "head": TEXT, "size": whole(4, 1024), "slots": whole(1, 1000), "min_shots": whole(0, 1000), "class_input": FLAG,
+    "shot_background": one_of("gray", "black"), "unet": UNET, "diffusion": DIFFUSION,
+}  # fmt: skip
+
+EVAL = {
+    "split": TEXT, "source": TEXT, "root": TEXT, "gt_classes_only": FLAG, "images": whole(0),
+    "batch": whole(1, 10**4), "mask_batch": whole(1, 10**5), "mask_min_score": SHARE, "mask_top_n": whole(0, 10**4),
+    "samples": whole(1, 10**4), "rescore": FLAG, "noise_seed": SEED, "mask_threshold": number(1e-6, 1.0),
+    "min_gt_area": number(0, LARGEST), "figures": whole(0, 10**5),
+}  # fmt: skip
+
+FIELDS: dict[str, Any] = {
+    "preset": TEXT, "stage": one_of("base", "fewshot", "distill"), "paper": FLAG, "seed": SEED, "init_from": TEXT,
+    "weights": TEXT,
+    "data": DATA,
+    "model": {
+        "num_classes": whole(0, 10**5), "dtype": one_of("float32", "bfloat16"), "detector": DETECTOR, "mask": MASK,
+    },
+    "train": {
+        "detector": PHASE, "mask": PHASE, "novel": PHASE, "frozen": several(TEXT, 0, 1000),
+        "log_every": whole(1), "save_every": whole(0), "keep": whole(1, 10**4), "devices": whole(0, 10**5),
+    },
+    "fewshot": {
+        "shots": whole(1, 1000), "seed": SEED, "sampler": TEXT, "shots_from": TEXT,
+        "short_classes": one_of("error", "take_all"), "novel_init": TEXT, "classes": one_of("all", "novel"),
+    },
+    "distill": {"guidance": number(-1e4, 1e4), "steps": whole(1, 10**5), "rounds": several(whole(1, 10**5), 0, 32)},
+    "eval": EVAL,
+}  # fmt: skip
+
+
+def from_json(document: Any) -> ConfigDict:
+    """The locked config that a json document holds.
+
+    Args:
+      document: what ``json`` read; its lists become the tuples that they were.
+
+    Raises:
+      ValueError: a field is missing, unknown, of another type or out of range; names it, as the middle of a sentence.
+    """
+    problem = find_problem(document)
+    if problem:
+        raise ValueError(problem)
+    return ConfigDict(_with_tuples(document)).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _with_tuples(v) for k, v in value.items()}
+    return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def find_problem(document: Any) -> str:
+    """The first problem of a config, as the middle of a sentence; "" where there is none.
+
+    Args:
+      document: nested dicts, as json or ``ConfigDict.to_dict`` gives them.
+    """
+    return _problem(document, FIELDS, "")
+
+
+def _problem(node: Any, rules: dict[str, Any], prefix: str) -> str:
+    if not isinstance(node, dict):
+        return f"{prefix[:-1] or 'it'} is {_shown(node)}, but must be an object of fields"
+    for name in [n for n in node if n not in rules]:
+        field = f"{prefix}{name}"
+        if field in RENAMED:
+            return f"it is of an older version of maskdiff_jax: {field} is now called {RENAMED[field]}"
+        return f"it is of another version of maskdiff_jax: it has an unknown field {_shown(field)}"
+    for name, rule in rules.items():
+        field = f"{prefix}{name}"
+        if name not in node:
+            return f"it is of another version of maskdiff_jax: it has no field {field}"
+        if isinstance(rule, dict):
+            if problem := _problem(node[name], rule, f"{field}."):
+                return problem
+        elif not rule.accepts(node[name]):
+            return f"{field} is {_shown(node[name])}, but must be {rule.must_be}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    """The start of a value, on one line."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return "nested too deeply"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

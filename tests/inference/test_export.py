@@ -1,0 +1,168 @@
+"""Exported models: a round trip, what must not be overwritten, and damaged files, which are named in one sentence."""
+
+import copy
+import json
+import os
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from maskdiff_jax import checkpoint
+from maskdiff_jax.inference import export
+from tests import tiny
+
+MUTATIONS = int(os.environ.get("MASKDIFF_FUZZ", 50))
+WRONG = (
+    None, True, -1, 0, 1, 3, 10**9, 10**30, 0.5, -1e300, float("inf"), float("nan"), "", "eps", "../x", "\ud800", "\0",
+    [], {}, [1], [[1, 2]], [10**9] * 4, {"a": 1}, "x" * 10**5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    export.write(folder, tiny.trained())
+    return folder
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def rewrite(folder, change):
+    """Applies `change` to what export.json holds."""
+    document = json.loads((folder / export.DOCUMENT).read_text())
+    change(document)
+    (folder / export.DOCUMENT).write_text(json.dumps(document))
+
+
+def test_round_trip(exported):
+    trained, back = tiny.trained(), export.read(exported)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, back.params)
+    jax.tree.map(np.testing.assert_array_equal, trained.support, back.support)
+    assert back.categories == trained.categories
+    assert back.config.to_dict() == trained.config.to_dict() and back.config.is_locked
+
+
+def test_an_older_export_is_replaced_and_other_files_are_not(copied, tmp_path):
+    (copied / "old.txt").write_text("of the older export")
+    export.write(copied, tiny.trained())
+    assert sorted(p.name for p in copied.iterdir()) == ["export.json", "params", "support.npz"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("do not lose me")
+    (tmp_path / "file").write_text("")
+    for folder in ("mine", "file"):
+        with pytest.raises(FileExistsError, match="give another folder with --output"):
+            export.run(tiny.config(), tmp_path / "no run", tmp_path / folder)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+    with pytest.raises(OSError, match="cannot write to .*file/sub .*: give another folder with --output"):
+        export.run(tiny.config(), tmp_path / "no run", tmp_path / "file" / "sub" / "model")
+
+
+def test_no_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not an exported model: make one with launch/export.py"):
+        export.read(tmp_path)
+
+
+def test_fields_that_do_not_go_together(copied):
+    rewrite(copied, lambda d: d["config"]["model"]["mask"]["unet"].update(heads=3, attention=[8]))
+    with pytest.raises(ValueError, match="describes no model that can be built .*heads.*export the run again"):
+        export.read(copied)
+
+
+def test_an_older_version(copied):
+    rewrite(copied, lambda d: d["config"]["model"]["mask"]["diffusion"].pop("guidance_interval"))
+    with pytest.raises(ValueError, match="another version .* it has no field model.mask.diffusion.guidance_interval"):
+        export.read(copied)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d["categories"].pop(), "num_classes=12 categories"),
+        (lambda d: d["categories"][3].update(id=1), "two categories have the same id"),
+        (lambda d: d["categories"][3].update(name="a\nb"), "a category is not of the form"),
+        (lambda d: d["config"]["model"]["mask"].update(slots=3), r"holds shots \[12, 2, .*config says \[12, 3, "),
+        (lambda d: d["config"]["model"]["detector"].update(fc_channels=33), "params is damaged or of another model"),
+    ],
+)
+def test_parts_that_do_not_fit(copied, change, message):
+    rewrite(copied, change)
+    with pytest.raises(ValueError, match=message):
+        export.read(copied)
+
+
+def test_damaged_shots(copied):
+    path = copied / export.SUPPORT
+    whole = path.read_bytes()
+    for data in (b"", whole[: len(whole) // 2], b"PK" + whole[5:], whole[:60] + b"\xff" * 20 + whole[80:]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="support.npz is missing or damaged .*: export the run again"):
+            export.read(copied)
+    with open(path, "wb") as file:
+        np.savez(file, shots=tiny.trained().support.shots, count=np.full(12, 3))
+    with pytest.raises(ValueError, match=r"counts shots outside 0\.\.2"):
+        export.read(copied)
+
+
+def places(node, path=()):
+    """The path of every value inside a json object."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def mutated(document, rng):
+    """A copy with one to three changes, and perhaps a cut, as text."""
+    document = copy.deepcopy(document)
+    for _ in range(rng.randint(1, 3)):
+        *path, key = rng.choice(list(places(document)))
+        node = document
+        for x in path:
+            node = node[x]
+        how = rng.randrange(4)
+        if how == 0:
+            del node[key]
+        elif how == 1 and isinstance(node[key], int | float) and not isinstance(node[key], bool):
+            node[key] = node[key] * rng.choice([-1, 0, 2, 3, 0.5, 10**6])
+        else:
+            node[key] = copy.deepcopy(rng.choice(WRONG))
+    text = json.dumps(document)
+    return text[: rng.randrange(len(text))] if rng.randrange(20) == 0 else text
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Weights that fit are not read each time: the checks before that are what is tested."""
+    template = jax.eval_shape(lambda: tiny.trained().params)
+    shapes = jax.tree.map(lambda x: x.shape, template)
+
+    def load(folder, wanted):
+        if jax.tree.structure(wanted) != jax.tree.structure(template):
+            raise ValueError("of another model")
+        if jax.tree.map(lambda x: x.shape, wanted) != shapes:
+            raise ValueError("of another model")
+        return tiny.trained().params
+
+    monkeypatch.setattr(checkpoint, "load_params", load)
+
+
+@pytest.mark.parametrize("first", range(0, MUTATIONS, 50))
+def test_mutated_documents(copied, first, quick):
+    """A model of the right shapes or one sentence; MASKDIFF_FUZZ=1000 tries more of them."""
+    path = copied / export.DOCUMENT
+    document = json.loads(path.read_text())
+    for seed in range(first, min(first + 50, MUTATIONS)):
+        path.write_text(mutated(document, random.Random(seed)))
+        try:
+            back = export.read(copied)
+        except ValueError as error:
+            assert "export the run again" in str(error) or "of another model" in str(error), seed
+            assert "\n" not in str(error) and len(str(error)) < 1000, seed
+        else:
+            assert len(back.categories) == back.config.model.num_classes == 12, seed
