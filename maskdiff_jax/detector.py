@@ -1,12 +1,12 @@
 """Faster R-CNN with a feature pyramid: pixels -> features -> proposals -> sampled RoIs -> classes and boxes.
 
-Follows detectron2 and TFA (reference: fsis_protocol.md, section 1) with static shapes: lists of boxes are
-padded and carry a `valid` array. B images, N ground-truth slots, A anchors, P proposals, R sampled RoIs,
+Follows detectron2's GeneralizedRCNN (modeling/meta_arch/rcnn.py) and TFA's roi_heads with static shapes: lists of boxes
+are padded and carry a `valid` array. B images, N ground-truth slots, A anchors, P proposals, R sampled anchors or RoIs,
 D detections, C classes, F channels. Boxes are xyxy in pixels of the network's input.
 
-Each image is treated as if it were alone, padded to the next multiple of 32: what lies beyond in the canvas
-is zero for every convolution, outside the statistics of the norms, without anchors. So neither the canvas
-nor the neighbors in the batch change a detection.
+Each image is treated as if it were alone, padded to the next multiple of 32: what lies beyond, up to the padded size of
+the batch, is zero for every convolution, outside the statistics of the norms, without anchors. So neither the padded
+size nor the other images of the batch change a detection.
 """
 
 import functools
@@ -23,7 +23,7 @@ from maskdiff_jax.ops import boxes as box_ops
 from maskdiff_jax.ops.batch import per_image
 from maskdiff_jax.types import Array, Batch, Detections, PyTree
 
-INACTIVE = -1e9  # logit of a class that a stage does not know; finite, so that no loss becomes NaN
+INACTIVE = -1e9  # logit of a class that is not active in a stage; finite, so that no loss becomes NaN
 DIVISOR = 32  # px, stride of the coarsest stage
 LAST = 6  # the coarsest level, every second cell of level 5
 
@@ -90,7 +90,7 @@ class Nets(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What both stages look at."""
+    """The input of both stages."""
 
     levels: dict[int, Array]  # level -> [B, H, W, F]
     extents: dict[int, Array]  # level -> [B, 2] rows and columns that belong to the image
@@ -102,7 +102,7 @@ class Anchors(NamedTuple):
     boxes: dict[int, Array]  # [A_l, 4]
     logits: dict[int, Array]  # [B, A_l]
     deltas: dict[int, Array]  # [B, A_l, 4]
-    inside: dict[int, Array]  # [B, A_l] bool, False in the canvas around an image
+    inside: dict[int, Array]  # [B, A_l] bool, False in the padding around an image
 
 
 def make_nets(s: Settings) -> Nets:
@@ -123,14 +123,14 @@ def make_detector(**fields: Any) -> Detector:
       **fields: num_classes (C), dtype (of the computation), and every field of `config.model.detector`.
 
     Returns:
-      The functions. `loss` gives the sum of four losses and, as metrics, each of them and how many anchors
-      and RoIs were objects. Ground truth that is padding, or of a class that is not active, takes no part;
-      ground truth marked `ignore` is neither target nor background. `detect` gives detections best first
-      with scores over `min_score`. All take canvases of any size.
+      The functions. `loss` returns the sum of four losses and, as metrics, each of them, how many anchors and RoIs
+      were foreground, and the share of foreground RoIs with the right class. Ground truth that is padding, or of a
+      class that is not active, is dropped; ground truth marked `ignore` is neither foreground nor background.
+      `detect` returns detections best first with scores over `min_score`. All take images of any padded size.
 
     Raises:
       TypeError: a field missing or unknown.
-      ValueError: a field whose value makes no sense.
+      ValueError: a field with a value that cannot be used.
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     s = Settings(**fields)._replace(dtype=jnp.dtype(fields["dtype"]))
@@ -211,7 +211,7 @@ def _inside(hw: tuple[int, int], extent: Array) -> Array:
 
 
 def features(s: Settings, nets: Nets, params: PyTree, image: Array, image_hw: Array) -> Features:
-    """The pyramid of [B, H, W, 3] RGB images 0..255 of size `image_hw` [B, 2] in their canvas."""
+    """The pyramid of [B, H, W, 3] RGB images 0..255 of size `image_hw` [B, 2], top left in [H, W]."""
     x = pixels(s, image, image_hw)
     padded = -(-image_hw // DIVISOR) * DIVISOR
     extents = {level: -(-padded // 2**level) for level in range(1, LAST + 1)}
@@ -260,27 +260,46 @@ def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) 
 def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array, Array]:
     """[B, R, F] -> logits [B, R, C + 1] without the classes that are not active, deltas [B, R, C or 1, 4]."""
     logits, deltas = nets.box_predictor.apply({"params": params["box_predictor"]}, x)
-    known = jnp.append(active, True)  # background is always known
-    return jnp.where(known, logits, INACTIVE), deltas
+    return jnp.where(jnp.append(active, True), logits, INACTIVE), deltas  # background is always active
+
+
+# ------------------------------------------------------------------------------------------------- losses
 
 
 def _loss(
     s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array
 ) -> tuple[Array, dict[str, Array]]:
-    boxes, classes, ignore = batch.instances
-    real = (classes >= 0) & (box_ops.area(boxes) > 0)
-    # a class that this stage does not know vanishes, as if it were not labeled
-    target = real & ~ignore & active[jnp.maximum(classes, 0)]
-    gt = assign.GroundTruth(boxes, classes, target, real & ignore)
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(boxes)))  # [B, 2] keys
-
+    """The four losses, see `make_detector`."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(batch.image)))  # [B, 2] keys
+    gt = _ground_truth(batch, active)
     maps = features(s, nets, params, batch.image, batch.image_hw)
     anchors = rpn(s, nets, params, maps)
-    boxes_all = jnp.concatenate(list(anchors.boxes.values()))
-    logits_all, deltas_all, inside_all = (
-        jnp.concatenate(list(v.values()), 1) for v in (anchors.logits, anchors.deltas, anchors.inside)
+    parts, anchors_fg = _rpn_losses(s, keys[:, 0], anchors, gt)
+    proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
+    roi_parts, foreground, correct = _roi_losses(s, nets, params, keys[:, 1], maps, proposals, gt, active)
+    parts |= roi_parts
+    metrics = parts | {
+        "rpn_foreground": anchors_fg.sum(-1).mean(dtype=jnp.float32),  # sampled anchors per image
+        "roi_foreground": foreground.sum(-1).mean(dtype=jnp.float32),  # sampled RoIs per image
+        "accuracy": correct.sum() / jnp.maximum(foreground.sum(), 1),  # of the class of foreground RoIs
+    }
+    return sum(parts.values()), metrics
+
+
+def _ground_truth(batch: Batch, active: Array) -> assign.GroundTruth:
+    """Objects of B images; those of a class that is not active vanish, as if they were not annotated."""
+    boxes, classes, ignore = batch.instances
+    real = (classes >= 0) & (box_ops.area(boxes) > 0)
+    return assign.GroundTruth(boxes, classes, real & ~ignore & active[jnp.maximum(classes, 0)], real & ignore)
+
+
+def _rpn_losses(s: Settings, keys: Array, anchors: Anchors, gt: assign.GroundTruth) -> tuple[dict[str, Array], Array]:
+    """Losses of the first stage, and which sampled anchors [B, R] are foreground."""
+    boxes = jnp.concatenate(list(anchors.boxes.values()))
+    logits, deltas, inside = (
+        jnp.concatenate(list(levels.values()), 1) for levels in (anchors.logits, anchors.deltas, anchors.inside)
     )
-    draw_anchors = functools.partial(
+    sample = functools.partial(
         assign.sample_anchors,
         thresholds=s.rpn_iou,
         count=s.rpn_samples,
@@ -289,16 +308,21 @@ def _loss(
     )
 
     def sampled(key, boxes, inside, gt, logits, deltas):
-        index, *rest = draw_anchors(key, boxes, inside, gt)
-        return logits[index], deltas[index], *rest
+        chosen = sample(key, boxes, inside, gt)
+        return logits[chosen.index], deltas[chosen.index], chosen.is_fg, chosen.used, chosen.targets
 
-    logits, deltas, is_fg, used, wanted = per_image(sampled, (0, None, 0, 0, 0, 0))(
-        keys[:, 0], boxes_all, inside_all, gt, logits_all, deltas_all
-    )
-    rpn_cls, rpn_box = losses.rpn_losses(logits, deltas, is_fg, used, wanted, samples=s.rpn_samples, beta=s.rpn_beta)
+    in_axes = (0, None, 0, 0, 0, 0)
+    logits, deltas, is_fg, used, targets = per_image(sampled, in_axes)(keys, boxes, inside, gt, logits, deltas)
+    cls, box = losses.rpn_losses(logits, deltas, is_fg, used, targets, samples=s.rpn_samples, beta=s.rpn_beta)
+    return {"loss_rpn_cls": cls, "loss_rpn_box": box}, is_fg
 
-    proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
-    draw_rois = functools.partial(
+
+def _roi_losses(
+    s: Settings, nets: Nets, params: PyTree, keys: Array, maps: Features, proposals: select.Proposals,
+    gt: assign.GroundTruth, active: Array,
+) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
+    """Losses of the second stage; which RoIs [B, R] are foreground, and which of those have the right class."""
+    sample = functools.partial(
         assign.sample_rois,
         background=s.num_classes,
         threshold=s.roi_iou,
@@ -306,16 +330,9 @@ def _loss(
         positive=s.roi_positive,
         weights=s.box_weights,
     )
-    rois, names, roi_used, roi_wanted = per_image(draw_rois)(keys[:, 1], proposals.boxes, proposals.valid, gt)
-    logits, deltas = predict(nets, params, pool(s, nets, params, maps, rois), active)
-    cls, box = losses.roi_losses(logits, deltas, names, roi_used, roi_wanted, beta=s.box_beta)
-
-    parts = {"loss_rpn_cls": rpn_cls, "loss_rpn_box": rpn_box, "loss_cls": cls, "loss_box": box}
-    objects = roi_used & (names < s.num_classes)
-    right = objects & (logits[..., :-1].argmax(-1) == names)
-    metrics = parts | {
-        "rpn_objects": is_fg.sum(-1).mean(dtype=jnp.float32),  # anchors per image
-        "roi_objects": objects.sum(-1).mean(dtype=jnp.float32),  # RoIs per image
-        "accuracy": right.sum() / jnp.maximum(objects.sum(), 1),  # of the class, background aside
-    }
-    return sum(parts.values()), metrics
+    rois = per_image(sample)(keys, proposals.boxes, proposals.valid, gt)
+    logits, deltas = predict(nets, params, pool(s, nets, params, maps, rois.boxes), active)
+    cls, box = losses.roi_losses(logits, deltas, rois.labels, rois.used, rois.targets, beta=s.box_beta)
+    foreground = rois.used & (rois.labels < s.num_classes)
+    correct = foreground & (logits[..., :-1].argmax(-1) == rois.labels)
+    return {"loss_cls": cls, "loss_box": box}, foreground, correct

@@ -1,15 +1,15 @@
-"""Drawing from a diffusion: which steps are taken, with which coefficients, and one scan that takes them.
+"""Sampling from a diffusion model: which steps are taken, with which coefficients, and the scan that takes them.
 
-Glossary as in diffusion.py; S <= T steps are used to draw. A sampler is a table of coefficients; a denoiser is a
-function of (y_t, t), and nothing here knows masks or nets.
+Glossary as in diffusion.py: N objects, T diffusion steps, S <= T sampling steps. A sampler is a table of
+coefficients; a denoiser is a function of (y_t, t), and nothing here knows masks or nets.
 
-Sources: guided-diffusion [GD] `respace.py` (steps; "trailing" is Lin et al. 2024), DDPM [Ho et al. 2020; the paper's
-Algorithm 2], DDIM [Song et al. 2021], DPM-Solver++ [Lu et al. 2022], progressive distillation [Salimans and Ho 2022].
+Sources: guided-diffusion [GD] `guided_diffusion/respace.py` (which steps; "trailing" is Lin et al. 2024,
+arXiv:2305.08891), DDPM [Ho et al. 2020; Algorithm 2 of the MaskDiff paper], DDIM [Song et al. 2021], DPM-Solver++ [Lu
+et al. 2022], classifier-free guidance [Ho and Salimans 2022].
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple
 
 import jax
@@ -24,30 +24,14 @@ Denoiser = Callable[[Array, Array], tuple[Array, Array | None]]
 
 
 # ---------------------------------------------------------------------------------- which steps
-def sections(timesteps: int, counts: Sequence[int]) -> list[int]:
-    """Ascending steps: T in len(counts) equal parts, each with that many steps from end to end [GD].
-
-    Raises:
-      ValueError: a part is shorter than its count.
-    """
-    size, extra = divmod(timesteps, len(counts))
-    start, kept = 0, []
-    for i, count in enumerate(counts):
-        length = size + (i < extra)
-        if length < count:
-            raise ValueError(f"cannot take {count} of {length} diffusion steps: lower diffusion.steps")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        # adding up, and not multiplying, keeps guided-diffusion's rounding
-        position = 0.0
-        for _ in range(count):
-            kept.append(start + round(position))
-            position += stride
-        start += length
-    return kept
-
-
 def _even(timesteps: int, steps: int) -> list[int]:
-    return sections(timesteps, (steps,))
+    stride = (timesteps - 1) / (steps - 1) if steps > 1 else 1.0
+    # adding up, and not multiplying, keeps guided-diffusion's rounding
+    position, chosen = 0.0, []
+    for _ in range(steps):
+        chosen.append(round(position))
+        position += stride
+    return chosen
 
 
 def _trailing(timesteps: int, steps: int) -> list[int]:
@@ -77,8 +61,8 @@ def spaced(timesteps: int, steps: int, spacing: str) -> list[int]:
     return df.choose(SPACINGS, spacing, "diffusion.spacing")(timesteps, steps)
 
 
-# ---------------------------------------------------------------------------------- with what
-class Rows(NamedTuple):
+# ---------------------------------------------------------------------------------- with which coefficients
+class Coefficients(NamedTuple):
     """y <- a y + b x0 + c (x0 of the step before) + s z: one number per step, [S] float64 each."""
 
     a: np.ndarray
@@ -87,44 +71,45 @@ class Rows(NamedTuple):
     s: np.ndarray
 
 
-def ddpm_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
-    """Ancestral sampling (the paper's Algorithm 2): the posterior's mean plus noise of `variance`."""
-    alpha, beta, zero = now / to, 1.0 - now / to, np.zeros_like(now)
-    sigma = {"fixed_small": np.sqrt(beta * (1.0 - to) / (1.0 - now)), "fixed_large": np.sqrt(beta)}
+def ddpm(abar: np.ndarray, abar_next: np.ndarray, *, variance: str, eta: float) -> Coefficients:
+    """Ancestral sampling (Algorithm 2 of the MaskDiff paper): the posterior's mean plus noise of `variance`."""
+    alpha, beta, zero = abar / abar_next, 1.0 - abar / abar_next, np.zeros_like(abar)
+    sigma = {"fixed_small": np.sqrt(beta * (1.0 - abar_next) / (1.0 - abar)), "fixed_large": np.sqrt(beta)}
     sigma["learned"] = zero + 1.0  # times the predicted deviation
     s = df.choose(sigma, variance, "diffusion.variance")
-    return Rows(np.sqrt(alpha) * (1 - to) / (1 - now), beta * np.sqrt(to) / (1 - now), zero, s)
+    a = np.sqrt(alpha) * (1 - abar_next) / (1 - abar)
+    return Coefficients(a, beta * np.sqrt(abar_next) / (1 - abar), zero, s)
 
 
-def ddim_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
+def ddim(abar: np.ndarray, abar_next: np.ndarray, *, variance: str, eta: float) -> Coefficients:
     """DDIM: eta = 0 is deterministic, eta = 1 is DDPM with the small variance."""
-    s = eta * np.sqrt((1 - to) / (1 - now)) * np.sqrt(1 - now / to)
-    a = np.sqrt(np.maximum(1 - to - s * s, 0.0)) / np.sqrt(1 - now)
-    return Rows(a, np.sqrt(to) - a * np.sqrt(now), np.zeros_like(now), s)
+    s = eta * np.sqrt((1 - abar_next) / (1 - abar)) * np.sqrt(1 - abar / abar_next)
+    a = np.sqrt(np.maximum(1 - abar_next - s * s, 0.0)) / np.sqrt(1 - abar)
+    return Coefficients(a, np.sqrt(abar_next) - a * np.sqrt(abar), np.zeros_like(abar), s)
 
 
-def dpmpp_2m_rows(now: np.ndarray, to: np.ndarray, *, variance: str, eta: float) -> Rows:
+def dpmpp_2m(abar: np.ndarray, abar_next: np.ndarray, *, variance: str, eta: float) -> Coefficients:
     """DPM-Solver++(2M), the deterministic second-order multistep solver; its first step is DDIM's."""
-    rows = ddim_rows(now, to, variance=variance, eta=0.0)
-    if len(now) > 2:  # the first and the last step have no second-order form
+    table = ddim(abar, abar_next, variance=variance, eta=0.0)
+    if len(abar) > 2:  # the first and the last step have no second-order form
         inner = slice(1, -1)
-        log_snr_now, log_snr_to = (np.log(abar[:-1]) - np.log1p(-abar[:-1]) for abar in (now, to))
-        h = 0.5 * (log_snr_to - log_snr_now)
+        log_snr, log_snr_next = (np.log(a[:-1]) - np.log1p(-a[:-1]) for a in (abar, abar_next))
+        h = 0.5 * (log_snr_next - log_snr)
         ratio = h[:-1] / h[1:]
-        p = -np.sqrt(to[inner]) * np.expm1(-h[1:])
-        rows.b[inner], rows.c[inner] = p * (1 + 0.5 / ratio), -p * 0.5 / ratio
-    return rows
+        p = -np.sqrt(abar_next[inner]) * np.expm1(-h[1:])
+        table.b[inner], table.c[inner] = p * (1 + 0.5 / ratio), -p * 0.5 / ratio
+    return table
 
 
-# name -> rows for abar now [S] and abar after the step [S], most noise first; the last step goes to abar = 1
-SAMPLERS = {"ddpm": ddpm_rows, "ddim": ddim_rows, "dpmpp_2m": dpmpp_2m_rows}
+# name -> coefficients for abar before [S] and after each step [S], most noise first; the last step leads to abar = 1
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
 class Plan(NamedTuple):
-    """How to draw: S steps, most noise first."""
+    """The S steps of a sampler, most noise first."""
 
     t: np.ndarray  # [S] int32, indices of the training process: what the denoiser is told
-    rows: Rows
+    coefficients: Coefficients
     log_variance: np.ndarray | None  # [S, 2] smallest and largest, where the denoiser chooses between
 
 
@@ -147,21 +132,21 @@ def make_plan(
     Raises:
       ValueError: an unknown name, or steps that the schedule does not have.
     """
-    kept = spaced(len(schedule.betas), steps, spacing)
-    t = np.asarray(kept, np.int32)[::-1]
-    now = schedule.alphas_cumprod[t]
-    to = np.append(now[1:], 1.0)
-    rows = df.choose(SAMPLERS, sampler, "diffusion.sampler")(now, to, variance=variance, eta=eta)
-    for row, last in zip(rows, (0.0, 1.0, 0.0, 0.0), strict=True):
-        row[-1] = last  # whatever the sampler, the last step returns the estimate
+    ascending = spaced(len(schedule.betas), steps, spacing)
+    t = np.asarray(ascending, np.int32)[::-1]
+    abar = schedule.alphas_cumprod[t]
+    abar_next = np.append(abar[1:], 1.0)
+    table = df.choose(SAMPLERS, sampler, "diffusion.sampler")(abar, abar_next, variance=variance, eta=eta)
+    for column, last in zip(table, (0.0, 1.0, 0.0, 0.0), strict=True):
+        column[-1] = last  # whatever the sampler, the last step returns the estimate
     log_variance = None
     if sampler == "ddpm" and variance == "learned":
-        short = df.respace(schedule, kept)
+        short = df.respace(schedule, ascending)
         log_variance = np.stack([short.posterior_log_variance_clipped, np.log(short.betas)], -1)[::-1]
-    return Plan(t, rows, log_variance)
+    return Plan(t, table, log_variance)
 
 
-# ---------------------------------------------------------------------------------- drawing
+# ---------------------------------------------------------------------------------- sampling
 def object_noise(keys: Array, shape: tuple[int, ...]) -> Callable[[Array], Array]:
     """Noise that depends on nothing but the object's own key and the count i.
 
@@ -170,7 +155,7 @@ def object_noise(keys: Array, shape: tuple[int, ...]) -> Callable[[Array], Array
       shape: of one object.
 
     Returns:
-      i -> [N, *shape] standard normal: i = 0 is where drawing starts, i >= 1 what step i adds.
+      i -> [N, *shape] standard normal: i = 0 is where sampling starts, i >= 1 what step i adds.
     """
     return lambda i: jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), shape))(keys)
 
@@ -197,74 +182,80 @@ def guided(predict: Callable[[Array, Array, Array], tuple[Array, Array | None]],
     return denoise
 
 
+def guided_segments(steps: int, interval: tuple[float, float], guidance: float) -> list[tuple[int, float]]:
+    """(number of steps, weight of guidance) of each stretch of the S sampling steps, the noisiest first.
+
+    Args:
+      steps: S.
+      interval: (from, to) in 0..1; a step is guided if the middle of its share of the way lies in it
+        [Kynkäänniemi et al. 2024, arXiv:2404.07724].
+      guidance: w inside the interval; it is 1 outside.
+    """
+    if guidance == 1.0:
+        return [(steps, 1.0)]
+    middles = (np.arange(steps) + 0.5) / steps
+    before, guided = int((middles < interval[0]).sum()), int(((middles >= interval[0]) & (middles < interval[1])).sum())
+    segments = [(before, 1.0), (guided, guidance), (steps - before - guided, 1.0)]
+    return [(count, weight) for count, weight in segments if count]
+
+
 def sample(
-    denoise: Denoiser | Sequence[Denoiser], plan: Plan, noise: Callable[[Array], Array], *, clip: float | None = None
+    denoise: Denoiser | Sequence[tuple[int, Denoiser]],
+    plan: Plan,
+    noise: Callable[[Array], Array],
+    *,
+    clip: float | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Draws N objects: one scan over the plan's steps, all state in float32.
+    """Samples N objects: one scan over the plan's steps, all state in float32.
 
     Args:
       denoise: (y_t [N, ...], t [N] int32) -> (estimate of y_0, v or None); v is needed where the plan learns.
-        Or one for each of the S steps; each run of the same one is a scan.
+        Or segments (number of steps, denoiser), the noisiest first, S steps in all: each segment is a scan.
       noise: as `object_noise`.
-      clip: estimates are cut to -clip..clip before the step is formed; None: they are not.
+      clip: estimates are clipped to -clip..clip before the step is formed; None: they are not.
 
     Returns:
-      y_0 [N, ...] and the way there, ([S, N, ...] y_t that step i saw, [S, N, ...] its estimate of y_0); what
-      the caller leaves unused is not computed under jit.
+      y_0 [N, ...] and the trajectory, ([S, N, ...] y_t before each step, [S, N, ...] its estimate of y_0); what the
+      caller does not use is not computed under jit.
 
     Raises:
-      ValueError: denoisers that are not one for each step.
+      ValueError: segments that have another number of steps than the plan.
     """
-    start = noise(jnp.int32(0)).astype(jnp.float32)
-    stochastic = bool(np.any(plan.rows.s))
-    xs = {"i": np.arange(1, len(plan.t) + 1, dtype=np.int32), "t": plan.t}
-    xs |= {k: np.asarray(v, np.float32) for k, v in plan.rows._asdict().items()}
+    segments = [(len(plan.t), denoise)] if callable(denoise) else list(denoise)
+    total = sum(count for count, _ in segments)
+    if total != len(plan.t):
+        raise ValueError(f"the segments have {total} steps, the plan has {len(plan.t)}")
+    table = {"i": np.arange(1, len(plan.t) + 1, dtype=np.int32), "t": plan.t}
+    table |= {name: np.asarray(column, np.float32) for name, column in plan.coefficients._asdict().items()}
     if plan.log_variance is not None:
-        xs["log_variance"] = plan.log_variance.astype(np.float32)
+        table["log_variance"] = plan.log_variance.astype(np.float32)
 
-    def step(estimate, carry, x):
-        y, before = carry
-        x0, v = estimate(y, jnp.full(y.shape[:1], x["t"]))
-        x0 = x0.astype(jnp.float32)
-        if clip is not None:
-            x0 = jnp.clip(x0, -clip, clip)
-        new = x["a"] * y + x["b"] * x0 + x["c"] * before
-        if stochastic:
-            sigma = x["s"]
-            if plan.log_variance is not None:
-                low, high = x["log_variance"]
-                sigma = sigma * jnp.exp(0.5 * (low + 0.5 * (v.astype(jnp.float32) + 1.0) * (high - low)))
-            new = new + sigma * noise(x["i"])
-        return (new, x0), (y, x0)
-
-    carry, ways = (start, jnp.zeros_like(start)), []
-    each = [denoise] * len(plan.t) if callable(denoise) else list(denoise)
-    if len(each) != len(plan.t):
-        raise ValueError(f"{len(each)} denoisers for {len(plan.t)} steps")
-    for estimate, run in groupby(range(len(each)), each.__getitem__):
-        here = list(run)
-        carry, way = jax.lax.scan(partial(step, estimate), carry, {k: jnp.asarray(v[here]) for k, v in xs.items()})
-        ways.append(way)
-    return carry[0], jax.tree.map(lambda *w: jnp.concatenate(w), *ways)
+    start = noise(jnp.int32(0)).astype(jnp.float32)
+    carry, trajectory, first = (start, jnp.zeros_like(start)), [], 0
+    stochastic = bool(np.any(plan.coefficients.s))
+    for count, estimate in segments:
+        rows = {name: jnp.asarray(column[first : first + count]) for name, column in table.items()}
+        step = partial(_step, estimate, noise if stochastic else None, clip)
+        carry, seen = jax.lax.scan(step, carry, rows)
+        trajectory.append(seen)
+        first += count
+    return carry[0], jax.tree.map(lambda *parts: jnp.concatenate(parts), *trajectory)
 
 
-def two_as_one(teach: Callable[[Array, Array], Array], plan: Plan, y: Array, i: Array) -> Array:
-    """The estimate that leads in one step of DDIM where two of `plan` lead: what a student of half the steps learns.
-
-    Two steps give y'' = a2 (a1 y + b1 x1) + b2 x2; one from the same y to the same time has a = a1 a2 and
-    b = a2 b1 + b2, so its estimate is a weighted mean of x1 and x2.
-
-    Args:
-      teach: (y_t [N, ...], t [N]) -> estimate of y_0.
-      plan: the teacher's, deterministic DDIM of an even number of steps.
-      y: [N, ...] before step i. i: [N], even.
-
-    Returns:
-      [N, ...].
-    """
-    t = jnp.asarray(plan.t)
-    keep, take = (jnp.asarray(row, jnp.float32).reshape((-1,) + (1,) * (y.ndim - 1)) for row in plan.rows[:2])
-    a1, b1, a2, b2 = keep[i], take[i], keep[i + 1], take[i + 1]
-    x1 = teach(y, t[i])
-    x2 = teach(a1 * y + b1 * x1, t[i + 1])
-    return (a2 * b1 * x1 + b2 * x2) / (a2 * b1 + b2)
+def _step(
+    denoise: Denoiser, noise: Callable[[Array], Array] | None, clip: float | None, carry: tuple, row: dict[str, Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """One sampling step: (y_t, the estimate before), its row of the plan -> the next two; (y_t, its estimate)."""
+    y, x0_before = carry
+    x0, v = denoise(y, jnp.full(y.shape[:1], row["t"]))
+    x0 = x0.astype(jnp.float32)
+    if clip is not None:
+        x0 = jnp.clip(x0, -clip, clip)
+    y_next = row["a"] * y + row["b"] * x0 + row["c"] * x0_before
+    if noise is not None:
+        sigma = row["s"]
+        if "log_variance" in row:
+            low, high = row["log_variance"]
+            sigma = sigma * jnp.exp(0.5 * (low + 0.5 * (v.astype(jnp.float32) + 1.0) * (high - low)))
+        y_next = y_next + sigma * noise(row["i"])
+    return (y_next, x0), (y, x0)

@@ -1,4 +1,4 @@
-"""The detector as a whole, tiny: what must not change its results, and what must not break it."""
+"""The detector as a whole, tiny: what must not change its results, and degenerate inputs."""
 
 import functools
 
@@ -62,7 +62,7 @@ def test_loss_and_parameters():
     assert finite((loss, metrics, grads))
     parts = [metrics[k] for k in ("loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box")]
     np.testing.assert_allclose(sum(parts), loss, rtol=1e-6)
-    assert metrics["roi_objects"] >= 2 and metrics["rpn_objects"] >= 2
+    assert metrics["roi_foreground"] >= 2 and metrics["rpn_foreground"] >= 2
     names = set(flatten_dict(params, sep="/"))
     assert {"backbone/stem/conv1/norm/scale", "backbone/res5/block0/conv1/kernel", "fpn/lateral3/kernel",
             "rpn/conv/kernel", "box_head/fc1/kernel", "box_head/fc2/bias", "box_predictor/cls_score/kernel",
@@ -79,7 +79,6 @@ def test_padding_slots_change_nothing():
     junk = batch.instances._replace(boxes=batch.instances.boxes.copy())
     junk.boxes[:, 2:] = [5, 5, 50, 50]  # a slot is padding by its class alone
     got = grad(params, KEY, batch._replace(instances=junk), ACTIVE)[0]
-    # drawing may differ where boxes differ in number only; the slots are the same here
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
     unknown = make_batch([*BOXES, [8, 30, 28, 60]], [*CLASSES, 3])  # a class that is not active
     np.testing.assert_allclose(grad(params, KEY, unknown, ACTIVE)[0][0], want[0], rtol=1e-6)
@@ -95,7 +94,7 @@ def test_nothing_to_find_is_finite(kind):
     }[kind]
     (loss, metrics), grads = grad(params, KEY, batch, ACTIVE)
     assert finite((loss, metrics, grads))
-    assert metrics["loss_box"] == 0 and metrics["rpn_objects"] == 0
+    assert metrics["loss_box"] == 0 and metrics["rpn_foreground"] == 0
 
 
 def test_zero_features_give_finite_gradients():
@@ -105,10 +104,10 @@ def test_zero_features_give_finite_gradients():
     assert finite(out)
 
 
-def test_neither_canvas_nor_neighbors_change_detections():
+def test_padding_and_other_images_do_not_change_detections():
     d, params, _, detect = made()
     small = make_batch(BOXES, CLASSES, hw=(50, 60), size=(50, 60))  # rounded up inside
-    # the predictor's first numbers say little: spread the scores
+    # an untrained predictor's scores are nearly equal: spread them
     params = params | {"box_predictor": jax.tree.map(lambda v: v * 8.0, params["box_predictor"])}
     want = detect(params, small.image, small.image_hw, ACTIVE)
     assert (np.asarray(want.classes) >= 0).any() and not (np.asarray(want.classes) == 3).any()
@@ -163,7 +162,7 @@ def test_learns_two_images():
         assert (out.scores[i][:2] > 0.8).all()
 
 
-def test_bad_fields_are_told():
+def test_bad_fields_are_refused():
     with pytest.raises(ValueError, match="anchor_sizes has 2 entries: give 4"):
         detector.make_detector(**FIELDS | {"anchor_sizes": (8, 16)})
     with pytest.raises(ValueError, match="fpn_min_level"):

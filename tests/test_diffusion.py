@@ -165,6 +165,6 @@ def test_guidance_is_the_same_in_every_prediction(kind):
         (lambda: df.to_x0(LINEAR, "y", jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))), "sigmoid"),
     ],
 )
-def test_errors_name_the_mend(call, match):
+def test_errors_name_the_fix(call, match):
     with pytest.raises(ValueError, match=match):
         call()

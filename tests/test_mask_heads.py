@@ -1,7 +1,5 @@
 """The mask heads on 8 px regions: what goes in, what comes out, and that they learn."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,69 +8,24 @@ import pytest
 
 from configs import base
 from maskdiff_jax import diffusion, mask_heads, sampler
-from maskdiff_jax.types import MaskBatch
-
-M = 8
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+from tests.tiny_mask_head import KEYS, M, jit, objects, options, some_params, zero_params
 
 
-def options(unet=None, diffusion=None, **changes) -> dict:
-    """The keyword arguments that a preset gives, shrunk."""
-    config = base.get_config("shapes").model
-    given = config.mask.to_dict()
-    for field in ("head", "min_shots"):  # read by others
-        del given[field]
-    given |= {"num_classes": 3, "dtype": "float32", "size": M, "slots": 2} | changes
-    small = {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "heads": 2, "stem_patch": 1}
-    given["unet"] |= small | (unet or {})
-    given["diffusion"] |= {"timesteps": 100, "steps": 3} | (diffusion or {})
-    return given
-
-
-def objects(n=4, seed=0) -> MaskBatch:
-    """Bright squares on noise; the class is where the square lies."""
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((n, M, M), np.uint8)
-    classes = np.arange(n, dtype=np.int32) % 3
-    for i, c in enumerate(classes):
-        mask[i, 1 : 5 + i % 3, c : c + 5] = 1
-    region = (rng.integers(0, 100, (n, M, M, 3)) + 120 * mask[..., None]).astype(np.uint8)
-    return MaskBatch(region, mask, rng.integers(0, 256, (n, 2, M, M, 4), dtype=np.uint8), classes)
-
-
-def randomised(params, seed=0):
-    """Every leaf moved away from its start: nothing is zero any more."""
-    keys = iter(jax.random.split(jax.random.key(seed), 999))
-    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
-
-
-def zero_params(head):
-    return jax.tree.map(lambda p: jnp.zeros(p.shape), jax.eval_shape(head.init, jax.random.key(0)))
-
-
-def some_params(head, seed=0):
-    return randomised(zero_params(head), seed)
-
-
-KEYS = jax.random.split(jax.random.key(7), 4)
-
-
-def draw(head, params, batch, keys=KEYS):
+def predict(head, params, batch, keys=KEYS):
     return jit(head.predict)(params, keys, batch.region, batch.shots, batch.classes)
 
 
-def test_untrained_head_says_nothing():
+def test_untrained_head_predicts_one_half():
     head, batch = mask_heads.diffusion_head(**options()), objects()
     params = jit(head.init)(jax.random.key(0))
-    np.testing.assert_array_equal(draw(head, params, batch), np.full((4, M, M), 0.5))
+    np.testing.assert_array_equal(predict(head, params, batch), np.full((4, M, M), 0.5))
     value, metrics = jit(head.loss)(params, jax.random.key(1), batch)
     np.testing.assert_allclose(value, np.log(2), rtol=1e-5)
     assert set(metrics) == {"loss", "accuracy", "iou"}
 
 
 @pytest.mark.parametrize(("prediction", "start"), [("eps", 1.0), ("x0", 1.0), ("v", 1.0), ("sigmoid", np.log(2))])
-def test_losses_start_where_they_should(prediction, start):
+def test_loss_of_an_untrained_head(prediction, start):
     scale = 0.5 if prediction in ("sigmoid", "x0") else 1.0
     head = mask_heads.diffusion_head(
         **options(diffusion={"prediction": prediction, "learn_sigma": True, "signal_scale": scale})
@@ -88,7 +41,7 @@ PAPER = {"prediction": "eps", "signal_scale": 1.0, "sampler": "ddpm", "timesteps
 
 @pytest.mark.parametrize("weight", ["none", "min_snr", "truncated_snr"])
 def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
-    """A net that says nothing: its error is what the precondition alone leaves, times the weight of that time."""
+    """A net that puts out zero: its error is what the precondition alone leaves, times the weight of that time."""
     batch, key, t = jax.tree.map(lambda a: np.concatenate([a] * 8), objects()), jax.random.key(1), 600
     schedule = diffusion.make_schedule("linear", 1000)
     x0, eps = 2.0 * batch.mask[..., None] - 1.0, jax.random.normal(jax.random.split(key, 4)[1], (32, M, M, 1))
@@ -107,15 +60,15 @@ def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
         np.testing.assert_allclose(value, factor * error.mean(), rtol=1e-4, err_msg=name)
 
 
-def test_sampling_starts_from_what_the_precondition_says():
-    """One step of a net that says nothing, by hand."""
+def test_sampling_uses_the_precondition():
+    """One step of a net that puts out zero, by hand."""
     batch, schedule = objects(), diffusion.make_schedule("linear", 1000)
     noise = sampler.object_noise(KEYS, (M, M, 1))(0)[..., 0]
     signal, sigma = schedule.sqrt_alphas_cumprod[-1], schedule.sqrt_one_minus_alphas_cumprod[-1]
     want = {"edm": signal * noise, "logit": np.tanh(signal / sigma**2 * noise)}
     for name, x0 in want.items():
         head = mask_heads.diffusion_head(**options(diffusion=PAPER | {"precondition": name, "steps": 1}))
-        np.testing.assert_allclose(draw(head, zero_params(head), batch), (x0 + 1) / 2, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(predict(head, zero_params(head), batch), (x0 + 1) / 2, atol=1e-4, err_msg=name)
 
 
 def test_gradients_reach_everything_and_the_bound_trains_the_variance_alone():
@@ -179,17 +132,17 @@ def test_no_guidance_costs_one_branch():
 def test_guidance():
     heads = {w: mask_heads.diffusion_head(**options(diffusion={"guidance": w, "clip": False})) for w in (1.0, 5.0)}
     batch, params = objects(), some_params(heads[1.0])
-    guided = {w: draw(h, params, batch) for w, h in heads.items()}
+    guided = {w: predict(h, params, batch) for w, h in heads.items()}
     assert np.abs(guided[1.0] - guided[5.0]).mean() > 0.01
     mute = jax.tree_util.tree_map_with_path(
         lambda path, p: jnp.zeros_like(p) if path[-1].key == "class_table" else p, params
     )
-    without = {w: draw(h, mute, batch) for w, h in heads.items()}
+    without = {w: predict(h, mute, batch) for w, h in heads.items()}
     np.testing.assert_allclose(without[1.0], without[5.0], atol=1e-3)
     assert np.abs(without[1.0] - guided[1.0]).mean() > 1e-3
 
 
-def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
+def test_guidance_interval_and_averaged_estimates():
     def head(**f):
         return mask_heads.diffusion_head(**options(diffusion={"steps": 4, "clip": False} | f))
 
@@ -209,78 +162,19 @@ def test_guidance_in_a_part_of_the_steps_and_means_of_estimates():
             head(**wrong)
 
 
-def saying(head, value):
-    """Parameters of a net that answers `value` everywhere."""
-    params = zero_params(head)
-    return params | {"out": params["out"] | {"bias": jnp.full((1,), value)}}
-
-
-@pytest.mark.parametrize(("how", "stride"), [((4, False, 3.0), 1), ((2, True, 1.0), 2)])
-def test_distillation_loss_of_constant_answers(how, stride):
-    def value(head, student, teacher):
-        given = saying(head, student), saying(head, teacher), KEYS[0], batch
-        return float(jit(head.distill(*how))(*given)[0])
-
-    def head_of(prediction, b):
-        fields = {"steps": 4, "schedule": "cosine", "prediction": prediction, "signal_scale": b}
-        return mask_heads.diffusion_head(**options(diffusion=fields))
-
-    batch, mine, theirs = objects(), 0.7, -0.4
-    # a logit against the teacher's probability
-    p = 1 / (1 + np.exp(-theirs))
-    want = np.log1p(np.exp(mine)) - p * mine
-    np.testing.assert_allclose(value(head_of("sigmoid", 0.5), mine, theirs), want, rtol=1e-5)
-    # a number in units of b against the teacher's, times max(snr, 1) of the steps that were drawn
-    schedule = diffusion.make_schedule("cosine", 100)
-    asked = sampler.make_plan(schedule, sampler="ddim", steps=4, spacing="trailing").t[::stride]
-    t = asked[jax.random.randint(jax.random.split(KEYS[0], 3)[0], (4,), 0, len(asked))]
-    b, abar = 2.0, schedule.alphas_cumprod[t]
-    weight = np.maximum(b * b * abar / (1 - abar), 1)
-    assert weight.min() == 1 < weight.max()
-    want = (mine - theirs) ** 2 * weight.mean()
-    np.testing.assert_allclose(value(head_of("x0", b), mine, theirs), want, rtol=1e-5)
-    with pytest.raises(ValueError, match="'eps' cannot be distilled"):
-        head_of("eps", 1.0).distill(*how)
-
-
-def test_distillation_loss_is_the_distance_to_the_teacher():
-    head = mask_heads.diffusion_head(**options(diffusion={"steps": 4, "prediction": "x0", "signal_scale": 1.0}))
-    # small weights, so that no estimate reaches the clip
-    batch, params = objects(), jax.tree.map(lambda p: 0.3 * p, some_params(head))
-    mute = jax.tree_util.tree_map_with_path(
-        lambda path, p: jnp.zeros_like(p) if path[-1].key == "class_table" else p, params
-    )
-    value = {
-        name: float(jit(head.distill(*how))(student, teacher, KEYS[0], batch)[0])
-        for name, how, student, teacher in (
-            ("itself", (4, False, 1.0), params, params),
-            ("guidance_interval", (4, False, 3.0), params, params),
-            ("guided by nothing", (4, False, 3.0), mute, mute),
-            ("halved", (2, True, 1.0), params, params),
-            ("halved, last step", (1, True, 1.0), zero_params(head), zero_params(head)),
-        )
-    }
-    assert value["itself"] < 1e-9 and value["guided by nothing"] < 1e-9 and value["halved, last step"] == 0
-    assert min(value["guidance_interval"], value["halved"]) > 1e-7
-    with pytest.raises(ValueError, match="trailing"):
-        mask_heads.diffusion_head(**options(diffusion={"spacing": "even"})).distill(2, True, 1.0)
-    with pytest.raises(ValueError, match="nothing to distil"):
-        mask_heads.plain_unet_head(**options()).distill(2, True, 1.0)
-
-
 def test_a_mask_does_not_depend_on_its_neighbors():
     head, batch = mask_heads.diffusion_head(**options(diffusion={"sampler": "ddpm"})), objects()
     params = some_params(head)
-    out = draw(head, params, batch)
+    out = predict(head, params, batch)
     assert out.shape == (4, M, M) and out.dtype == jnp.float32 and out.min() >= 0 and out.max() <= 1
     pick = np.array([2, 0])
-    few = draw(head, params, jax.tree.map(lambda a: a[pick], batch), KEYS[pick])
+    few = predict(head, params, jax.tree.map(lambda a: a[pick], batch), KEYS[pick])
     a, b = np.asarray(out)[pick] > 0.5, np.asarray(few) > 0.5
     assert (a & b).sum() / (a | b).sum() > 0.999
     np.testing.assert_allclose(few, np.asarray(out)[pick], atol=1e-4)
-    raw = draw(head, params, batch, jax.random.key_data(KEYS))
+    raw = predict(head, params, batch, jax.random.key_data(KEYS))
     np.testing.assert_array_equal(raw, out)
-    other = draw(head, params, batch, jax.random.split(jax.random.key(8), 4))
+    other = predict(head, params, batch, jax.random.split(jax.random.key(8), 4))
     assert np.abs(other - out).mean() > 1e-3
 
 
@@ -289,23 +183,9 @@ def test_trajectory():
     params = some_params(head)
     y, x0 = jit(head.trajectory)(params, KEYS, batch.region, batch.shots, batch.classes)
     assert y.shape == x0.shape == (3, 4, M, M)
-    np.testing.assert_allclose(x0[-1], draw(head, params, batch), atol=1e-5)
+    np.testing.assert_allclose(x0[-1], predict(head, params, batch), atol=1e-5)
     noise = sampler.object_noise(KEYS, (M, M, 1))(0)[..., 0]
     np.testing.assert_allclose(y[0], (noise / 0.5 + 1) / 2, rtol=1e-5)
-
-
-def test_condition():
-    batch = objects()
-    full = mask_heads.condition(batch.region, batch.shots, slots=2, background="gray")
-    assert full.shape == (4, M, M, 9)
-    np.testing.assert_allclose(full[..., :3], batch.region / 127.5 - 1, atol=1e-6)
-    alpha = batch.shots[:, 1, ..., 3:] / 255.0
-    np.testing.assert_allclose(full[..., 6:], alpha * (batch.shots[:, 1, ..., :3] / 127.5 - 1), atol=1e-6)
-    one = mask_heads.condition(batch.region, batch.shots[:, :1], slots=2, background="black")
-    empty = np.concatenate([batch.shots[:, :1], np.zeros_like(batch.shots[:, :1])], 1)
-    np.testing.assert_array_equal(one, mask_heads.condition(batch.region, empty, slots=2, background="black"))
-    with pytest.raises(ValueError, match="mask.slots >= 2"):
-        mask_heads.condition(batch.region, batch.shots, slots=1, background="gray")
 
 
 def test_input_of_a_weak_signal_has_unit_variance():
@@ -346,7 +226,7 @@ def test_heads_learn_eight_objects(kind):
         carry, metrics = step(carry, jax.random.key(i))
     assert metrics["iou"] > 0.85 and metrics["accuracy"] > 0.85
     keys = jax.random.split(jax.random.key(1), 8)
-    out = np.asarray(draw(head, carry[0], batch, keys)) > 0.5
+    out = np.asarray(predict(head, carry[0], batch, keys)) > 0.5
     truth = batch.mask > 0
     assert ((out & truth).sum((1, 2)) / (out | truth).sum((1, 2))).mean() > 0.9
     if kind == "plain":
@@ -359,7 +239,7 @@ def test_class_agnostic_head_has_no_classes():
     params = some_params(head)
     assert not any("class_table" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params))
     np.testing.assert_array_equal(
-        draw(head, params, batch), draw(head, params, batch._replace(classes=(batch.classes + 1) % 3))
+        predict(head, params, batch), predict(head, params, batch._replace(classes=(batch.classes + 1) % 3))
     )
 
 
@@ -376,13 +256,13 @@ def test_class_agnostic_head_has_no_classes():
         ({"unet": {"attention": (16,)}}, "unet.attention"),
     ],
 )
-def test_options_that_do_not_fit(changes, match):
+def test_options_that_do_not_fit_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         mask_heads.diffusion_head(**options(**changes))
 
 
 @pytest.mark.parametrize("preset", ["shapes", "shapes_hard", "coco", "custom", "coco,paper=true"])
-def test_every_preset_makes_a_head(preset):
+def test_every_preset_builds_a_head(preset):
     config = base.get_config(preset).model
     given = {k: v for k, v in config.mask.to_dict().items() if k not in ("head", "min_shots")}
     head = mask_heads.diffusion_head(num_classes=config.num_classes, dtype=config.dtype, **given)

@@ -25,16 +25,16 @@ def test_spacings():
         assert sm.spaced(7, 7, spacing) == list(range(7))
 
 
-# ---------------------------------------------------------------------------------- coefficient rows
-def test_ddpm_rows_are_the_posterior():
+# ---------------------------------------------------------------------------------- coefficients
+def test_ddpm_is_the_posterior():
     for variance in ("fixed_small", "fixed_large"):
         plan = sm.make_plan(LINEAR, sampler="ddpm", steps=50, spacing="trailing", variance=variance)
         short = df.respace(LINEAR, plan.t[::-1])
-        np.testing.assert_allclose(plan.rows.a[::-1], short.posterior_mean_yt, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(plan.rows.b[::-1], short.posterior_mean_x0, rtol=1e-9)
+        np.testing.assert_allclose(plan.coefficients.a[::-1], short.posterior_mean_yt, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(plan.coefficients.b[::-1], short.posterior_mean_x0, rtol=1e-9)
         variances = short.betas if variance == "fixed_large" else short.posterior_variance
-        np.testing.assert_allclose(plan.rows.s[::-1][1:] ** 2, variances[1:], rtol=1e-9)
-        assert plan.rows.s[-1] == 0
+        np.testing.assert_allclose(plan.coefficients.s[::-1][1:] ** 2, variances[1:], rtol=1e-9)
+        assert plan.coefficients.s[-1] == 0
 
 
 def test_algorithm_2_as_printed_is_the_unclipped_posterior():
@@ -47,22 +47,24 @@ def test_algorithm_2_as_printed_is_the_unclipped_posterior():
         abar, beta = s.alphas_cumprod[t], s.betas[t]
         x0 = (y - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
         printed = (y - beta / np.sqrt(1 - abar) * eps) / np.sqrt(1 - beta)
-        np.testing.assert_allclose(plan.rows.a[i] * y + plan.rows.b[i] * x0, printed, rtol=1e-9)
+        np.testing.assert_allclose(plan.coefficients.a[i] * y + plan.coefficients.b[i] * x0, printed, rtol=1e-9)
 
 
-def test_ddim_rows():
+def test_ddim():
     steps = {"steps": 10, "spacing": "trailing"}
     one = sm.make_plan(LINEAR, sampler="ddim", eta=1.0, **steps)
     small = sm.make_plan(LINEAR, sampler="ddpm", variance="fixed_small", **steps)
-    for a, b in zip(one.rows, small.rows, strict=True):
+    for a, b in zip(one.coefficients, small.coefficients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     zero = sm.make_plan(LINEAR, sampler="ddim", eta=0.0, **steps)
     now = LINEAR.alphas_cumprod[zero.t]
     to = np.append(now[1:], 1.0)
     y, x0 = 0.3, -0.8
     eps = (y - np.sqrt(now) * x0) / np.sqrt(1 - now)
-    np.testing.assert_allclose(zero.rows.a * y + zero.rows.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9)
-    assert not zero.rows.s.any() and not zero.rows.c.any()
+    np.testing.assert_allclose(
+        zero.coefficients.a * y + zero.coefficients.b * x0, np.sqrt(to) * x0 + np.sqrt(1 - to) * eps, rtol=1e-9
+    )
+    assert not zero.coefficients.s.any() and not zero.coefficients.c.any()
 
 
 def test_dpmpp_2m_against_its_own_formulas():
@@ -80,12 +82,12 @@ def test_dpmpp_2m_against_its_own_formulas():
             d = (1 + 1 / (2 * r)) * estimates[i] - 1 / (2 * r) * estimates[i - 1]
         y = sigma[i + 1] / sigma[i] * y - alpha[i + 1] * (np.exp(-h) - 1) * d
         before = estimates[i - 1] if i else 0.0
-        ours = plan.rows.a[i] * ours + plan.rows.b[i] * estimates[i] + plan.rows.c[i] * before
+        ours = plan.coefficients.a[i] * ours + plan.coefficients.b[i] * estimates[i] + plan.coefficients.c[i] * before
         np.testing.assert_allclose(ours, y, rtol=1e-9)
-    assert [r[-1] for r in plan.rows] == [0, 1, 0, 0]
+    assert [r[-1] for r in plan.coefficients] == [0, 1, 0, 0]
 
 
-# ---------------------------------------------------------------------------------- drawing
+# ---------------------------------------------------------------------------------- sampling
 def two_masks(y, t):
     """The exact denoiser for data that are one of two masks with equal chances."""
     modes = jnp.stack([jnp.ones(y.shape[1:]), -jnp.ones(y.shape[1:])])
@@ -97,7 +99,7 @@ def two_masks(y, t):
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp_2m", 0.0)])
-def test_samplers_draw_from_the_data(sampler, eta):
+def test_samplers_reproduce_the_data(sampler, eta):
     plan = sm.make_plan(LINEAR, sampler=sampler, steps=10, spacing="trailing", eta=eta)
     keys = jax.random.split(jax.random.key(0), 400)
     out, (y, x0) = jax.jit(lambda: sm.sample(two_masks, plan, sm.object_noise(keys, (3, 3)), clip=1.0))()
@@ -126,7 +128,7 @@ def test_learned_noise_scale_is_per_pixel():
     noise = sm.object_noise(jax.random.split(jax.random.key(0), 2), (4,))
     _, (y, _) = sm.sample(lambda y, t: (jnp.zeros_like(y), v), plan, noise)
     step = 3
-    sigma = (y[step + 1] - plan.rows.a[step] * y[step]) / noise(step + 1)
+    sigma = (y[step + 1] - plan.coefficients.a[step] * y[step]) / noise(step + 1)
     t = plan.t[step]
     np.testing.assert_allclose(sigma[:, :2] ** 2, s.posterior_variance[t], rtol=1e-3)
     np.testing.assert_allclose(sigma[:, 2:] ** 2, s.betas[t], rtol=1e-3)
@@ -155,40 +157,37 @@ def test_guidance():
     np.testing.assert_array_equal(sm.guided(predict, 0.0)(y, t)[0], u)
 
 
-def test_runs_of_denoisers_are_one_walk():
-    """Two estimates by turns, each run a scan of its own, against steps taken one by one."""
+def test_segments_equal_steps_taken_one_by_one():
+    """Two estimates in turn, each segment a scan of its own."""
     plan = sm.make_plan(LINEAR, sampler="dpmpp_2m", steps=6, spacing="trailing")
     noise = sm.object_noise(jax.random.split(jax.random.key(0), 3), (4,))
     low, high = (lambda y, t: (jnp.tanh(y) - 0.3, None)), (lambda y, t: (0.5 * y + t[:, None] / 1000, None))
-    each = [low, low, high, low, high, high]
-    out, (ys, estimates) = sm.sample(each, plan, noise)
-    with pytest.raises(ValueError, match="5 denoisers for 6 steps"):
-        sm.sample(each[:5], plan, noise)
+    out, (ys, estimates) = sm.sample([(2, low), (1, high), (1, low), (2, high)], plan, noise)
+    with pytest.raises(ValueError, match="the segments have 5 steps, the plan has 6"):
+        sm.sample([(2, low), (3, high)], plan, noise)
     y, before = noise(0), jnp.zeros((3, 4))
-    for i, f in enumerate(each):
+    for i, denoise in enumerate([low, low, high, low, high, high]):
         np.testing.assert_allclose(ys[i], y, rtol=1e-5, atol=1e-6)
-        x0, _ = f(y, jnp.full(3, plan.t[i]))
+        x0, _ = denoise(y, jnp.full(3, plan.t[i]))
         np.testing.assert_allclose(estimates[i], x0, rtol=1e-5, atol=1e-6)
-        y, before = plan.rows.a[i] * y + plan.rows.b[i] * x0 + plan.rows.c[i] * before, x0
+        table = plan.coefficients
+        y, before = table.a[i] * y + table.b[i] * x0 + table.c[i] * before, x0
     np.testing.assert_allclose(out, y, rtol=1e-5, atol=1e-6)
 
 
-def test_two_as_one_leads_where_two_steps_lead():
-    long, short = (sm.make_plan(LINEAR, sampler="ddim", steps=s, spacing="trailing") for s in (8, 4))
-    np.testing.assert_array_equal(long.t[::2], short.t)
-    noise = sm.object_noise(jax.random.split(jax.random.key(0), 3), (4, 4, 1))
-    teach = lambda y, t: jnp.tanh(3 * y + t.reshape(-1, 1, 1, 1) / 1000)
-    which = {int(t): i for i, t in enumerate(long.t)}
-
-    def student(y, t):
-        i = jnp.asarray(np.vectorize(lambda x: which.get(x, 0))(np.arange(1000)))[t]
-        return sm.two_as_one(teach, long, y, i), None
-
-    want, (ys, _) = sm.sample(lambda y, t: (teach(y, t), None), long, noise)
-    got, (mine, estimates) = sm.sample(student, short, noise)
-    np.testing.assert_allclose(mine, ys[::2], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    assert jnp.abs(estimates).max() <= 1  # a mean of estimates stays in their range
+@pytest.mark.parametrize(
+    ("steps", "interval", "guidance", "want"),
+    [
+        (4, (0.0, 1.0), 5.0, [(4, 5.0)]),
+        (4, (0.5, 1.0), 5.0, [(2, 1.0), (2, 5.0)]),
+        (4, (0.2, 0.7), 3.0, [(1, 1.0), (2, 3.0), (1, 1.0)]),
+        (4, (0.0, 0.1), 3.0, [(4, 1.0)]),  # no step has its middle there
+        (4, (0.2, 0.7), 1.0, [(4, 1.0)]),
+        (1, (0.0, 0.6), 0.0, [(1, 0.0)]),
+    ],
+)
+def test_guided_segments(steps, interval, guidance, want):
+    assert sm.guided_segments(steps, interval, guidance) == want
 
 
 @pytest.mark.parametrize(
@@ -199,9 +198,8 @@ def test_two_as_one_leads_where_two_steps_lead():
         (lambda: sm.spaced(10, 9, "leading"), "leading"),
         (lambda: sm.make_plan(LINEAR, sampler="euler", steps=2, spacing="even"), "ddpm, ddim, dpmpp_2m"),
         (lambda: sm.make_plan(LINEAR, sampler="ddpm", steps=2, spacing="even", variance="big"), "fixed_small"),
-        (lambda: sm.sections(10, (6, 3)), "6 of 5"),
     ],
 )
-def test_errors_name_the_mend(call, match):
+def test_errors_name_the_fix(call, match):
     with pytest.raises(ValueError, match=match):
         call()

@@ -87,3 +87,26 @@ def composite_shot(rgba: Array, background: str) -> Array:
     fill = 0.0 if background == "gray" else -1.0
     out = alpha * unit_rgb(rgba[..., :3]) + (1.0 - alpha) * fill
     return jnp.where((alpha > 0).any((-3, -2, -1), keepdims=True), out, 0.0)
+
+
+def condition(region: Array, shots: Array, *, slots: int, background: str) -> Array:
+    """Region and shots as channels beside each other.
+
+    Args:
+      region: [N, M, M, 3] 0..255. shots: [N, K, M, M, 4] 0..255 RGBA; all zero = empty.
+      slots: shots that the result has room for; missing ones are zero.
+      background: see `composite_shot`.
+
+    Returns:
+      [N, M, M, 3 + 3 slots] float32 in -1..1.
+
+    Raises:
+      ValueError: more shots than slots.
+    """
+    n, k, m = shots.shape[:3]
+    if k > slots:
+        raise ValueError(f"{k} shots are given to {slots} slots: train a mask head with mask.slots >= {k}")
+    objects = composite_shot(shots, background)
+    objects = jnp.moveaxis(objects, 1, 3).reshape(n, m, m, 3 * k)
+    objects = jnp.pad(objects, ((0, 0), (0, 0), (0, 0), (0, 3 * (slots - k))))
+    return jnp.concatenate([unit_rgb(region), objects], -1)

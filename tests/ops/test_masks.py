@@ -87,3 +87,18 @@ def test_unit_rgb_and_shots():
         assert not out[1].any()  # an empty slot is no black object
     with pytest.raises(ValueError, match="gray or black"):
         masks.composite_shot(shots, "white")
+
+
+def test_condition():
+    rng, m = np.random.default_rng(0), 8
+    region, shots = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((4, m, m, 3), (4, 2, m, m, 4)))
+    full = masks.condition(region, shots, slots=2, background="gray")
+    assert full.shape == (4, m, m, 9)
+    np.testing.assert_allclose(full[..., :3], region / 127.5 - 1, atol=1e-6)
+    alpha = shots[:, 1, ..., 3:] / 255.0
+    np.testing.assert_allclose(full[..., 6:], alpha * (shots[:, 1, ..., :3] / 127.5 - 1), atol=1e-6)
+    one = masks.condition(region, shots[:, :1], slots=2, background="black")
+    empty = np.concatenate([shots[:, :1], np.zeros_like(shots[:, :1])], 1)
+    np.testing.assert_array_equal(one, masks.condition(region, empty, slots=2, background="black"))
+    with pytest.raises(ValueError, match="mask.slots >= 2"):
+        masks.condition(region, shots, slots=1, background="gray")

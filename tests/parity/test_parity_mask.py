@@ -192,10 +192,10 @@ def test_parity_diffusion_tables(name):
     renamed = {"posterior_mean_x0": "posterior_mean_coef1", "posterior_mean_yt": "posterior_mean_coef2"}
     for field, ours in s._asdict().items():
         np.testing.assert_allclose(ours, z[renamed.get(field, field)], rtol=1e-12, atol=1e-15, err_msg=field)
-    # the noise of ancestral sampling, in the order of drawing; the last step adds none
+    # the noise of ancestral sampling, in the order of sampling; the last step adds none
     for variance in ("fixed_small", "fixed_large"):
-        rows = sampler.make_plan(s, sampler="ddpm", steps=1000, spacing="even", variance=variance).rows
-        np.testing.assert_allclose(rows.s[:-1] ** 2, z[f"{variance}_variance"][:0:-1], rtol=1e-11)
+        plan = sampler.make_plan(s, sampler="ddpm", steps=1000, spacing="even", variance=variance)
+        np.testing.assert_allclose(plan.coefficients.s[:-1] ** 2, z[f"{variance}_variance"][:0:-1], rtol=1e-11)
     for r in ("1000", "250", "50", "ddim25"):
         steps, spacing = int(r.removeprefix("ddim")), "leading" if r.startswith("ddim") else "even"
         kept = sampler.spaced(1000, steps, spacing)
@@ -211,7 +211,11 @@ def test_parity_timesteps():
         if how.startswith("ddim"):
             ours = sampler.spaced(int(timesteps), int(how[4:]), "leading")
         else:
-            ours = sampler.sections(int(timesteps), [int(n) for n in how.split(",")])
+            ours, counts = [], [int(n) for n in how.split(",")]
+            size, extra = divmod(int(timesteps), len(counts))
+            for i, count in enumerate(counts):  # guided-diffusion's sections: equal parts, each spaced on its own
+                start, length = i * size + min(i, extra), size + (i < extra)
+                ours += [start + t for t in sampler.spaced(length, count, "even")]
         assert ours == kept, case
 
 

@@ -1,0 +1,55 @@
+"""A mask head on 8 px regions, for tests: the options of a preset, shrunk; objects; parameters without zeros."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from maskdiff_jax.types import MaskBatch
+
+M = 8
+# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def options(unet=None, diffusion=None, **changes) -> dict:
+    """The keyword arguments that a preset gives, shrunk."""
+    config = base.get_config("shapes").model
+    given = config.mask.to_dict()
+    for field in ("head", "min_shots"):  # read by others
+        del given[field]
+    given |= {"num_classes": 3, "dtype": "float32", "size": M, "slots": 2} | changes
+    small = {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "heads": 2, "stem_patch": 1}
+    given["unet"] |= small | (unet or {})
+    given["diffusion"] |= {"timesteps": 100, "steps": 3} | (diffusion or {})
+    return given
+
+
+def objects(n=4, seed=0) -> MaskBatch:
+    """Bright squares on noise; the class is where the square lies."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((n, M, M), np.uint8)
+    classes = np.arange(n, dtype=np.int32) % 3
+    for i, c in enumerate(classes):
+        mask[i, 1 : 5 + i % 3, c : c + 5] = 1
+    region = (rng.integers(0, 100, (n, M, M, 3)) + 120 * mask[..., None]).astype(np.uint8)
+    return MaskBatch(region, mask, rng.integers(0, 256, (n, 2, M, M, 4), dtype=np.uint8), classes)
+
+
+def randomized(params, seed=0):
+    """Every leaf moved away from its start: nothing is zero any more."""
+    keys = iter(jax.random.split(jax.random.key(seed), 999))
+    return jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+
+
+def zero_params(head):
+    return jax.tree.map(lambda p: jnp.zeros(p.shape), jax.eval_shape(head.init, jax.random.key(0)))
+
+
+def some_params(head, seed=0):
+    return randomized(zero_params(head), seed)
+
+
+KEYS = jax.random.split(jax.random.key(7), 4)
