@@ -1,11 +1,11 @@
-"""Turns weights of other projects into a run that training or evaluation starts from.
+"""Imports pretrained weights of other projects into a run folder that training or evaluation starts from.
 
     python launch/import_weights.py --config configs/base.py:coco,weights=msra --workdir=runs/msra R-50.pkl
     python launch/train.py --config configs/base.py:coco,weights=msra --config.init_from=runs/msra
 
-Reads detectron2's pickles (ImageNet backbones, detectors of the model zoo), ResNet-50 of torchvision and timm,
-TFA's detectors and UNets of guided-diffusion, as .pkl, .pth, .pt or .safetensors, and says which it was. Leaves
-WORKDIR/config.json, checkpoints/final and weights.json. README, "The paper's recipe", says where to get them.
+Reads detectron2's pickles (ImageNet backbones, detectors of the model zoo), ResNet-50 of torchvision and timm, TFA's
+detectors and UNets of guided-diffusion, as .pkl, .pth, .pt or .safetensors, and prints which it is. Writes
+WORKDIR/config.json, checkpoints/final and weights.json. docs/paper_recipe.md lists where to download the files.
 """
 
 import sys
@@ -17,22 +17,29 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
+SHOWN = 12  # unused names that are printed
+
 
 def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
-    """Imports and says what was filled, what was left out, what is still fresh."""
+    """Imports; prints what each file filled, its unused keys, and which parameters are still new."""
     from maskdiff_jax.pretrained import convert
 
     if not files:
-        raise ValueError("which file? usage: import_weights.py --config configs/base.py:coco,weights=msra R-50.pkl")
+        raise ValueError(
+            "name the weight file, for example: import_weights.py --config configs/base.py:coco,weights=msra R-50.pkl"
+        )
     document = convert.run(config, workdir, files)
     for x in document["files"]:
-        print(f"{x['file']}: {x['kind']}, {x['tensors']} tensors, {x['parameters']:,} parameters; exported back: equal")
-        if names := x["left_out"]:
-            more = f" and {len(names) - 12} more, see weights.json" if len(names) > 12 else ""
-            print(f"  left out: {', '.join(names[:12])}{more}")
-    for what in ("filled", "fresh"):
-        print(f"{what}: {', '.join(convert.summary(document[what])) or 'nothing'}")
+        print(
+            f"{x['file']}: {x['kind']}, {x['tensors']} tensors with {x['parameters']:,} parameters; round trip: equal"
+        )
+        if names := x["unused"]:
+            more = f" and {len(names) - SHOWN} more, see weights.json" if len(names) > SHOWN else ""
+            print(f"  unused keys: {', '.join(names[:SHOWN])}{more}")
+    print(f"filled from the files: {', '.join(convert.summary(document['filled']))}")
+    print(f"new, to be trained: {', '.join(convert.summary(document['new'])) or 'nothing'}")
     print(f"imported: {workdir}")
+    print(f"to train from them: launch/train.py with the same --config and --config.init_from={workdir}")
 
 
 if __name__ == "__main__":

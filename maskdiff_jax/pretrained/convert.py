@@ -1,12 +1,11 @@
-"""Foreign weights -> a run that training or evaluation starts from.
+"""Makes a run folder, which training or evaluation starts from, out of pretrained weights.
 
-What the files hold replaces fresh parameters; the rest stays fresh. Nothing is written unless the file's kind
-fits the config, all names fit the model, every imported norm has statistics, and the way back gives the file's
-numbers bit for bit.
+The tensors of third-party checkpoints replace new parameters; the parameters that no checkpoint fills stay new. Nothing
+is written unless each checkpoint is of a kind that goes with the config, all names and shapes fit the model, every
+frozen norm has statistics, and a round trip (ours back to theirs) gives the file's numbers bit for bit.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,162 +17,190 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import atomic, checkpoint
 from maskdiff_jax.model import build
-from maskdiff_jax.pretrained import files as foreign
-from maskdiff_jax.pretrained import rules
+from maskdiff_jax.pretrained import files, rules
 from maskdiff_jax.workdir import CHECKPOINTS, IMPORTED, create, initial_params, weights_folder
 
 
 class Target(NamedTuple):
-    """Where the tensors of a kind of file go."""
+    """Where the tensors of a kind of checkpoint go."""
 
     table: Sequence[rules.Rule]
-    part: str  # of our parameters
-    inside: str  # the child of that part which the file fills; "": all of it
-    presets: tuple[str, ...]  # the values of config.weights that it goes with; (): any
-    keep: tuple[str, ...] = ()  # leaves that such a file cannot hold
+    part: str  # of our parameters: "detector" or "mask_head"
+    child: str = ""  # the one child of that part which the table fills; "": all of it
+    presets: tuple[str, ...] = ()  # values of config.weights that the checkpoint goes with, the best first; (): any
+    keep: tuple[str, ...] = ()  # patterns of parameters that such a checkpoint does not have
 
 
 TARGETS = {
-    "msra": Target(rules.MSRA, "detector", "backbone", ("msra",)),
-    "detectron2-backbone": Target(rules.DETECTRON2_BACKBONE, "detector", "backbone", ("torchvision",)),
-    "resnet": Target(rules.RESNET, "detector", "backbone", ("torchvision",)),
-    "detectron2": Target(rules.DETECTRON2, "detector", "", ("zoo", "msra")),
-    # our classes enter by a table of their own, which starts at zero: no effect until it is trained
-    "guided-diffusion": Target(rules.GUIDED_DIFFUSION, "mask_head", "", (), (r".*/class_table",)),
+    "msra": Target(rules.MSRA, "detector", "backbone", presets=("msra",)),
+    "detectron2-backbone": Target(rules.DETECTRON2_BACKBONE, "detector", "backbone", presets=("torchvision",)),
+    "resnet": Target(rules.RESNET, "detector", "backbone", presets=("torchvision",)),
+    "detectron2": Target(rules.DETECTRON2, "detector", presets=("zoo", "msra")),
+    # our class vectors start at zero: they have no effect until they are trained
+    "guided-diffusion": Target(rules.GUIDED_DIFFUSION, "mask_head", keep=(r".*/class_table",)),
 }
-_BIAS = "roi_heads.box_predictor.cls_score.bias"  # what tells a linear classifier from TFA's cosine
+_CLASSIFIER_BIAS = "roi_heads.box_predictor.cls_score.bias"  # a linear classifier has one, TFA's cosine has none
 
 
-def run(config: ConfigDict, workdir: str | Path, files: Sequence[str | Path]) -> dict:
-    """Writes ``WORKDIR/config.json``, ``checkpoints/final`` and ``weights.json``.
+def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) -> dict:
+    """Writes ``config.json``, the weights and ``weights.json`` into a run folder.
 
     Args:
-      config: of stage 1, with the ``weights=`` that the files need.
-      workdir: of the run; an older import there is replaced.
-      files: one for the detector or its backbone, one for the mask head, or both.
+      config: of stage 1, with the ``weights=`` that the files go with.
+      workdir: the run folder; an earlier import there is replaced.
+      paths: one file for the detector or its backbone, one for the mask head, or both.
 
     Returns:
-      What stands in weights.json: "files" (each with kind, file, sha256, tensors, parameters, left_out), "filled"
-      and "fresh" (our parameters).
+      What weights.json holds: "files" (each with kind, file, sha256, tensors, parameters, unused), "filled" and "new"
+      (paths of our parameters).
 
     Raises:
       FileNotFoundError: a file is missing.
-      FileExistsError: a run was trained in the workdir.
-      ValueError: a file cannot be read or does not fit the config or the model; names it and the mend.
+      FileExistsError: the folder holds a trained run.
+      ValueError: a file cannot be read, or does not go with the config or the model; names it and the fix.
     """
     workdir = Path(workdir)
     if config.stage != "base":
-        raise ValueError("imported weights are what stage 1 starts from: give configs/base.py")
+        raise ValueError("stage 1 starts from pretrained weights, later stages from stage 1: give configs/base.py")
     if (workdir / CHECKPOINTS).is_dir() and not (workdir / IMPORTED).is_file():
         raise FileExistsError(f"{workdir} holds a trained run: give another --workdir")
-    read = [(Path(f), foreign.read(f)) for f in files]
-    twice = [part for part, n in Counter(TARGETS[x.kind].part for _, x in read).items() if n > 1]
-    if twice or not read:
-        raise ValueError(f"give one file for each part of the model, not {len(read)} ({', '.join(twice) or 'none'})")
-    for path, x in read:
+    found = {Path(path): files.read(path) for path in paths}
+    parts = [TARGETS[x.kind].part for x in found.values()]
+    if not parts or len(parts) != len(set(parts)) or len(found) != len(paths):
+        kinds = ", ".join(x.kind for x in found.values()) or "none"
+        raise ValueError(f"give one file for the detector, one for the mask head, or both; given: {kinds}")
+    for path, x in found.items():
         check_kind(config, path, x)
 
     params = jax.device_get(initial_params(config, build(config.model)))
-    documents, filled = [], []
-    for path, x in read:
-        params, document, paths = fill(params, path, x)
-        documents.append(document)
-        filled += paths
+    documents, filled = [], set()
+    for path, x in found.items():
+        params = fill(params, path, x)
+        documents.append(describe(path, x))
+        filled |= filled_paths(x)
     check_norms(config, params)
-    fresh = [p for p in _flat(params) if p not in set(filled)]
-    document = {"files": documents, "filled": filled, "fresh": fresh}
+    ours = list(_flat(params))
+    document = {
+        "files": documents, "filled": [p for p in ours if p in filled], "new": [p for p in ours if p not in filled],
+    }  # fmt: skip
     create(workdir, config)
     checkpoint.save_params(weights_folder(workdir), params)
     atomic.write_json(workdir / IMPORTED, document)
     return document
 
 
-def check_kind(config: ConfigDict, path: Path, x: foreign.Foreign) -> None:
-    """Whether the pixels and the layout of the config are those that the file was trained with.
+# ----------------------------------------------------------------------------------------------- checks
+
+
+def check_kind(config: ConfigDict, path: Path, x: files.Checkpoint) -> None:
+    """Whether the config describes the net and the pixels that a checkpoint was trained with.
 
     Raises:
-      ValueError: they are not; with the option that makes them so.
+      ValueError: it does not; names the option that makes it so.
     """
-    t, presets = config.model.detector, TARGETS[x.kind].presets
+    presets = TARGETS[x.kind].presets
+    name = f"{path} is of kind '{x.kind}' ({files.KINDS[x.kind][1]})"
     best = presets[0] if presets else config.weights
-    what = f"{path} is of kind '{x.kind}' ({foreign.KINDS[x.kind][1]})"
     if x.kind == "detectron2":
-        theirs, best = ("linear", "zoo") if _BIAS in x.state else ("cosine", "msra")
-        if theirs != t.classifier:
-            raise ValueError(
-                f"{what} with a {theirs} classifier, the config has a {t.classifier} one: {_command(config, best)}"
-            )
-        for field in ("pixel_mean", "pixel_std"):  # some versions store them
-            stored = x.state.get(field)
-            if stored is not None and not np.allclose(stored.ravel(), t[field], rtol=1e-3):
-                raise ValueError(
-                    f"{what}, trained with {field} {stored.ravel().tolist()}; the config has {tuple(t[field])}: give "
-                    f"--config.model.detector.{field}, channel_order and stride_in_1x1 as it was trained"
-                )
+        best = _check_classifier(config, name, x)
+        _check_pixels(config, name, x)
     if x.kind == "guided-diffusion":
-        unet = config.model.mask.unet
-        if unet.width % 32 or unet.width * min(unet.multipliers) < 128:
-            raise ValueError(
-                f"{what}, whose norms have 32 groups; nets with fewer than 128 channels have fewer here: give "
-                "--config.model.mask.unet.width=128 or more"
-            )
+        _check_groups(config, name)
     if presets and config.weights not in presets:
+        raise ValueError(f"{name}, which goes with weights={best}, not weights={config.weights}: {_fix(config, best)}")
+
+
+def _check_classifier(config: ConfigDict, name: str, x: files.Checkpoint) -> str:
+    """The preset of the detector's classifier."""
+    theirs, preset = ("linear", "zoo") if _CLASSIFIER_BIAS in x.tensors else ("cosine", "msra")
+    ours = config.model.detector.classifier
+    if theirs != ours:
+        raise ValueError(f"{name} with a {theirs} classifier, the config has a {ours} one: {_fix(config, preset)}")
+    return preset
+
+
+def _check_pixels(config: ConfigDict, name: str, x: files.Checkpoint) -> None:
+    """Some versions of detectron2 store the mean and the deviation of the pixels."""
+    for field in ("pixel_mean", "pixel_std"):
+        stored, ours = x.tensors.get(field), tuple(config.model.detector[field])
+        if stored is not None and not (stored.size == 3 and np.allclose(stored.ravel(), ours, rtol=1e-3)):
+            raise ValueError(
+                f"{name}, trained with {field} {stored.ravel().tolist()}; the config has {ours}: give "
+                f"--config.model.detector.{field}, channel_order and stride_in_1x1 as it was trained"
+            )
+
+
+def _check_groups(config: ConfigDict, name: str) -> None:
+    unet = config.model.mask.unet
+    if unet.width % 32 or unet.width * min(unet.multipliers) < 128:
         raise ValueError(
-            f"{what}, which goes with weights={best}, not weights={config.weights}: {_command(config, best)}"
+            f"{name}, whose GroupNorms have 32 groups, while nets with fewer than 128 channels have fewer groups here: "
+            "give --config.model.mask.unet.width=128 or more"
         )
 
 
-def _command(config: ConfigDict, name: str) -> str:
+def _fix(config: ConfigDict, weights: str) -> str:
     preset = "coco" if config.preset.startswith("shapes") else config.preset
-    return f"use --config configs/base.py:{preset},weights={name}, here and in what follows"
-
-
-def fill(params: dict, path: Path, x: foreign.Foreign) -> tuple[dict, dict, list[str]]:
-    """Parameters with a file's tensors in their place.
-
-    Returns:
-      The parameters; what weights.json says of the file; the paths that it filled.
-
-    Raises:
-      ValueError: names or shapes that do not fit, or a way back that does not give the file's numbers.
-    """
-    to = TARGETS[x.kind]
-    template = {to.inside: params[to.part][to.inside]} if to.inside else params[to.part]
-    try:
-        new = rules.convert(x.state, to.table, template, keep=to.keep)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} ({x.kind}): {error}\nthe config says what the model is: model.detector.blocks, model.num_classes, "
-            "model.mask.unet and so on must be as in the file"
-        ) from error
-    back = rules.export(new, to.table, {name: w.shape for name, w in x.state.items()})
-    wrong = [name for name, w in back.items() if w.dtype != x.state[name].dtype or not _same(w, x.state[name])]
-    if wrong:
-        raise ValueError(f"{path} ({x.kind}): not the same after the way back: {', '.join(wrong)}")
-    kept = {id(w) for w in _flat(template).values()}
-    paths = [f"{to.part}/{p}" for p, w in _flat(new).items() if id(w) not in kept]
-    document = {
-        "kind": x.kind, "file": path.name, "sha256": _sha256(path), "tensors": len(back),
-        "parameters": sum(int(w.size) for w in back.values()), "left_out": rules.left_out(x.state, to.table),
-    }  # fmt: skip
-    return params | {to.part: params[to.part] | new}, document, paths
+    return f"use --config configs/base.py:{preset},weights={weights} here and in later commands"
 
 
 def check_norms(config: ConfigDict, params: dict) -> None:
-    """Raises ValueError where a frozen norm has no statistics: its layer would see features of any size."""
+    """Raises ValueError if a frozen norm has no statistics: its layer would get features of any scale."""
     if config.model.detector.norm != "frozen_bn":
         return
-    flat = _flat(params)
-    bare = [p for p, w in flat.items() if p.startswith("detector/backbone/") and p.endswith("/var") and np.all(w == 1)]
-    if bare:
+    variances = {p: w for p, w in _flat(params).items() if p.startswith("detector/backbone/") and p.endswith("/var")}
+    without = [p for p, w in variances.items() if np.all(w == 1)]
+    if without:
         raise ValueError(
-            f"{len(bare)} frozen norms of the backbone have no statistics (all variances are 1; first: {bare[0]}): "
-            "give a file that holds them, or train from scratch with weights=scratch"
+            f"{len(without)} frozen norms of the backbone have no statistics (all variances are 1; first: "
+            f"{without[0]}): give a file that holds them, or train from scratch with weights=scratch"
         )
 
 
+# -------------------------------------------------------------------------------------------- conversion
+
+
+def fill(params: dict, path: Path, x: files.Checkpoint) -> dict:
+    """Parameters in which a checkpoint's tensors replace ours.
+
+    Raises:
+      ValueError: names or shapes that do not fit, or a round trip that does not give the file's numbers.
+    """
+    target = TARGETS[x.kind]
+    part = params[target.part]
+    template = {target.child: part[target.child]} if target.child else part
+    try:
+        new = rules.convert(x.tensors, target.table, template, keep=target.keep)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} ({x.kind}): {error}\nthe config describes the model: model.detector.blocks, model.num_classes, "
+            "model.mask.unet and so on must be as in the file"
+        ) from error
+    returned = rules.export(new, target.table, {name: tensor.shape for name, tensor in x.tensors.items()})
+    wrong = [name for name, tensor in returned.items() if not _same_bits(tensor, x.tensors[name])]
+    if wrong:
+        raise ValueError(f"{path} ({x.kind}): the round trip changes {', '.join(wrong)}")
+    return params | {target.part: part | new}
+
+
+def filled_paths(x: files.Checkpoint) -> set[str]:
+    """Paths of all parameters that a checkpoint fills: "detector/backbone/stem/conv1/kernel" ..."""
+    target = TARGETS[x.kind]
+    return {f"{target.part}/{path}" for path in rules.filled_paths(x.tensors, target.table)}
+
+
+def describe(path: Path, x: files.Checkpoint) -> dict:
+    """A checkpoint's entry in weights.json."""
+    unused = rules.unused_names(x.tensors, TARGETS[x.kind].table)
+    used = x.tensors.keys() - set(unused)
+    return {
+        "kind": x.kind, "file": path.name, "sha256": _sha256(path), "tensors": len(used),
+        "parameters": sum(int(x.tensors[name].size) for name in used), "unused": unused,
+    }  # fmt: skip
+
+
 def summary(paths: Sequence[str]) -> list[str]:
-    """Paths cut to two levels, each once: "detector/fpn", "mask_head" ..."""
+    """Paths cut to their first levels, each once: "detector/fpn", "mask_head" ..."""
     cut = ("/".join(p.split("/")[: 2 if p.startswith("detector/") else 1]) for p in paths)
     return list(dict.fromkeys(cut))
 
@@ -182,9 +209,11 @@ def _flat(params: Any) -> dict[str, Any]:
     return flatten_dict(params, sep="/")  # type: ignore[return-value]
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Bit for bit, so that NaN equals itself and -0 is not 0."""
-    return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal bit for bit: NaN equals itself, and -0 is not 0."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
 
 
 def _sha256(path: Path) -> str:

@@ -1,8 +1,12 @@
-"""Foreign weights into our parameters: tables of (pattern, path, transform), checked from both sides.
+"""Tables that turn the tensors of third-party checkpoints into our parameters, and back.
 
-A table is an ordered list of rules. Each foreign name must match exactly one rule, each of our leaves must
-be filled exactly once, and shapes must agree; every problem is reported at once. A table works both ways:
-``export`` gives the foreign tensors back, so that a conversion can be checked by undoing it.
+A table is a list of rules: name pattern -> our path -> change of layout. Each tensor of a checkpoint must match exactly
+one rule, each of our parameters must be filled exactly once, and shapes must agree; all problems are reported at once.
+``export`` is the inverse of ``convert``, so that a conversion can be checked by a round trip.
+
+A path is ours, with "/" between its parts: "backbone/res2/block0/conv1/kernel". A name is theirs. Names and layouts are
+those of detectron2 (modeling/, checkpoint/c2_model_loading.py), torchvision (models/resnet.py) and guided-diffusion
+(unet.py); see docs/design.md, "Pretrained files".
 """
 
 import re
@@ -16,17 +20,17 @@ Shape = tuple[int, ...]
 
 
 class Transform(NamedTuple):
-    """Between a foreign tensor's layout and ours."""
+    """Between the layout of a third-party tensor and ours."""
 
-    forward: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray, Shape], np.ndarray]  # ours, the foreign shape -> foreign
+    forward: Callable[[np.ndarray], np.ndarray]  # theirs -> ours
+    inverse: Callable[[np.ndarray, Shape], np.ndarray]  # ours, their shape -> theirs
 
 
 class Rule(NamedTuple):
     """One row of a table."""
 
-    pattern: str  # of the whole foreign name (re.fullmatch)
-    path: str | None  # ours, "/" between the parts, with \1, \2 of the pattern; None = leave out
+    pattern: str  # of the whole name (re.fullmatch)
+    path: str | None  # with \1, \2 of the pattern; None: the tensor is not used
     transform: Transform = Transform(lambda w: w, lambda w, shape: w)
 
 
@@ -36,59 +40,61 @@ CONV = Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w, shape: w.transpose
 LINEAR = Transform(lambda w: w.reshape(w.shape[:2]).T, lambda w, shape: w.T.reshape(shape))
 
 
-def convert(state: Mapping[str, np.ndarray], table: Sequence[Rule], template: Any, *, keep: Sequence[str] = ()) -> dict:
-    """Builds parameters like ``template`` from foreign tensors.
+def convert(
+    tensors: Mapping[str, np.ndarray], table: Sequence[Rule], template: Any, *, keep: Sequence[str] = ()
+) -> dict:
+    """Builds parameters like ``template`` from third-party tensors.
 
     Args:
-      state: foreign name -> array.
+      tensors: name -> array.
       table: the rules.
-      template: our parameter tree (arrays or ShapeDtypeStructs): names, shapes and dtypes wanted.
-      keep: patterns (re.fullmatch) of our leaves that nothing needs to fill; such a leaf stays as it is in
+      template: our parameter tree (arrays or ShapeDtypeStructs), with the names, shapes and dtypes to fill.
+      keep: patterns (re.fullmatch) of paths that nothing needs to fill; such a parameter stays as it is in
         ``template``, which then holds arrays.
 
     Raises:
-      ValueError: names that no rule or several rules match, leaves left empty or filled twice, shapes that
+      ValueError: names that no rule or several rules match, parameters that are not filled or filled twice, shapes that
         differ; all of them in one message.
     """
-    want: dict[str, Any] = flatten_dict(template, sep="/")  # type: ignore[assignment]
+    wanted: dict[str, Any] = flatten_dict(template, sep="/")  # type: ignore[assignment]
     out: dict[str, np.ndarray] = {}
     problems = []
-    for name, w in state.items():
-        hits = _hits(name, table)
-        if len(hits) != 1:
-            problems.append(f"{name}: matched by {len(hits)} rules")
+    for name, tensor in tensors.items():
+        matches = _matches(name, table)
+        if len(matches) != 1:
+            problems.append(f"{name}: matched by {len(matches)} rules")
             continue
-        rule, path = hits[0]
+        rule, path = matches[0]
         if path is None:
             continue
-        if path not in want:
+        if path not in wanted:
             problems.append(f"{name}: the model has no parameter {path}")
             continue
         try:
-            value = rule.transform.forward(np.asarray(w))
+            value = rule.transform.forward(np.asarray(tensor))
         except (ValueError, IndexError):  # another number of axes
-            problems.append(f"{name}: {np.shape(w)} does not fit {path} {want[path].shape}")
+            problems.append(f"{name}: {np.shape(tensor)} does not fit {path} {wanted[path].shape}")
             continue
         if path in out:
             problems.append(f"{name}: {path} is already filled")
-        elif value.shape != want[path].shape:
-            problems.append(f"{name}: {value.shape} does not fit {path} {want[path].shape}")
+        elif value.shape != wanted[path].shape:
+            problems.append(f"{name}: {value.shape} does not fit {path} {wanted[path].shape}")
         else:
-            out[path] = value.astype(want[path].dtype)
-    out |= {path: want[path] for path in want if path not in out and any(re.fullmatch(k, path) for k in keep)}
-    problems += [f"{p}: nothing fills it" for p in want if p not in out]
+            out[path] = value.astype(wanted[path].dtype)
+    out |= {path: wanted[path] for path in wanted if path not in out and any(re.fullmatch(k, path) for k in keep)}
+    problems += [f"{path}: nothing fills it" for path in wanted if path not in out]
     if problems:
-        raise ValueError("weights do not fit the model:\n  " + "\n  ".join(problems))
+        raise ValueError("the weights do not fit the model:\n  " + "\n  ".join(problems))
     return unflatten_dict(out, sep="/")
 
 
 def export(params: Any, table: Sequence[Rule], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
-    """The inverse of ``convert``: foreign tensors from parameters.
+    """The inverse of ``convert``: third-party tensors from parameters.
 
     Args:
-      params: what ``convert`` gave, or parameters of the same model.
+      params: what ``convert`` returned, or parameters of the same model.
       table: the rules.
-      shapes: the foreign names wanted and their shapes; those that the table leaves out are left out here.
+      shapes: the names to export and their shapes there; unused names are skipped.
 
     Raises:
       ValueError: a name that no rule or several rules match, or whose parameter is missing.
@@ -96,27 +102,32 @@ def export(params: Any, table: Sequence[Rule], shapes: Mapping[str, Shape]) -> d
     have: dict[str, Any] = flatten_dict(params, sep="/")  # type: ignore[assignment]
     out = {}
     for name, shape in shapes.items():
-        hits = _hits(name, table)
-        if len(hits) != 1 or hits[0][1] not in (*have, None):
-            raise ValueError(f"cannot export {name}: {len(hits)} rules match it, or the model has no such parameter")
-        rule, path = hits[0]
+        matches = _matches(name, table)
+        if len(matches) != 1 or matches[0][1] not in (*have, None):
+            raise ValueError(f"cannot export {name}: {len(matches)} rules match it, or the model has no such parameter")
+        rule, path = matches[0]
         if path is not None:
-            out[name] = rule.transform.back(np.asarray(have[path]), shape)
+            out[name] = rule.transform.inverse(np.asarray(have[path]), shape)
     return out
 
 
-def left_out(names: Iterable[str], table: Sequence[Rule]) -> list[str]:
-    """Those of the names that the table says to leave out."""
-    return [n for n in names if any(path is None for _, path in _hits(n, table))]
+def filled_paths(names: Iterable[str], table: Sequence[Rule]) -> set[str]:
+    """The paths of the parameters that tensors of these names fill."""
+    return {path for name in names for _, path in _matches(name, table) if path is not None}
 
 
-def _hits(name: str, table: Sequence[Rule]) -> list[tuple[Rule, str | None]]:
-    """The rules that match a foreign name, each with our path."""
+def unused_names(names: Iterable[str], table: Sequence[Rule]) -> list[str]:
+    """Those of the names that the table states as not used."""
+    return [name for name in names if any(path is None for _, path in _matches(name, table))]
+
+
+def _matches(name: str, table: Sequence[Rule]) -> list[tuple[Rule, str | None]]:
+    """The rules that match a name, each with our path."""
     found = ((rule, re.fullmatch(rule.pattern, name)) for rule in table)
     return [(rule, rule.path and match.expand(rule.path)) for rule, match in found if match]
 
 
-# [out, C 7 7] <-> [7 7 C, out]: the pooled cells are flattened channels first there, last here
+# [out, C 7 7] <-> [7 7 C, out]: the pooled 7 x 7 cells are flattened channels first there, last here
 _FC1 = Transform(
     lambda w: w.reshape(w.shape[0], -1, 7, 7).transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
     lambda w, shape: w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0, 1).reshape(shape),
@@ -129,7 +140,7 @@ def _batch_norm(pattern: str, path: str, names: Mapping[str, str]) -> list[Rule]
 
 _RESNET = r"backbone\.bottom_up\."
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-# Faster R-CNN of detectron2 and TFA -> our detector (fsis_protocol.md, section 1.6)
+# Faster R-CNN of detectron2 and TFA -> our detector
 DETECTRON2 = (
     Rule(_RESNET + r"stem\.conv1\.weight", r"backbone/stem/conv1/kernel", CONV),
     Rule(_RESNET + r"(res\d)\.(\d+)\.(\w+)\.weight", r"backbone/\1/block\2/\3/kernel", CONV),
@@ -148,11 +159,11 @@ DETECTRON2 = (
     Rule(r"roi_heads\.box_head\.(fc\d)\.bias", r"box_head/\1/bias"),
     Rule(r"roi_heads\.box_predictor\.(\w+)\.weight", r"box_predictor/\1/kernel", LINEAR),
     Rule(r"roi_heads\.box_predictor\.(\w+)\.bias", r"box_predictor/\1/bias"),
-    # constants of old files, and the mask head, which is another part of ours
+    # constants that some versions store, and Mask R-CNN's mask head, which the detector does not have
     Rule(r"pixel_(mean|std)|proposal_generator\.anchor_generator\..*|roi_heads\.mask_head\..*", None),
 )
 
-# Mask R-CNN's own mask head in detectron2 (section 1.6) -> nets.maskcnn.ConvMaskHead
+# Mask R-CNN's mask head (detectron2, modeling/roi_heads/mask_head.py) -> nets.maskcnn.ConvMaskHead
 _DECONV = Transform(lambda w: w.transpose(2, 3, 0, 1), lambda w, shape: w.transpose(2, 3, 0, 1))  # [in, out, kh, kw]
 MASK_RCNN = (
     Rule(r"roi_heads\.mask_head\.(mask_fcn\d|predictor)\.weight", r"mask_head/\1/kernel", CONV),
@@ -160,13 +171,13 @@ MASK_RCNN = (
     Rule(r"roi_heads\.mask_head\.(\w+)\.bias", r"mask_head/\1/bias"),
 )
 
-# detectron2's ImageNet backbone converted from torchvision: the same names without their prefix (section 1.7)
+# detectron2's torchvision/R-50.pkl, an ImageNet backbone: the same names without their prefix
 DETECTRON2_BACKBONE = (
     *(r._replace(pattern=r.pattern.removeprefix(_RESNET)) for r in DETECTRON2 if r.pattern.startswith(_RESNET)),
     Rule(r"(stem\.)?fc\..*|.*\.num_batches_tracked", None),  # the classifier, and a counter
 )
 
-# detectron2's ImageNet backbone of MSRA in Caffe2 names (section 1.7)
+# detectron2's MSRA/R-50.pkl, an ImageNet backbone in Caffe2 names
 _CAFFE2_NORM = {"gamma": "scale", "beta": "bias", "running_mean": "mean", "running_var": "var"}
 _CAFFE2_BLOCK = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
 MSRA = (
@@ -180,7 +191,7 @@ MSRA = (
             *_batch_norm(rf"(res\d)_(\d+)_{a}_bn_", rf"backbone/\1/block\2/{b}/norm", _CAFFE2_NORM),
         )
     ),
-    # the classifier under both of its names, the stem's unused bias, the optimizer's state
+    # the classifier under either name, the stem's bias (the norm has one), the optimizer's state
     Rule(r"(fc1000|pred)_[wb]|conv1_b|.*_momentum", None),
 )
 
@@ -217,17 +228,16 @@ def _gd_res(block: str, name: str) -> list[Rule]:
 
 
 def _pair(pattern: str, path: str) -> list[Rule]:
-    """Weight and bias of a layer, whatever its kind: a vector is a norm's scale."""
+    """Weight and bias of a layer: a norm by the name of our path, else a convolution or a linear layer."""
     if re.search(r"norm\d?$", path):
         return [Rule(rf"{pattern}\.weight", f"{path}/scale"), Rule(rf"{pattern}\.bias", f"{path}/bias")]
-
     return [Rule(rf"{pattern}\.weight", f"{path}/kernel", _EITHER), Rule(rf"{pattern}\.bias", f"{path}/bias")]
 
 
-# a convolution where the foreign tensor has four axes, else a linear layer
+# a convolution where the third-party tensor has four axes, else a linear layer
 _EITHER = Transform(
     lambda w: (CONV if w.ndim == 4 else LINEAR).forward(w),
-    lambda w, shape: (CONV if len(shape) == 4 else LINEAR).back(w, shape),
+    lambda w, shape: (CONV if len(shape) == 4 else LINEAR).inverse(w, shape),
 )
 
 

@@ -1,10 +1,11 @@
-"""Pickles of strangers: tensors, numpy arrays and plain containers come out, anything else is refused.
+"""Reads pickles without trusting them: tensors, numpy arrays and plain containers come out, anything else is refused.
 
-A pickle is a program that names what it wants to call. Here every name is looked up in `_KNOWN`, whose entries
-are stand-ins of this module; a name that is not there ends the reading before anything was called. Arrays are
-rebuilt here from their bytes, with every size checked, since numpy's own way trusts what the file says.
+A pickle is a program that names what it wants to call. Here every name is looked up in `_KNOWN`, whose entries are
+functions of this module; a name that is not there ends the reading before anything was called. Arrays are rebuilt here
+from their bytes, with every size checked, since numpy's own reconstruction trusts what the file says.
 
-A tensor of PyTorch is a view of a storage, whose bytes lie elsewhere in the file: see `Tensor`.
+A tensor of PyTorch is a view of a storage, whose bytes lie elsewhere in the file: see `Tensor`. The functions that
+PyTorch's pickles call are in torch/_utils.py and torch/serialization.py, numpy's in numpy/_core/multiarray.py.
 """
 
 import math
@@ -25,15 +26,15 @@ _CODES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"
 
 
 class Refused(Exception):
-    """The pickle names something that is no tensor and no plain container; the message is its name."""
+    """The pickle names something other than tensors and plain containers; the message is that name."""
 
 
 class Storage(NamedTuple):
-    """A run of numbers somewhere in the file."""
+    """A sequence of numbers somewhere in the file."""
 
     code: str  # numpy's, or "bf16"
     key: str  # its name in the file
-    count: int  # numbers in it
+    count: int  # of numbers
 
 
 class Tensor(NamedTuple):
@@ -46,14 +47,14 @@ class Tensor(NamedTuple):
 
 
 class Array:
-    """A numpy array as pickled; ``value`` once its state has been read."""
+    """A numpy array while it is unpickled; ``value`` is set once its state was read."""
 
     value: np.ndarray
 
     def __setstate__(self, state: tuple) -> None:
         """``state`` ends with shape, dtype, whether the order is Fortran's, bytes."""
         shape, dtype, fortran, data = state[-4:]
-        self.value = _filled(data, dtype, shape, "F" if fortran else "C")
+        self.value = _from_bytes(data, dtype, shape, "F" if fortran else "C")
 
 
 class _Dtype:
@@ -70,15 +71,14 @@ class _Dtype:
 
 
 def load(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-    """One pickle, from where the file stands.
+    """Reads one pickle from the current position of the file.
 
     Returns:
-      What it holds, with `Tensor` and `Array` in place of tensors and arrays; and the storages it speaks of, by
-      key.
+      What it holds, with `Tensor` and `Array` in place of tensors and arrays; and the storages it refers to, by key.
 
     Raises:
-      Refused: it names anything else than tensors, arrays and plain containers.
-      Exception: of many kinds, where the pickle is damaged.
+      Refused: it names anything other than tensors, arrays and plain containers.
+      Exception: of many kinds, if the pickle is damaged.
     """
     reader = _Unpickler(file)
     return reader.load(), reader.storages
@@ -88,8 +88,8 @@ def to_array(value: Any, read: Callable[[Storage], bytes]) -> np.ndarray | None:
     """The numbers of a `Tensor` or an `Array`; None for anything else.
 
     Args:
-      value: a leaf of what `load` gave.
-      read: the bytes of a storage, little-endian.
+      value: a leaf of what `load` returned.
+      read: returns the bytes of a storage, little-endian.
 
     Raises:
       ValueError: a tensor reaches beyond its storage, or is larger than it.
@@ -120,7 +120,7 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO):
-        super().__init__(file, encoding="latin1")  # what Python 2 wrote: its str holds the bytes of arrays
+        super().__init__(file, encoding="latin1")  # in pickles of Python 2 the bytes of arrays are str
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -156,22 +156,22 @@ def _bytes(data: Any) -> bytes:
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
-def _filled(data: Any, dtype: _Dtype, shape: Any, order: str) -> np.ndarray:
-    """Raises ValueError where the bytes are not what the shape asks for."""
+def _from_bytes(data: Any, dtype: _Dtype, shape: Any, order: str) -> np.ndarray:
+    """The array of a dtype and a shape that bytes hold. Raises ValueError if there are not as many bytes."""
     kind = dtype.numpy()
     flat = np.frombuffer(_bytes(data), kind)
     return flat.reshape(tuple(map(int, shape)), order="F" if order == "F" else "C").astype(kind.newbyteorder("="))
 
 
 def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> Array:
-    """How protocol 5 writes arrays."""
+    """An array as protocol 5 writes it."""
     array = Array()
-    array.value = _filled(data, dtype, shape, order)
+    array.value = _from_bytes(data, dtype, shape, order)
     return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocols before 3 write bytes."""
+    """Bytes as protocols before 3 write them."""
     if encoding != "latin1":
         raise Refused(f"bytes as '{encoding}'")
     return text.encode("latin1")
@@ -181,6 +181,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "Counter"): dict,  # in the state of some schedulers
     ("_codecs", "encode"): _encode,
+    **{(module, "set"): set for module in ("__builtin__", "builtins")},
+    **{(module, "bytes"): lambda: b"" for module in ("__builtin__", "builtins")},  # an empty array before protocol 3
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
@@ -193,6 +195,6 @@ _KNOWN: dict[tuple[str, str], Any] = {
 for _module in ("numpy.core.", "numpy._core."):  # before and since numpy 2
     _KNOWN |= {
         (_module + "multiarray", "_reconstruct"): lambda *_: Array(),
-        (_module + "multiarray", "scalar"): lambda dtype, data: _filled(data, dtype, (), "C").item(),
+        (_module + "multiarray", "scalar"): lambda dtype, data: _from_bytes(data, dtype, (), "C").item(),
         (_module + "numeric", "_frombuffer"): _from_buffer,
     }

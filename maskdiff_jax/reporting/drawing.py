@@ -1,4 +1,4 @@
-"""What figures are drawn with: mask outlines, labels, stars, text. Pictures are uint8 RGB arrays [h, w, 3]."""
+"""Primitives of figures: mask outlines, labels, stars, text. Pictures are uint8 RGB arrays [h, w, 3]."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tables of foreign names: every tensor lands where it belongs, the way back is exact, problems come all at once."""
+"""Tables of third-party names: every tensor lands where it belongs, the round trip is exact, problems come at once."""
 
 import json
 from pathlib import Path
@@ -72,14 +72,18 @@ def test_the_literal_names_of_the_files():
     assert len(state) == 53 * 5  # ResNet-50
 
 
-def test_what_is_left_out():
+def test_filled_paths_and_unused_names():
     msra = ["conv1_b", "fc1000_w", "fc1000_b", "pred_w", "conv1_w_momentum", "res2_0_branch2a_bn_gamma_momentum"]
-    assert rules.left_out([*msra, "conv1_w"], rules.MSRA) == msra
-    assert rules.left_out(["fc.weight", "layer1.0.bn1.num_batches_tracked", "conv1.weight"], rules.RESNET) == [
+    assert rules.unused_names([*msra, "conv1_w"], rules.MSRA) == msra
+    assert rules.unused_names(["fc.weight", "layer1.0.bn1.num_batches_tracked", "conv1.weight"], rules.RESNET) == [
         "fc.weight", "layer1.0.bn1.num_batches_tracked",
     ]  # fmt: skip
     masks = ["roi_heads.mask_head.deconv.bias", "pixel_mean"]
-    assert rules.left_out([*masks, "backbone.fpn_output2.bias"], rules.DETECTRON2) == masks
+    assert rules.unused_names([*masks, "backbone.fpn_output2.bias"], rules.DETECTRON2) == masks
+    assert rules.filled_paths([*masks, "backbone.fpn_output2.bias"], rules.DETECTRON2) == {"fpn/output2/bias"}
+    assert rules.filled_paths(["conv1_w", "conv1_b", "res2_0_branch1_bn_beta"], rules.MSRA) == {
+        "backbone/stem/conv1/kernel", "backbone/res2/block0/shortcut/norm/bias",
+    }  # fmt: skip
 
 
 def test_a_detector_round_trip(template):

@@ -1,4 +1,4 @@
-"""Weight files as other programs write them, written without those programs."""
+"""Weight files as PyTorch, safetensors and Python 2 write them, written without these programs."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ class _Parameter:
 
 @contextlib.contextmanager
 def _torch():
-    """Modules by the names that a pickle of PyTorch speaks of, while one is written."""
+    """Modules with the names that a pickle of PyTorch refers to, while one is written."""
     modules = {name: types.ModuleType(name) for name in ("torch", "torch._utils")}
     for name in TORCH_CLASS.values():
         setattr(modules["torch"], name, type(name, (), {"__module__": "torch"}))
@@ -69,7 +69,7 @@ def tensor(key, x, code="f4", *, offset=0, transposed=False, view=None, shape=No
 
     Args:
       offset: numbers in the storage before the tensor.
-      transposed: the storage holds x.T, so that the strides are not those of a fresh tensor.
+      transposed: the storage holds x.T, so that the strides are not those of a contiguous tensor.
       view: where in the storage the storage's view starts (old files).
       shape: what the file says instead of x.shape.
     """
@@ -128,17 +128,17 @@ def torch_legacy(tree, *, little=True):
 
 def safetensors(entries, metadata=None):
     """The bytes of a file; entries: name -> (dtype, shape, raw)."""
-    header, at = {"__metadata__": metadata or {"format": "pt"}}, 0
+    header, offset = {"__metadata__": metadata or {"format": "pt"}}, 0
     for name, (dtype, shape, raw) in entries.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(raw)]}
-        at += len(raw)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + len(raw)]}
+        offset += len(raw)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + b"".join(raw for *_, raw in entries.values())
 
 
 def python2_pickle(state):
-    """A dict of float32 arrays as Python 2 and numpy 1 wrote it: the bytes of arrays are str, not bytes."""
+    """A dict of float32 arrays as Python 2 and numpy 1 wrote it: arrays keep their bytes in a str."""
 
     def text(value):
         return b"T" + struct.pack("<i", len(value)) + value

@@ -1,4 +1,4 @@
-"""Small foreign models by name: recipe weights under the names that other projects give them."""
+"""Small third-party models: weights of tests/parity/weight_recipe.py under the names that other projects use."""
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def torchvision_name(stage, block, conv, leaf):
 
 
 def backbone(name, width=8, blocks=(1, 1, 1, 1)) -> dict[str, np.ndarray]:
-    """The tensors of one and the same ResNet under the names that ``name`` gives."""
+    """The tensors of a small ResNet, the same for every naming: ``name`` is one of the functions above."""
     state = {}
     for at, shape in backbone_shapes(width, blocks).items():
         for leaf in (None, "weight", "bias", "running_mean", "running_var"):

@@ -76,27 +76,27 @@ def test_curves_are_means_over_runs():
 
 
 def test_all_classes_have_no_line_of_their_own_where_only_base_classes_are_evaluated(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(charts, "line_chart", lambda *args, **_: drawn.append(args) or b"")
+    rendered = []
+    monkeypatch.setattr(charts, "line_chart", lambda *args, **_: rendered.append(args) or b"")
     doc = document("base")
     doc["curves"]["segm/base"] = doc["curves"]["segm/all"]
     assert len(sections.threshold_section([[make_run(doc)]])) == 1
-    assert [[line.label for line in lines] for *_, lines in drawn] == [["base, stage 1"]]
+    assert [[line.label for line in lines] for *_, lines in rendered] == [["base, stage 1"]]
     assert sections.threshold_section([[make_run({"metrics": {}})]]) == []
 
 
 def test_losses_of_one_run_with_their_terms_and_of_several_by_seed(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(charts, "line_chart", lambda *args, **_: drawn.append(args) or b"")
+    rendered = []
+    monkeypatch.setattr(charts, "line_chart", lambda *args, **_: rendered.append(args) or b"")
     one = make_run(document(), log_lines())
     sections.loss_section([[one]])
-    title, x_label, y_label, lines = drawn.pop()
+    title, x_label, y_label, lines = rendered.pop()
     assert (title, x_label, y_label) == ("stage 2: mask head", "step", "loss")
     assert [line.label for line in lines] == ["loss", "loss_cls", "loss_box"]
     assert lines[1].y[0] == 0.5 and math.isnan(lines[1].y[1])
     sections.loss_section([[one, make_run(document(seed=1), log_lines()), make_run(document(seed=2))]])
-    assert [line.label for line in drawn.pop()[3]] == ["seed 0", "seed 1"]
-    assert sections.loss_section([[make_run(document())]]) == [] and not drawn
+    assert [line.label for line in rendered.pop()[3]] == ["seed 0", "seed 1"]
+    assert sections.loss_section([[make_run(document())]]) == [] and not rendered
 
 
 def test_classes_with_the_novel_ones_last():
