@@ -240,6 +240,8 @@ def _train() -> ConfigDict:
     train.save_every = 2000  # steps; 0 = only at the end of a phase
     train.keep = 2  # checkpoints of a phase that is still running
     train.devices = 0  # size of the mesh axis `data`; 0 = all
+    # detector and mask head at the same time, each on half of the devices; False: one after the other on all of them
+    train.side_by_side = False
     return train
 
 

@@ -5,6 +5,7 @@ that was cut off goes on exactly where it was. Weights are parameters only. Orba
 temporary name and renames, so what is there is whole.
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from maskdiff_jax.types import TrainState
+
+# orbax mixes up two saves that one process makes at the same time, as phases do that are trained side by side
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def _abstract(tree: Any) -> Any:
@@ -38,7 +42,10 @@ class PhaseCheckpoints:
     def save(self, state: TrainState, data: Any) -> None:
         """Saves a state and the data iterator's position (anything json holds)."""
         step = int(jax.device_get(state.step))
-        self._manager.save_async(step, state._asdict(), custom_metadata={"data": data}, force=True)
+        with _ONE_AT_A_TIME:
+            saving = self._manager.save_async(step, state._asdict(), custom_metadata={"data": data}, force=True)
+            if threading.current_thread() is not threading.main_thread():  # another phase may save at any moment
+                saving.result()
 
     def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
         """The newest state and data position, on the shardings of ``like``; None where nothing was saved.

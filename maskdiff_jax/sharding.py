@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -19,6 +20,21 @@ def make_mesh(devices: int = 0) -> Mesh:
     return jax.make_mesh(
         (devices or len(have),), ("data",), axis_types=(AxisType.Auto,), devices=have[: devices or len(have)]
     )
+
+
+def divide(mesh: Mesh, count: int) -> list[Mesh]:
+    """The devices of a mesh, divided among ``count`` meshes of equal size.
+
+    Raises:
+      ValueError: they cannot be divided.
+    """
+    if mesh.size % count:
+        raise ValueError(
+            f"train.side_by_side needs a multiple of {count} devices, but {mesh.size} are used: set "
+            "train.side_by_side=False, or train.devices"
+        )
+    groups = np.split(mesh.devices, count)
+    return [Mesh(devices, mesh.axis_names, axis_types=mesh.axis_types) for devices in groups]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

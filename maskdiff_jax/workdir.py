@@ -14,6 +14,7 @@ config of the run.
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ CHECKPOINTS, TENSORBOARD, EXPORT, REPORT = "checkpoints", "tensorboard", "export
 SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
 # the fields that trained weights do not depend on; a trailing dot: the whole section
 AFTER_TRAINING = (
-    "eval.", "distill.", "train.devices", "train.log_every", "train.save_every", "train.keep",
+    "eval.", "distill.", "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
     *(f"data.{k}" for k in ("root", "test_json", "test_images", "test_short_side", "workers", "cache_mb")),
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
@@ -49,6 +50,7 @@ NEXT_STAGE = (
         "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",
     )),
 )  # fmt: skip
+_SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
 NAMED = 8  # fields that a message names
 
 
@@ -251,6 +253,7 @@ def read_seconds(folder: str | Path) -> dict[str, float]:
 
 def add_seconds(folder: str | Path, phase: str, seconds: float) -> None:
     """Adds to the training time of a phase."""
-    total = read_seconds(folder)
-    total[phase] = round(total.get(phase, 0.0) + seconds, 1)
-    atomic.write_json(Path(folder) / SECONDS, total)
+    with _SECONDS_LOCK:
+        total = read_seconds(folder)
+        total[phase] = round(total.get(phase, 0.0) + seconds, 1)
+        atomic.write_json(Path(folder) / SECONDS, total)

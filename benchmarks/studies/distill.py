@@ -22,7 +22,7 @@ from configs import distill
 from launch import cli
 from maskdiff_jax import sharding
 from maskdiff_jax.model import build
-from maskdiff_jax.training import loop, stages
+from maskdiff_jax.training import loop, side_by_side, stages
 from maskdiff_jax.workdir import load_weights
 
 
@@ -67,7 +67,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as workdir:
         train = partial(loop.run_phase, config=config, workdir=Path(workdir), mesh=sharding.make_mesh(1))
-        stages.distill_stage(config, Path(workdir), partial(train_and_score, train=train))
+        parts = stages.distill_stage(config, Path(workdir))
+        side_by_side.train_parts(parts, [partial(train_and_score, train=train)])
     phase = config.train.mask
     about = {"training_steps": phase.steps, "batch": 2 * phase.batch, "rounds": config.distill.rounds}
     measure.write("distill", about | {"objects": masks.objects(data), "rows": rows} | measure.machine())

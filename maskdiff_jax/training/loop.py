@@ -4,6 +4,7 @@ The order inside: step, write numbers, save, advance. A phase ends with the runn
 which the next one starts.
 """
 
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -47,6 +48,10 @@ class Phase(NamedTuple):
     unit_columns: frozenset[str] = frozenset()  # parameters whose columns keep length 1, see `optim.unit_columns`
 
 
+class Interrupted(Exception):
+    """A phase was asked to stop before its last step; what it has done is saved."""
+
+
 class PairLoader:
     """Two loaders walked in step, as one."""
 
@@ -64,8 +69,14 @@ class PairLoader:
             loader.set_state(s)
 
 
-def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh) -> PyTree:
-    """Runs a phase from where it stopped; returns the parameters with the running mean in place."""
+def run_phase(
+    phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None
+) -> PyTree:
+    """Runs a phase from where it stopped; returns the parameters with the running mean in place.
+
+    Args:
+      stop: when it is set, the phase finishes its step, saves, and raises `Interrupted`.
+    """
     if not phase.steps:
         return params
     start = time.monotonic()
@@ -93,13 +104,16 @@ def run_phase(phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path
             writer.say("compiling the training step")
             for step in range(first + 1, phase.steps + 1):
                 state, metrics = step_fn(state, sharding.put_batch(next(phase.loader), mesh), key)
-                last = step == phase.steps
+                stopped = stop is not None and stop.is_set() and step < phase.steps
+                last = stopped or step == phase.steps
                 if step % config.train.log_every == 0 or last or step == 1:
                     writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
                 if last or (config.train.save_every and step % config.train.save_every == 0):
                     with jax.transfer_guard("allow"):  # saving reads the state from the device
                         saved.save(state, phase.loader.get_state())
                 writer.advance()
+                if stopped:
+                    raise Interrupted(f"phase '{phase.name}' stopped after step {step} of {phase.steps}")
         result = optim.overlay(state.params, state.ema)
     if first < phase.steps:
         add_seconds(workdir, phase.name, time.monotonic() - start)

@@ -2,11 +2,14 @@
 
 import json
 import math
+import threading
 import time
 from pathlib import Path
 
 import jax
 from tqdm import tqdm
+
+_LOG = threading.Lock()  # phases that are trained side by side share metrics.jsonl
 
 
 class MetricWriter:
@@ -29,13 +32,14 @@ class MetricWriter:
         from tensorboardX import SummaryWriter
 
         self._path = Path(workdir) / "metrics.jsonl"
-        if self._path.exists():
-            kept = [x for x in read_lines(self._path) if x["phase"] != phase or x["step"] <= first]
-            new = self._path.with_suffix(".partial")
-            new.write_text("".join(json.dumps(x) + "\n" for x in kept))
-            new.rename(self._path)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"))
+        with _LOG:
+            if self._path.exists():
+                kept = [x for x in read_lines(self._path) if x["phase"] != phase or x["step"] <= first]
+                new = self._path.with_suffix(".partial")
+                new.write_text("".join(json.dumps(x) + "\n" for x in kept))
+                new.rename(self._path)
+        # the suffix: two files that are opened in the same second would have one name
+        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), filename_suffix=f".{phase}")
         self._bar = tqdm(total=steps, initial=first, desc=phase, unit="step", mininterval=2.0, smoothing=0.05)
 
     def __enter__(self) -> "MetricWriter":
@@ -44,7 +48,6 @@ class MetricWriter:
     def __exit__(self, *exc) -> None:
         if self._on:
             self._bar.close()
-            self._file.close()
             self._board.close()
 
     def say(self, text: str) -> None:
@@ -66,8 +69,9 @@ class MetricWriter:
         if not self._on:
             return
         line = {"phase": self._phase, "step": step, "time": round(time.monotonic() - self._start, 2)}
-        self._file.write(json.dumps(line | {k: float(f"{v:.6g}") for k, v in metrics.items()}) + "\n")
-        self._file.flush()
+        text = json.dumps(line | {k: float(f"{v:.6g}") for k, v in metrics.items()}) + "\n"
+        with _LOG, self._path.open("a") as file:  # opened anew: another phase may have replaced it
+            file.write(text)
         for name, value in metrics.items():
             self._board.add_scalar(f"{self._phase}/{name}", value, step)
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}", refresh=False)

@@ -10,12 +10,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from maskdiff_jax import sharding
 from maskdiff_jax.data import checks, pipeline, sources
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.model import build
 from maskdiff_jax.training import optim
+from maskdiff_jax.training.side_by_side import make_meshes
 
 PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
 SHOTS = (1, 5, 10)  # the K of the paper's tables
@@ -48,7 +48,7 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
 
 def _check_phases(config: ConfigDict) -> None:
     """Optimizers and batches of all phases, of which the last starts after the first has trained for days."""
-    devices = sharding.make_mesh(config.train.devices).size
+    devices = make_meshes(config)[0].size
     fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
     for name in PHASES[config.stage]:
         p = config.train[name]

@@ -1,13 +1,15 @@
 """One training run: a stage of ``config`` in a workdir, gone on with where it stopped."""
 
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from maskdiff_jax import checkpoint, sharding
+from maskdiff_jax import checkpoint
 from maskdiff_jax.training.loop import run_phase
+from maskdiff_jax.training.side_by_side import make_meshes, train_parts
 from maskdiff_jax.training.stages import STAGES
 from maskdiff_jax.workdir import create, is_trained, read_seconds, weights_folder
 
@@ -30,8 +32,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     create(workdir, config)
     if is_trained(workdir):
         return read_seconds(workdir)
-    mesh = sharding.make_mesh(config.train.devices)
-    params = STAGES[config.stage](config, workdir, partial(run_phase, config=config, workdir=workdir, mesh=mesh))
+    stop = threading.Event()
+    train = partial(run_phase, config=config, workdir=workdir, stop=stop)
+    trains = [partial(train, mesh=mesh) for mesh in make_meshes(config)]
+    params = train_parts(STAGES[config.stage](config, workdir), trains, stop)
     final = weights_folder(workdir)
     checkpoint.save_params(final, params)
     for folder in final.parent.iterdir():  # their optimizer states are of no more use

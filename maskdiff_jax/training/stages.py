@@ -1,13 +1,12 @@
-"""What the stages train, as lists of phases.
+"""What the stages train: the detector and the mask head, each a function that runs its phases.
 
-Stage 1 trains the detector, then the mask head, on base classes. Stage 2 starts from it: rows for the novel
+Stage 1 trains the detector and the mask head on base classes. Stage 2 starts from it: rows for the novel
 classes first (phase "novel"), then classifier and box regressor (phase "detector") and the mask head (phase "mask")
 on the same K shots. The paper trains these together; they share no trained parameter, so the sum of their losses has
-the same gradients as each loss alone, and one after the other lets each have its own number of steps. Afterwards
+the same gradients as each loss alone, and apart each may have its own number of steps (`side_by_side`). Afterwards
 stage "distill", which is not the paper's, may teach the mask head to draw in fewer passes.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,6 +21,7 @@ from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, 
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
+from maskdiff_jax.training.side_by_side import Parts, Train
 from maskdiff_jax.types import PyTree
 from maskdiff_jax.workdir import SHOTS, initial_params, load_weights
 
@@ -31,8 +31,8 @@ PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
-def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
-    """Detector, then mask head, each on its own (paper, "Diffusion-based two-stage training")."""
+def base_stage(config: ConfigDict, workdir: Path) -> Parts:
+    """Detector and mask head, each on its own (paper, "Diffusion-based two-stage training")."""
     c = config
     dataset = pipeline.open_split(c.data, "train")
     model = build(c.model)
@@ -43,10 +43,11 @@ def base_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
             "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
             f"launch/import_weights.py put them, or train from scratch with configs/base.py:{c.preset},weights=scratch"
         )
-    # both phases before the first one trains: what is wrong with the second is not to be found out days later
+    # both phases before one trains: what is wrong with the second is not to be found out days later
     detector = _detector_phase(c, model, "detector", dataset, base)
     mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "train"))
-    return train(mask, train(detector, initial_params(c, model)))
+    params = initial_params(c, model)
+    return {"detector": lambda train: train(detector, params), "mask_head": lambda train: train(mask, params)}
 
 
 def _detector_phase(
@@ -73,7 +74,7 @@ def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
     return Phase("mask", p.steps, model.mask_loss, _mask_loader(config, crops), MASK_HEAD_ONLY, {"mask": p})
 
 
-def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     """The heads on K shots of every class; the features stay [TFA]."""
     c = config
     compatibility.check_start(c, Path(c.init_from))
@@ -88,11 +89,14 @@ def fewshot_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
     # before the first phase trains, as in stage 1
     detector = _detector_phase(c, model, "detector", dataset, ids)
     mask = _mask_phase(c, model, pipeline.open_crops(c.data, dataset, "support"))
-    params = _novel_rows(c, model, params, support_split, shots, base, new, train)
-    return train(mask, train(detector, params))
+
+    def train_detector(train: Train) -> PyTree:
+        return train(detector, _novel_rows(c, model, params, support_split, shots, base, new, train))
+
+    return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
-def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
+def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
     """The mask head of a run of stage 2 learns to do without guidance, then with half of the steps, and again.
 
     It sees the base classes' training objects and as many of that run's shots.
@@ -115,25 +119,30 @@ def distill_stage(config: ConfigDict, workdir: Path, train: Callable) -> PyTree:
         pipeline.open_crops(c.data, fewshot.shot_dataset(support_split, shots, c.data.shot_unlabeled), "support"),
     )
     first = [(d.steps, d.guidance)] if d.guidance != 1.0 else []  # else there is nothing that one pass cannot do
-    for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
-        halve = steps != d.steps
-        loss = model.distill(steps, halve, weight)
 
-        def of_both(params, key, batches, loss=loss):
-            return loss(params, key, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *batches))
+    def teach(train: Train) -> PyTree:
+        student = params
+        for steps, weight in (*first, *((s, 1.0) for s in d.rounds)):
+            halve = steps != d.steps
+            loss = model.distill(steps, halve, weight)
 
-        phase = Phase(
-            f"steps{steps}" if halve else "guidance", c.train.mask.steps, of_both,
-            PairLoader(*(_mask_loader(c, x) for x in crops)),
-            [("teacher/.*", optim.FROZEN), *MASK_HEAD_ONLY], {"mask": c.train.mask},
-        )  # fmt: skip
-        params = train(phase, params | {"teacher": params["mask_head"]})
-    return {k: v for k, v in params.items() if k != "teacher"}
+            def of_both(params, key, batches, loss=loss):
+                return loss(params, key, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *batches))
+
+            phase = Phase(
+                f"steps{steps}" if halve else "guidance", c.train.mask.steps, of_both,
+                PairLoader(*(_mask_loader(c, x) for x in crops)),
+                [("teacher/.*", optim.FROZEN), *MASK_HEAD_ONLY], {"mask": c.train.mask},
+            )  # fmt: skip
+            student = train(phase, student | {"teacher": student["mask_head"]})
+        return student
+
+    return {"detector": lambda train: params, "mask_head": teach}
 
 
 def _novel_rows(
     config: ConfigDict, model: Model, params: PyTree, support_split: Dataset, shots: dict, base: np.ndarray,
-    new: np.ndarray, train: Callable,
+    new: np.ndarray, train: Train,
 ) -> PyTree:  # fmt: skip
     """Box-predictor rows for the novel classes, as ``fewshot.novel_init`` says."""
     c, count = config, config.model.num_classes

@@ -71,7 +71,7 @@ def test_a_run_is_distilled(trained):
 def test_distillation_says_what_does_not_fit(tmp_path):
     def refused(match):
         with pytest.raises(ValueError, match=match):
-            stages.distill_stage(config, tmp_path, lambda phase, params: params)
+            stages.distill_stage(config, tmp_path)
 
     theirs = fewshot.get_config("shapes,shots=2,seed=1").unlock()
     theirs.fewshot.novel_init = "random"  # as good as any other
@@ -84,7 +84,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
     refused("set sampler=ddim, eta=0.0, steps=4")
     config.distill.update(rounds=(4, 2))
     with pytest.raises(FileNotFoundError, match="checkpoints/final"):  # all fits, but for the weights
-        stages.distill_stage(config, tmp_path, lambda phase, params: params)
+        stages.distill_stage(config, tmp_path)
     config.model.mask.diffusion.prediction, config.fewshot.seed, config.data.context = "v", 2, 0.1
     refused(r"diffusion.prediction='sigmoid', fewshot.seed=1, data.context=0.0: give the same")
     theirs.stage = "base"

@@ -14,6 +14,7 @@ from maskdiff_jax.evaluation import coco_eval
 from maskdiff_jax.model import build
 from maskdiff_jax.training import novel_classes, stages
 from maskdiff_jax.training.loop import run_phase
+from maskdiff_jax.training.side_by_side import train_parts
 
 
 @pytest.mark.slow
@@ -29,7 +30,7 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
     def train(phase, params):
         return run_phase(phase, params, config=c, workdir=tmp_path, mesh=mesh)
 
-    params = stages.base_stage(c, tmp_path, train)
+    params = train_parts(stages.base_stage(c, tmp_path), [train])
     test = pipeline.open_split(c.data, "test")
     base_ids, new = (class_ids(test.categories, novel=novel) for novel in (False, True))
     detect = jax.jit(model.detect)

@@ -112,7 +112,7 @@ def test_settings_of_the_last_phase(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="train.mask: unknown schedule 'linear'"):
         preflight.check(config, tmp_path)
     config.train.mask.update(schedule="constant", batch=12)
-    monkeypatch.setattr(preflight.sharding, "make_mesh", lambda devices: SimpleNamespace(size=8))
+    monkeypatch.setattr(preflight, "make_meshes", lambda config: [SimpleNamespace(size=8)])
     with pytest.raises(ValueError, match="train.mask.batch=12 cannot be divided by 8 devices"):
         preflight.check(config, tmp_path)
     config.train.mask.steps = 0  # a phase that does not run
@@ -143,19 +143,15 @@ def test_room_for_checkpoints(tmp_path, monkeypatch):
 
 def test_both_phases_are_made_before_the_first_trains(tmp_path):
     """Here the mask head's regions would reach out of its crops, which only its loader knows."""
-
-    def train(phase, params):
-        raise AssertionError(f"{phase.name} trains")
-
     first, second = narrow(base.get_config("shapes")), narrow(fewshot.get_config("shapes,shots=1"))
     for config in (first, second):
         config.data.update(root=str(tmp_path / "shapes"), shapes_train=8, shapes_support=40, box_jitter=0.4)
     with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
-        stages.base_stage(first, tmp_path, train)
+        stages.base_stage(first, tmp_path)
     second.init_from = str(tmp_path)
     Path(tmp_path / "config.json").write_text(first.to_json_best_effort())
     second.fewshot.novel_init = "random"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "load_weights", lambda workdir, model: jax.eval_shape(model.init, jax.random.key(0)))
         with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
-            stages.fewshot_stage(second, tmp_path, train)
+            stages.fewshot_stage(second, tmp_path)

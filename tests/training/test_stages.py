@@ -12,6 +12,7 @@ from configs import base, distill, fewshot
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.training import loop, optim, stages
+from maskdiff_jax.training.side_by_side import train_parts
 from maskdiff_jax.types import TrainState
 from tests import lowered
 
@@ -41,7 +42,7 @@ def phases(folder):
             found[f"{stage}/{phase.name}"] = phase, params
             return params
 
-        params = stages.STAGES[stage](config, workdir, train)
+        params = train_parts(stages.STAGES[stage](config, workdir), [train])
         checkpoint.save_params(workdir / "checkpoints" / "final", params)
 
     run("base", small(base.get_config("shapes"), folder), folder / "base")
@@ -120,4 +121,4 @@ def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):
     config = small(fewshot.get_config("shapes,shots=2"), folder)
     config.init_from, config.model.mask.unet.blocks = str(folder / "base"), 3
     with pytest.raises(ValueError, match=re.escape("model.mask.unet.blocks is 1 there and 3 here")):
-        stages.fewshot_stage(config, folder / "other", lambda phase, params: params)
+        stages.fewshot_stage(config, folder / "other")
