@@ -1,13 +1,13 @@
-"""Writes a data set's images and pre-cut objects once, so that training need not cut them out each time.
+"""Writes a data set's images and cropped objects once, so that training does not crop them each time.
 
     python launch/prepare_data.py --config configs/base.py:coco            # writes below config.data.root
-    python launch/prepare_data.py --config configs/base.py:custom --check  # says what the data set holds
+    python launch/prepare_data.py --config configs/base.py:custom --check  # prints the contents and the problems
     python launch/prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc  # VOC's as well
 
-Every source works without this: shapes are drawn on first use, COCO-format json and images are read
-as they are. Where the prepared set exists and was made from the same json and settings it is read
-instead; training then starts sooner, and mask-head batches take a sixth of the time. Several
-processes write (config.data.workers); a run that was interrupted goes on with what is missing.
+Every source works without this: shapes are rendered on first use, COCO-format json and images are read as they are.
+Where a prepared set of the same json and settings exists it is read instead: training starts sooner, and mask-head
+batches take a sixth of the time. Several processes write (config.data.workers); an interrupted run resumes with what
+is missing.
 """
 
 import functools
@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
-_CHECK = flags.DEFINE_bool("check", False, "Write nothing; read everything, print classes, counts, problems.")
+_CHECK = flags.DEFINE_bool("check", False, "Write nothing; read everything and print classes, counts and problems.")
 _SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to prepare or check.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Prepares or checks each split once; coco and custom draw their shots from the training split."""
+    """Prepares or checks each split once; coco and custom sample their shots from the training split."""
     del workdir  # data sets belong to config.data.root, not to a run
     from maskdiff_jax.data import pipeline
 
@@ -45,7 +45,7 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     splits = list(_SPLITS.value)
     if "train" in splits and not config.data.source.startswith("shapes"):
         splits = [s for s in splits if s != "support"]
-    tested = [s for s in splits if s == "test"]  # VOC is there to be tested on
+    tested = [s for s in splits if s == "test"]  # VOC is only tested on
     found = [(config.data, tested if config.data.source == "voc" else splits)]
     if config.eval.source:
         other = config.data.copy_and_resolve_references()
@@ -55,7 +55,7 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
 
 
 def _check(data: ConfigDict, split: str) -> None:
-    """Reads everything and prints what it is and what is wrong with it."""
+    """Reads everything and prints the contents and the problems."""
     from maskdiff_jax.data import buckets, checks, sources
 
     progress = functools.partial(sources.progress_line, what=f"reading the {split} images of {data.source}")

@@ -1,11 +1,11 @@
-"""Draws K-shot sets as TFA does and writes them in the files that TFA publishes.
+"""Samples K-shot sets as TFA does and writes them in TFA's file format.
 
     python launch/shots.py --config configs/fewshot.py:coco --config.fewshot.sampler=imtfa --output=datasets/coco/imtfa
     python launch/train.py --config configs/fewshot.py:coco,shots=1,seed=4 \
         --config.fewshot.shots_from=datasets/coco/imtfa
 
 Writes OUTPUT/seed{s}/full_box_{K}shot_{class}_trainval.json for every class, for seeds 0 to 9 and for every K that
-fewshot.sampler (tfa or imtfa) draws. Training needs no such files: without fewshot.shots_from it makes the same draw.
+fewshot.sampler (tfa or imtfa) has. Training needs no such files: without fewshot.shots_from it samples the same shots.
 """
 
 import functools
@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 from launch import cli
 
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; it gets one folder per seed.")
-_SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to draw.")
+_SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to sample.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Draws from the annotations that config.data names and says where the files are."""
+    """Samples from the annotations that config.data names and prints where the files are."""
     del workdir  # shots belong to a data set, not to a run
     from maskdiff_jax.data import sources
     from maskdiff_jax.data.fewshot import tfa
@@ -32,15 +32,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
     from maskdiff_jax.data.synthetic import scenes
 
     if not _OUTPUT.value:
-        raise ValueError("where to? give --output=FOLDER")
+        raise ValueError("the folder to write is missing: give --output=FOLDER")
     if not all(s.isdecimal() for s in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)} must be whole numbers, e.g. --seeds=0,1,2")
     if config.data.source in scenes.LEVELS:
-        raise ValueError("the embedded scenes have no json to draw from: give a config of coco or custom")
+        raise ValueError("the embedded scenes have no json to sample from: give a config of coco or custom")
     json_path, _ = sources.files(config.data, "support")
     if config.data.counts:
         coco_splits.check_counts(json_path, config.data.counts, "train")
-    progress = functools.partial(sources.progress_line, what="drawing seeds")
+    progress = functools.partial(sources.progress_line, what="sampling, seeds")
     seeds = [int(s) for s in _SEEDS.value]
     count = tfa.write(json_path, _OUTPUT.value, seeds, config.fewshot.sampler, progress=progress)
     print(f"written: {count} files in {_OUTPUT.value}")

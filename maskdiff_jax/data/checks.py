@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it, for people who prepare one."""
+"""The contents of a data set and the problems in it, for people who prepare one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +10,9 @@ from maskdiff_jax.data.dataset import Dataset, large_enough
 from maskdiff_jax.data.formats import coco, coco_json, segmentation
 from maskdiff_jax.data.synthetic import scenes
 
-SHOTS = (1, 5, 10)  # the K that people ask for [P]
-NAMED = 3  # classes that a line names, of those that lack objects
-AGREEMENT = 0.5  # IoU of a box and its mask's: rounding leaves more, except of objects too small to be used
+SHOTS = (1, 5, 10)  # the K of the paper's tables
+NAMED = 3  # classes that a line names, of those with too few objects
+AGREEMENT = 0.5  # IoU of a box and its mask's: rounding alone gives more, unless an object is too small to be used
 
 MISSING = "image file is missing"
 BROKEN = "image file is broken or of another size than the json says"
@@ -33,14 +33,14 @@ def check(
     Args:
       data: config.data.
       split: "train", "support" or "test".
-      progress: wraps the range of images that is walked.
-      examples: gets where each kind of problem occurs first, if given.
+      progress: wraps the range of images.
+      examples: gets the first place of each kind of problem, if given.
 
     Returns:
       The dataset, and how often each kind of problem occurs.
 
     Raises:
-      FileNotFoundError, ValueError: what cannot be read at all, as `pipeline.open_split`.
+      FileNotFoundError, ValueError: the data set cannot be read at all, as in `pipeline.open_split`.
     """
     problems: Counter = Counter()
     examples = {} if examples is None else examples
@@ -64,17 +64,19 @@ def check(
             if usable and _agreement(a.box, segmentation.mask_box(a.rle)) < AGREEMENT:
                 problems[ELSEWHERE] += 1
                 examples.setdefault(ELSEWHERE, f"annotation {a.id} of {dataset.infos[i].file_name}")
-        problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest stay)"] += len(objects) > data.max_boxes
+        problems[f"{MANY} {data.max_boxes} objects (data.max_boxes; the largest are kept)"] += (
+            len(objects) > data.max_boxes
+        )
     return dataset, +problems
 
 
 def objects_per_class(json_path: str | Path) -> tuple[dict[int, str], Counter]:
-    """The categories of a COCO-format json, {id: name}, and how many objects each has; crowd regions are none.
+    """The categories of a COCO-format json, {id: name}, and the number of objects of each, without crowd regions.
 
-    Annotations are only counted: a faulty one is `coco.load`'s to drop or to correct.
+    Annotations are only counted; `coco.load` drops or fixes broken ones.
 
     Raises:
-      FileNotFoundError, ValueError: the file is missing, or is no such json.
+      FileNotFoundError, ValueError: the file is missing, or not a COCO-format json.
     """
     _, annotations, raw_categories = coco_json.lists(Path(json_path))
     categories = dict(coco_json.categories(raw_categories, Path(json_path)))
@@ -92,14 +94,14 @@ def describe(
 ) -> str:
     """Classes, instances per class, possible K and problems by kind, as a text of several lines.
 
-    The column K is the largest number of shots that `fewshot.sample` finds for a class with the sampler
-    "instances". The test split has none: shots are drawn from the training images.
+    The column K is the largest number of shots of a class that `fewshot.shots.sample` can sample with the sampler
+    "instances". The test split has none: shots are sampled from the training images.
 
     Args:
       dataset: from `check`.
       problems: from `check`.
-      examples: from `check`: where each kind occurs first.
-      min_box_side: px; smaller objects are no shots (config.data.min_box_side).
+      examples: from `check`: the first place of each kind.
+      min_box_side: px; smaller objects are never shots (config.data.min_box_side).
       min_mask_area: px; likewise.
     """
     every = [a for i in dataset.infos for a in i.annotations if not a.crowd]
@@ -131,7 +133,7 @@ def describe(
 
 
 def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:
-    """One line each for the novel and for all classes: which of SHOTS every class can give."""
+    """One line each for the novel and for all classes: for which K of SHOTS every class has enough objects."""
     novel = [k for k, c in enumerate(dataset.categories) if c.novel]
     lines = []
     for what, classes in (("novel", novel), ("all", range(len(dataset.categories)))):
@@ -141,14 +143,14 @@ def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:
             names = ", ".join(f"{dataset.categories[k].name} {shots[k]}" for k in short[:NAMED])
             more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
             answers.append(f"{wanted} no ({names}{more})" if short else f"{wanted} yes")
-        lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "none is named by data.novel_classes"))
+        lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "data.novel_classes names none"))
     if any("no (" in line for line in lines):
-        lines.append("  (with fewshot.short_classes=take_all a class that has fewer than K gives all it has)")
+        lines.append("  (with fewshot.short_classes=take_all a class with fewer than K objects uses all of them)")
     return lines
 
 
 def _is_note(kind: str) -> bool:
-    """Whether it is no fault of the data, only something to know."""
+    """Whether a kind is not a problem of the data, only something to know."""
     return kind in (coco.CROWD, coco.EMPTY, SMALL) or kind.startswith(MANY)
 
 

@@ -112,7 +112,7 @@ def test_photos_are_found_in_both_editions(tmp_path):
         pipeline.open_split(data, "test")
     text = str(error.value)
     assert text.startswith("1 of 2 images of coco test are missing, among them COCO_val2014_000000000074.jpg")
-    assert f"{tmp_path / 'val2014'}, " in text and f"{tmp_path / 'trainval2014'} (not there)" in text
+    assert f"{tmp_path / 'val2014'}, " in text and f"{tmp_path / 'trainval2014'} (does not exist)" in text
 
 
 def test_counts_of_the_published_files(tmp_path):

@@ -42,7 +42,7 @@ def test_the_support_set_holds_the_sampled_shots(shapes_data, support_split):
 
 
 def test_small_shots_are_in_the_support_set(shapes_data):
-    """TFA's draw takes objects that are too small to train the mask head on."""
+    """TFA's sampler takes objects that are too small to train the mask head on."""
     data = squares([(1, 0)], [(2, 0), (3, 2), (4, 0)])  # the only image with one of class 0
     small = data.infos[0].annotations[0]
     mask = np.zeros((40, 60), np.uint8)

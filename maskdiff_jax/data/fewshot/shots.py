@@ -3,7 +3,6 @@
 A shot set is ``{class_id: (annotation_id, ...)}``, with class ids 0..C-1 and at most K ids each.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,9 +17,9 @@ ShotSet = dict[int, tuple[int, ...]]
 
 
 def restrict(dataset: Dataset, class_ids: Iterable[int]) -> Dataset:
-    """Only the annotations of some classes; the others become unlabeled background, as TFA does.
+    """Only the annotations of some classes; the others become unlabeled background, as in TFA.
 
-    Images that are left without an annotation are dropped.
+    Images without an annotation of these classes are dropped.
     """
     wanted = set(class_ids)
     positions, infos = [], []
@@ -44,25 +43,25 @@ def sample(
     min_mask_area: float = 0.0,
     table: Table | None = None,
 ) -> ShotSet:
-    """Draws K shots of every class; for one seed, the set of a smaller K is part of that of a larger.
+    """Samples K shots of every class; for one seed, the set of a smaller K is a subset of that of a larger.
 
     Args:
-      dataset: what to draw from; crowd regions and ignored objects are never drawn.
+      dataset: what to sample from; crowd regions and ignored objects are never sampled.
       shots: K.
-      seed: of the draw.
-      sampler: "instances": K random objects per class, each class with its own stream of numbers. "tfa" and
-        "imtfa": TFA's image-wise draw, see `tfa.sample`, which takes all objects of the class in an image, and
-        whose stream runs through all classes of `dataset` in the order of their ids.
-      short_classes: for a class with fewer than K objects: "error" or "take_all" of them, perhaps none.
-      class_ids: the classes to draw for; None: all.
-      min_box_side: px; smaller objects are no candidates ("instances" only; TFA takes any).
+      seed: of the random numbers.
+      sampler: "instances": K random objects per class, each class with its own random numbers. "tfa" and "imtfa":
+        TFA's sampling by images, see `tfa.sample`, which takes all objects of the class in an image, and whose
+        random numbers run through all classes of `dataset` in the order of their ids.
+      short_classes: for a class with fewer than K objects: "error", or "take_all" of them, perhaps none.
+      class_ids: the classes to sample; None: all.
+      min_box_side: px; objects that are not `large_enough` are never sampled ("instances" only; TFA takes any).
       min_mask_area: px; likewise.
-      table: what TFA's draw draws from, every object of the json; None: those of `dataset`. It holds the few
-        that have no usable mask or box, which `dataset` lack: without them the numbers are not TFA's.
+      table: what TFA's sampler samples from, every object of the json; None: those of `dataset`. The json may have
+        objects without a usable mask or box, which `dataset` lacks; without them the random numbers are not TFA's.
 
     Raises:
-      ValueError: an unknown option, too few objects, a class where the image-wise draw cannot end, or a
-        drawn object that `dataset` lack.
+      ValueError: an unknown option, too few objects, a class that sampling by images cannot complete, or a
+        sampled object that `dataset` lacks.
     """
     if short_classes not in ("error", "take_all"):
         raise ValueError(f"fewshot.short_classes is '{short_classes}': choose error or take_all")
@@ -70,7 +69,7 @@ def sample(
         raise ValueError(f"fewshot.shots is {shots}: at least 1 is needed")
     wanted = range(len(dataset.categories)) if class_ids is None else class_ids
     if sampler in tfa.LEVELS:
-        return _image_wise(dataset, table, shots, seed, sampler, short_classes, wanted)
+        return _sample_by_images(dataset, table, shots, seed, sampler, short_classes, wanted)
     if sampler != "instances":
         raise ValueError(f"fewshot.sampler is '{sampler}': choose instances, {', '.join(tfa.LEVELS)}")
     objects = {
@@ -82,37 +81,34 @@ def sample(
 
 
 def save_shots(path: str | Path, shot_set: ShotSet) -> None:
-    """Writes a shot set as json, under its name when whole."""
+    """Writes a shot set as json; OSError if that fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, {str(c): list(ids) for c, ids in shot_set.items()})
-
-
-def load_shots(path: str | Path) -> ShotSet:
-    """Reads what `save_shots` wrote; ValueError if it is something else."""
-    try:
-        return {int(c): tuple(int(i) for i in ids) for c, ids in json.loads(Path(path).read_text()).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no file of shots ({error}): delete it and draw again") from None
 
 
 def shot_dataset(dataset: Dataset, shot_set: ShotSet, unlabeled: str) -> Dataset:
     """One entry per shot: its image, with only that object labeled.
 
     Args:
-      dataset: what the shots were drawn from.
-      shot_set: from `draw`; every id must be in `dataset`.
-      unlabeled: the image's other objects, of whatever class and shots among them: "background": they
-        vanish [TFA]; "ignore": they stay, with ``ignore=True``.
+      dataset: what the shots were sampled from.
+      shot_set: from `sample`.
+      unlabeled: the image's other objects, of any class and shots among them: "background": they are dropped, as in
+        TFA (fsdet/data/meta_coco.py); "ignore": they are kept, with ``ignore=True``.
+
+    Raises:
+      ValueError: an unknown option, or a shot that is not in `dataset`.
     """
     if unlabeled not in ("background", "ignore"):
         raise ValueError(f"data.shot_unlabeled is '{unlabeled}': choose background or ignore")
-    where = {a.id: (i, a) for i, info in enumerate(dataset.infos) for a in info.annotations}
+    known = {a.id: (i, a) for i, info in enumerate(dataset.infos) for a in info.annotations}
     positions, infos = [], []
     for shot in (s for ids in shot_set.values() for s in ids):
-        if shot not in where:
-            raise ValueError(f"shot {shot} is no annotation of {dataset.name} {dataset.split}: draw again")
-        i, annotation = where[shot]
+        if shot not in known:
+            raise ValueError(
+                f"shot {shot} is not an annotation of {dataset.name} {dataset.split}: the data has changed, start again"
+            )
+        i, annotation = known[shot]
         others = ()
         if unlabeled == "ignore":
             others = tuple(a._replace(ignore=True) for a in dataset.infos[i].annotations if a.id != shot)
@@ -138,7 +134,7 @@ def _permuted(objects: Sequence[Annotation], seed: tuple[int, ...]) -> tuple[int
     return tuple(ids[k] for k in np.random.default_rng(seed).permutation(len(ids)))
 
 
-def _image_wise(
+def _sample_by_images(
     dataset: Dataset,
     table: Table | None,
     shots: int,
@@ -150,7 +146,7 @@ def _image_wise(
     levels = tfa.LEVELS[sampler]
     if shots not in levels:
         raise ValueError(
-            f"fewshot.sampler={sampler} draws {', '.join(map(str, levels))} shots, not {shots}: "
+            f"fewshot.sampler={sampler} samples {', '.join(map(str, levels))} shots, not {shots}: "
             "set fewshot.sampler=instances"
         )
     if table is None:
@@ -159,14 +155,14 @@ def _image_wise(
         objects = tfa.objects_of(table)
     short = _short(dataset, {c: len(objects[c]) for c in wanted}, shots, short_classes)
     sets = tfa.sample(objects, seed, levels)
-    drawn, stuck = {}, []
+    chosen, stuck = {}, []
     for c in wanted:
         if c in short:
-            drawn[c] = tuple(i for i, _ in objects[c])
+            chosen[c] = tuple(i for i, _ in objects[c])
         elif shots in sets[c]:
-            drawn[c] = sets[c][shots]
+            chosen[c] = sets[c][shots]
         else:
-            # a larger K is drawn on top of the smaller ones
+            # a larger K is sampled on top of the smaller ones
             first = next(k for k in levels if k not in sets[c])
             stuck.append(dataset.categories[c].name + (f" (already at {first})" if first < shots else ""))
     if stuck:
@@ -175,17 +171,17 @@ def _image_wise(
             f"with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
         )
     known = {a.id for info in dataset.infos for a in info.annotations}
-    lost = [f"{i} ({dataset.categories[c].name})" for c, ids in drawn.items() for i in ids if i not in known]
+    lost = [f"{i} ({dataset.categories[c].name})" for c, ids in chosen.items() for i in ids if i not in known]
     if lost:
         raise ValueError(
-            f"seed {seed} draws annotations of {dataset.name} {dataset.split} without a usable mask and box: "
-            f"{', '.join(lost[:5])}; mend them in the json, or choose another fewshot.seed"
+            f"seed {seed} samples annotations of {dataset.name} {dataset.split} without a usable mask and box: "
+            f"{', '.join(lost[:5])}; fix them in the json, or set another fewshot.seed"
         )
-    return drawn
+    return chosen
 
 
 def _short(dataset: Dataset, counts: dict[int, int], shots: int, short_classes: str) -> set[int]:
-    """The classes with fewer than K objects; ValueError if there may be none."""
+    """The classes with fewer than K objects; ValueError if short_classes="error" and there are any."""
     short = {c: n for c, n in counts.items() if n < shots}
     if short and short_classes == "error":
         listed = ", ".join(f"{dataset.categories[c].name} {n}" for c, n in short.items())

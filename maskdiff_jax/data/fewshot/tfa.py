@@ -1,12 +1,13 @@
-"""TFA's K-shot sets: its image-wise draw, and the files that it publishes them in.
+"""TFA's K-shot sets: its sampling by images, and the files that it publishes the sets in.
 
-Sources: TFA's and iMTFA's ``prepare_coco_few_shot.py`` and ``meta_coco.py`` [fsis_protocol 2.7]. A file holds the
+Sources: datasets/prepare_coco_few_shot.py and fsdet/data/meta_coco.py of github.com/ucbdrive/few-shot-object-detection
+(TFA); datasets/prepare_coco_few_shot.py of github.com/danganea/iMTFA; docs/design.md, "K-shot sampling". A file has the
 shots of one class for one K and one seed in COCO format, with COCO's ids::
 
     FOLDER/seed{seed}/full_box_{K}shot_{class name}_trainval.json
 
-In the files that TFA publishes those of seed 0 lie in FOLDER itself; they come from other authors' lists, not from
-this draw, and may hold more than K objects.
+The published files of seed 0 are in FOLDER itself. They come from other authors' lists, not from this sampler (TFA's
+issue 25), and may have more than K objects.
 """
 
 import random
@@ -20,15 +21,15 @@ from maskdiff_jax.data.dataset import Annotation, Dataset
 from maskdiff_jax.data.formats import coco_json, coco_splits
 from maskdiff_jax.data.formats.coco_splits import Table
 
-# K is drawn for all of these in turn, each set holding the one before; iMTFA's shorter list uses up other
-# numbers, so that its sets differ from TFA's of the same seed
+# K takes these values in turn, each set contains the one before; with iMTFA's shorter list other random numbers are
+# used, so that its sets differ from TFA's of the same seed
 LEVELS = {"tfa": (1, 2, 3, 5, 10, 30), "imtfa": (1, 5, 10)}
 
 Objects = Mapping[int, Sequence[tuple[int, int]]]  # class id -> (annotation id, image id) in the file's order
 
 
 def objects_of(table: Table) -> dict[int, list[tuple[int, int]]]:
-    """The objects of each class 0..C-1 (rank of the category id) of a json, crowd regions left out."""
+    """The objects of each class 0..C-1 (rank of the category id) of a json, without crowd regions."""
     rank = {category_id: k for k, category_id in enumerate(table.categories)}
     objects: dict[int, list[tuple[int, int]]] = {k: [] for k in range(len(rank))}
     columns = (table.ids, table.image_ids, table.category_ids, table.crowd)
@@ -39,17 +40,17 @@ def objects_of(table: Table) -> dict[int, list[tuple[int, int]]]:
 
 
 def sample(objects: Objects, seed: int, levels: Sequence[int]) -> dict[int, dict[int, tuple[int, ...]]]:
-    """TFA's draw: {class id: {K: annotation ids}}, for as many levels of each class as can be reached.
+    """TFA's sampler: {class id: {K: annotation ids}}, for as many levels of each class as can be reached.
 
-    Images of the class are drawn until their objects of the class, all of them, are exactly K. TFA repeats
-    this for ever, or stops with an error, where exactly K cannot be reached; here that is decided before
-    each draw, and the class ends with the level below. Where all levels can be reached the random numbers
-    are those of TFA's script.
+    Images of the class are sampled until the number of their objects of the class, all of them, is exactly K. Where
+    exactly K cannot be reached, TFA's script loops for ever or stops with an error; here that is found out before
+    each round, and the class has no larger K. Where all levels can be reached the random numbers are those of TFA's
+    script.
 
     Args:
-      objects: of all classes; their order and that of the objects are part of the draw.
-      seed: of the one stream of numbers that runs through all classes.
-      levels: K in ascending order, of LEVELS.
+      objects: of all classes; the result depends on their order.
+      seed: of the random numbers, which run through all classes.
+      levels: K in ascending order, a value of LEVELS.
     """
     rng = random.Random(seed)  # the same numbers as random.seed(seed)
     return {c: _sample_class(found, rng, levels) for c, found in objects.items()}
@@ -68,7 +69,7 @@ def _sample_class(
     for shots in levels:
         while len(taken) < shots:
             free = [len(ids) for image, ids in by_image.items() if image not in used]
-            # random.sample needs K images, whether they are used or not
+            # random.sample needs K images, used ones included
             if len(images) < shots or not reachable(free, shots - len(taken)):
                 return sets
             for image in rng.sample(images, shots):
@@ -83,8 +84,8 @@ def _sample_class(
 
 
 def reachable(counts: Iterable[int], total: int) -> bool:
-    """Whether some of the counts add up to the total."""
-    sums = 1  # bit s: a sum of s can be made
+    """Whether some of the counts add up to exactly the total."""
+    sums = 1  # bit s is set: some counts add up to s
     for n in counts:
         sums |= sums << n
         sums &= (1 << (total + 1)) - 1
@@ -92,9 +93,9 @@ def reachable(counts: Iterable[int], total: int) -> bool:
 
 
 def file_name(shots: int, name: str) -> str:
-    """TFA's name for the file of one class; ValueError if the class name holds a "/"."""
+    """TFA's name for the file of one class; ValueError if the class name has a "/"."""
     if "/" in name:
-        raise ValueError(f"class '{name}' can give no file its name: rename it in the json, without '/'")
+        raise ValueError(f"class '{name}' cannot be part of a file name: rename it in the json, without '/'")
     return f"full_box_{shots}shot_{name}_trainval.json"
 
 
@@ -106,12 +107,12 @@ def write(
     *,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
 ) -> int:
-    """Draws every class, seed and K, and writes them as TFA's script does, seed 0 to ``seed0/``.
+    """Samples every class, seed and K, and writes them as TFA's script does, seed 0 to ``seed0/``.
 
     Args:
-      json_path: what to draw from, e.g. trainvalno5k.json.
-      folder: gets one folder per seed; files that are there are replaced.
-      seeds: TFA publishes 1..9 of its draw, iMTFA uses 0..9.
+      json_path: what to sample from, e.g. trainvalno5k.json.
+      folder: gets one folder per seed; existing files are replaced.
+      seeds: TFA publishes 1..9 of its sampler, iMTFA uses 0..9.
       sampler: a name in LEVELS.
       progress: wraps the seeds.
 
@@ -119,32 +120,35 @@ def write(
       How many files were written.
 
     Raises:
-      FileNotFoundError, ValueError: no or a bad json, an unknown sampler, or a class where some K cannot be
-        reached (nothing of that seed is written then).
+      FileNotFoundError, ValueError: no or a broken json, an unknown sampler, or a class where some K cannot be
+        reached (then nothing of that seed is written).
+      OSError: a file cannot be written.
     """
     levels = levels_of(sampler)
     objects = objects_of(coco_splits.read_table(json_path))
-    raw = coco_json.parse(Path(json_path))  # whole entries, and what else the file says
+    raw = coco_json.parse(Path(json_path))  # whole entries, and what else the file has
     categories = sorted(raw["categories"], key=lambda c: c["id"])
     images = {i["id"]: i for i in raw["images"]}
-    nowhere = [a["id"] for a in raw["annotations"] if a["image_id"] not in images]
-    if nowhere:
-        raise ValueError(f"{json_path}: annotation {nowhere[0]} is of an image that is not listed")
+    unlisted = [a["id"] for a in raw["annotations"] if a["image_id"] not in images]
+    if unlisted:
+        raise ValueError(
+            f"{json_path}: annotation {unlisted[0]} is of an image that is not listed: add the image or remove it"
+        )
     annotations = {a["id"]: a for a in raw["annotations"]}
     written = 0
     for seed in progress(seeds):
-        drawn = sample(objects, seed, levels)
+        sampled = sample(objects, seed, levels)
         stuck = [
             f"{categories[c]['name']} at K = {next(k for k in levels if k not in sets)}"
-            for c, sets in drawn.items()
+            for c, sets in sampled.items()
             if len(sets) < len(levels)
         ]
         if stuck:
             raise ValueError(
-                f"{json_path}: all objects of a class in an image are drawn together, and with seed {seed} exactly K "
-                f"cannot be reached for {', '.join(stuck)}: draw from more images"
+                f"{json_path}: all objects of a class in an image are sampled together, and with seed {seed} exactly "
+                f"K cannot be reached for {', '.join(stuck)}: sample from more images"
             )
-        for c, sets in drawn.items():
+        for c, sets in sampled.items():
             for shots, ids in sets.items():
                 of = [annotations[i] for i in ids]
                 document = {
@@ -162,9 +166,11 @@ def write(
 
 
 def levels_of(sampler: str) -> tuple[int, ...]:
-    """The K that a sampler draws; ValueError for an unknown one."""
+    """The values of K of a sampler; ValueError for an unknown one."""
     if sampler not in LEVELS:
-        raise ValueError(f"fewshot.sampler is '{sampler}': TFA's files are drawn by {' or '.join(LEVELS)}")
+        raise ValueError(
+            f"fewshot.sampler is '{sampler}': set it to {' or '.join(LEVELS)}, the samplers of TFA's files"
+        )
     return LEVELS[sampler]
 
 
@@ -177,21 +183,21 @@ def read(
     class_ids: Iterable[int],
     short_classes: str = "error",
 ) -> dict[int, tuple[int, ...]]:
-    """The shots that TFA's files name, {class id: annotation ids} in the order of each file.
+    """The shots in TFA's files, {class id: annotation ids} in the order of each file.
 
-    Where a file holds more than K objects, K are drawn with numpy's generator of (seed, category id); TFA takes
-    whatever numpy's global generator gives at that moment. Crowd regions are passed over.
+    Where a file has more than K objects, K are sampled with numpy's generator of (seed, category id); TFA uses numpy's
+    global generator, whose state depends on what ran before. Crowd regions are skipped.
 
     Args:
-      folder: holds ``seed{seed}/``; seed 0 may lie in the folder itself, if it has no ``seed0/``.
-      dataset: what the annotation ids are looked up in.
+      folder: has ``seed{seed}/`` in it; the files of seed 0 may be in the folder itself, if it has no ``seed0/``.
+      dataset: has the annotations.
       shots: K.
-      seed: which draw.
+      seed: of the files.
       class_ids: the classes to read.
-      short_classes: a file with fewer than K objects: "error" or "take_all" of them.
+      short_classes: a file with fewer than K objects: "error", or "take_all" of them.
 
     Raises:
-      FileNotFoundError: a file is missing; names all classes that lack one.
+      FileNotFoundError: files are missing; says how many.
       ValueError: a broken file, annotations of another class or data set, or too few.
     """
     chosen = tuple(class_ids)
@@ -202,9 +208,9 @@ def read(
     missing = [n for n in names.values() if not (place / file_name(shots, n)).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"fewshot.shots_from: {place} lacks {len(missing)} of {len(chosen)} files, e.g. "
+            f"fewshot.shots_from: {len(missing)} of {len(chosen)} files are missing in {place}, e.g. "
             f"{file_name(shots, missing[0])}: put TFA's files there, write them with launch/shots.py, or set "
-            "fewshot.shots_from='' to draw"
+            "fewshot.shots_from='' to sample without files"
         )
     known = {a.id: a for info in dataset.infos for a in info.annotations}
     result, short, lost = {}, [], []
@@ -220,11 +226,11 @@ def read(
     if lost:
         raise ValueError(
             f"{len(lost)} annotations of {place} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the files "
-            "are of another data set, or those objects have no mask or no box; mend fewshot.shots_from or the json"
+            "are of another data set, or those objects have no mask or box; change fewshot.shots_from or fix the json"
         )
     if short and short_classes == "error":
         raise ValueError(
-            f"fewshot.shots is {shots}, but the files in {place} hold fewer objects of: {', '.join(short)}; lower "
+            f"fewshot.shots is {shots}, but the files in {place} have fewer objects of: {', '.join(short)}; lower "
             "fewshot.shots or set fewshot.short_classes=take_all"
         )
     return result
@@ -240,7 +246,7 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
             i, category_id, image_id, crowd = a["id"], a["category_id"], a["image_id"], a.get("iscrowd", 0)
         except (KeyError, TypeError, AttributeError):
             raise ValueError(
-                f"{path}: an annotation lacks its id, category_id or image_id: fetch the file again"
+                f"{path}: an annotation has no id, category_id or image_id: download the file again"
             ) from None
         if category_id != category.id:
             raise ValueError(

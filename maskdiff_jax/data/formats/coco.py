@@ -1,9 +1,4 @@
-"""COCO-format annotations: what a data set is to the rest of ``data/``.
-
-`Dataset` is a list of images with their annotations and a function that reads pixels. Masks are
-compressed COCO RLE (``{"size": [height, width], "counts": str}``), boxes are xyxy in stored pixels,
-class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
-"""
+"""Reads and writes COCO-format annotations (cocodataset.org, "Data format") as `Dataset`."""
 
 import functools
 import itertools
@@ -20,12 +15,12 @@ from maskdiff_jax.data.formats import coco_json, images, segmentation
 from maskdiff_jax.data.formats import ground_truth as truth
 from maskdiff_jax.data.formats.segmentation import Unusable
 
-MIN_SIDE = 1e-5  # px: detectron2 drops boxes that are not wider and higher than this
-OVERHANG = 1.0  # px: a box that leaves its image by less is rounding, and not worth a word
+MIN_SIDE = 1e-5  # px: detectron2 drops boxes that are not wider and higher than this (structures/boxes.py, nonempty)
+OVERHANG = 1.0  # px: a box that leaves its image by less is rounding and is clipped without a message
 
-# kinds of problems that are asked for by name
+# kinds of problems that other modules and tests name
 DROPPED = "(dropped)"
-RENUMBERED = "annotation id missing, no whole number or used before (numbered anew)"
+RENUMBERED = "annotation id missing, not a whole number or used before (got a new id)"
 CROWD = "crowd region (no target)"
 EMPTY = "image without annotations"
 REFUSED = "file that training refuses: more than half of its annotations are dropped"
@@ -41,15 +36,14 @@ def load(
     problems: Counter | None = None,
     examples: dict[str, str] | None = None,
 ) -> Dataset:
-    """Reads a COCO-format json; images are opened one by one when `Dataset.read` asks for them.
+    """Reads a COCO-format json. Images are read later, one by one, by `Dataset.read`.
 
-    A fault of the file or of an image entry stops. A fault of one annotation does not: it is dropped, or
-    mended where nothing has to be guessed (box clipped to the image, box or area taken from the mask), and
-    counted by kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, no whole
-    number or used before is replaced by the lowest free one, in the order of the file; an exact repeat of
-    an annotation is dropped. Where more than half of the annotations would be dropped, the file is wrong as
-    a whole, and loading stops. Scoring does not depend on any of this: `Dataset.truth` reads the file as
-    pycocotools does.
+    A problem of the file or of an image entry is an error. An annotation with a problem is fixed where nothing has to
+    be guessed (box clipped to the image, box or area taken from the mask) and dropped otherwise; both are counted by
+    kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, not a whole number or used
+    before is replaced by the lowest free one, in the order of the file; an exact repeat of an annotation is dropped.
+    If more than half of the annotations would be dropped, the file as a whole is wrong, which is an error. Scoring
+    does not depend on any of this: `Dataset.truth` reads the file as pycocotools does.
 
     Args:
       json_path: the annotations; needs "images", "annotations" and "categories".
@@ -57,10 +51,9 @@ def load(
       novel_classes: names of the categories that are novel.
       name: of the data set, for messages.
       split: of the data set, for messages.
-      problems: counts what was dropped, mended or is worth a look, by kind; nothing is printed then, and
-        dropping more than half is only counted. None: a line on stderr says what was dropped or
-        mended, once per file and process.
-      examples: gets where each kind of fault occurs first, if given.
+      problems: counts what was dropped, fixed or may be wrong, by kind; then nothing is printed, and dropping more
+        than half is only counted. None: a line on stderr says what was dropped or fixed, once per file and process.
+      examples: gets the first place of each kind of problem, if given.
 
     Raises:
       FileNotFoundError: the json or the image folder is missing.
@@ -85,24 +78,24 @@ def load(
     order: dict[int, int] = {}  # annotation id -> its entry, in the order of the file
     free, sums = _free_ids(annotations), segmentation.run_sums(annotations)
     for k, raw in enumerate(annotations):
-        faults: list[str] = []
+        fixes: list[str] = []
         try:
-            a = _annotation(raw, image_of, class_of, sums.get(k), faults)
+            a = _annotation(raw, image_of, class_of, sums.get(k), fixes)
             if not (_is_id(a.id) and a.id not in order):
                 if _is_id(a.id) and annotations[order[a.id]] == raw:
-                    raise Unusable("annotation that is there twice")
-                faults.append(RENUMBERED)
+                    raise Unusable("exact repeat of an annotation")
+                fixes.append(RENUMBERED)
                 a = a._replace(id=next(free))
             by_image[a.image_id].append(a)
             order[a.id] = k
         except Unusable as error:
-            faults = [f"{error} {DROPPED}"]
-        for kind in faults:
+            fixes = [f"{error} {DROPPED}"]
+        for kind in fixes:
             found[kind] += 1
             first.setdefault(kind, f"annotations[{k}]")
     infos = [ImageInfo(*e, tuple(by_image[e[0]])) for e in entries]
     found[EMPTY] = sum(not i.annotations for i in infos)
-    found["image file that the json lists again under another id"] = len(infos) - len({i.file_name for i in infos})
+    found["image file that the json lists twice, with different ids"] = len(infos) - len({i.file_name for i in infos})
     if problems is None:
         _tell(found, first, len(annotations), json_path)
     else:
@@ -147,7 +140,16 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
 
 
 def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None:
-    """Writes the dataset as plain json and image files; the json comes last, under its name when whole."""
+    """Writes the dataset as a json and image files, the json last.
+
+    Args:
+      dataset: any.
+      json_path: where the annotations go.
+      image_dir: where `ImageInfo.file_name` is relative to.
+
+    Raises:
+      OSError: the disk is full or a folder cannot be written to.
+    """
     json_path, image_dir = Path(json_path), Path(image_dir)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     for i, info in enumerate(dataset.infos):
@@ -162,19 +164,26 @@ def _annotation(
     image_of: dict[int, coco_json.Image],
     class_of: dict[int, int],
     sums: tuple[int, int] | None,
-    faults: list[str],
+    fixes: list[str],
 ) -> Annotation:
-    """One entry, its id as it stands; `sums` as for `masks.from_json`, `faults` gets what was mended.
+    """One entry with its id as in the json, valid or not.
+
+    Args:
+      raw: the entry.
+      image_of: image id -> image.
+      class_of: category id -> class id.
+      sums: as for `segmentation.from_json`.
+      fixes: gets the kinds of problems that were fixed.
 
     Raises:
-      Unusable: it has to be dropped.
+      Unusable: the annotation has to be dropped.
     """
     if not isinstance(raw, dict):
-        raise Unusable("annotation entry that is no json object")
+        raise Unusable("annotation entry that is not a json object")
     try:
         image, class_id = image_of.get(raw.get("image_id")), class_of.get(raw.get("category_id"))
     except TypeError:  # a list or a dict
-        raise Unusable("annotation whose image_id or category_id is no number") from None
+        raise Unusable("annotation whose image_id or category_id is not a number") from None
     if image is None:
         raise Unusable("annotation of an image that is not listed")
     if class_id is None:
@@ -183,26 +192,26 @@ def _annotation(
     if crowd not in (0, 1, None):  # bools and 1.0 too are equal to 0 or 1
         raise Unusable("annotation whose iscrowd is neither 0 nor 1")
     image_id, _, height, width = image
-    rle, pixels = segmentation.from_json(raw.get("segmentation"), height, width, faults, sums)
-    x, y, w, h = _box(raw.get("bbox"), faults) or segmentation.mask_box(rle)
+    rle, pixels = segmentation.from_json(raw.get("segmentation"), height, width, fixes, sums)
+    x, y, w, h = _box(raw.get("bbox"), fixes) or segmentation.mask_box(rle)
     box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
     if not (box[2] - box[0] > MIN_SIDE and box[3] - box[1] > MIN_SIDE):
         raise Unusable("annotation without a box inside the image")
-    whole = (x, y, x + w, y + h)
-    if box != whole and max(abs(a - b) for a, b in zip(box, whole, strict=True)) > OVERHANG:
-        faults.append("box reaches out of the image (clipped)")
+    unclipped = (x, y, x + w, y + h)
+    if box != unclipped and max(abs(a - b) for a, b in zip(box, unclipped, strict=True)) > OVERHANG:
+        fixes.append("box extends beyond the image (clipped)")
     if crowd:
-        faults.append(CROWD)
+        fixes.append(CROWD)
     area = raw.get("area", pixels)
-    # the area inside an outline may pass the image's where the outline leaves the image
+    # the area inside a polygon may exceed the image's where the polygon leaves the image
     if type(area) not in (int, float) or not 0 < area <= 2 * height * width:
-        faults.append("area is no possible number of pixels (taken from the mask)")
+        fixes.append("area is not a possible number of pixels (taken from the mask)")
         area = pixels
     return Annotation(raw.get("id"), image_id, class_id, box, rle, float(area), bool(crowd))
 
 
-def _box(raw: Any, faults: list[str]) -> tuple[float, float, float, float] | None:
-    """x, y, width, height; None to take the mask's."""
+def _box(raw: Any, fixes: list[str]) -> tuple[float, float, float, float] | None:
+    """x, y, width, height; None: there is none, take the mask's."""
     if raw is None:
         return None
     try:
@@ -211,7 +220,7 @@ def _box(raw: Any, faults: list[str]) -> tuple[float, float, float, float] | Non
             return float(x), float(y), float(w), float(h)
     except (TypeError, ValueError, OverflowError):
         pass
-    faults.append("bbox is not four numbers (taken from the mask)")
+    fixes.append("bbox is not four numbers (taken from the mask)")
     return None
 
 
@@ -221,7 +230,7 @@ def _is_id(i: Any) -> bool:
 
 
 def _free_ids(annotations: Sequence) -> Iterator[int]:
-    """Whole numbers from 1 on that no annotation has for its id."""
+    """Whole numbers from 1 on that no annotation has as its id."""
     taken = {a["id"] for a in annotations if isinstance(a, dict) and _is_id(a.get("id"))}
     yield from (i for i in itertools.count(1) if i not in taken)
 
@@ -231,7 +240,7 @@ def _too_many(found: Counter, total: int) -> bool:
 
 
 def _tell(found: Counter, first: dict[str, str], total: int, path: Path) -> None:
-    """One line on stderr about what was dropped or mended; ValueError if too much was dropped."""
+    """One line on stderr about what was dropped or fixed; ValueError if too much was dropped."""
     kinds = "; ".join(
         f"{n} x {kind}" + (f", first {first[kind]}" if kind in first else "")
         for kind, n in found.most_common()
@@ -239,8 +248,8 @@ def _tell(found: Counter, first: dict[str, str], total: int, path: Path) -> None
     )
     if _too_many(found, total):
         raise ValueError(
-            f"{path}: more than half of its {total} annotations cannot be used, so the file as a whole is wrong "
-            f"or belongs to another list of images or categories: {kinds}"
+            f"{path}: more than half of its {total} annotations cannot be used; check that the file is right and "
+            f"that its lists of images and categories belong to these annotations: {kinds}"
         )
     if kinds:
         _say_once(f"{path}, {total} annotations: {kinds}")

@@ -1,7 +1,7 @@
-"""The frame of a COCO-format json: its three lists, its images and its categories, each entry checked.
+"""The structure of a COCO-format json: its three lists, and its images and categories, each entry checked.
 
-A fault here is one of the whole file, so it stops with the file, the entry and the mend; faults of single
-annotations are dealt with in `coco`.
+A problem here makes the whole file unusable: the error names the file, the entry and the fix. Problems of single
+annotations are handled in `coco`.
 """
 
 import json
@@ -17,31 +17,39 @@ Image = tuple[int, str, int, int]  # id, file name, height, width
 
 
 def lists(path: Path) -> tuple[list, list, list]:
-    """The images, annotations and categories of a json file, unchecked."""
+    """The images, annotations and categories of a json file, their entries unchecked.
+
+    Raises:
+      ValueError: as `parse`.
+    """
     raw = parse(path)
     return raw["images"], raw["annotations"], raw["categories"]
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """All that a json file holds, the three lists among it; ValueError with the mend if it is no such file."""
+    """The content of a COCO-format json, which has the three lists.
+
+    Raises:
+      ValueError: it is not json, or has no such lists; says what to do.
+    """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        raise ValueError(f"{path} is packed with gzip: unpack it (gunzip)")
+        raise ValueError(f"{path} is compressed with gzip: decompress it (gunzip)")
     try:
         raw = json.loads(data)  # bytes: UTF-8, -16 or -32, with or without a byte-order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+        raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid json ({error}): write it again") from None
+        raise ValueError(f"{path} is not valid json ({error}): write it again") from None
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in LISTS):
-        raise ValueError(f"{path} needs the lists 'images', 'annotations', 'categories'")
+        raise ValueError(f"{path} needs the lists 'images', 'annotations', 'categories': is it a COCO-format json?")
     return raw
 
 
 def categories(entries: Sequence, path: Path) -> list[tuple[int, str]]:
-    """Id and name of each category, by ascending id."""
+    """Id and name of each category, by ascending id; ValueError for a broken entry or a repeated id or name."""
     if not entries:
-        raise ValueError(f"{path} lists no category: each class needs an entry with id and name")
+        raise ValueError(f"{path} has no category: each class needs an entry with id and name")
     result = []
     for k, entry in enumerate(entries):
         where = f"{path}: categories[{k}]"
@@ -53,7 +61,7 @@ def categories(entries: Sequence, path: Path) -> list[tuple[int, str]]:
 
 
 def images(entries: Sequence, path: Path) -> list[Image]:
-    """Each image in the order of the file."""
+    """Each image in the order of the file; ValueError for a broken entry or a repeated id."""
     result = []
     for k, entry in enumerate(entries):
         where = f"{path}: images[{k}]"
@@ -76,7 +84,7 @@ def _fields(entry: Any, keys: Sequence[str], where: str) -> list:
         raise ValueError(f"{where} is {_short(entry)}: it must be an object with {', '.join(keys)}")
     missing = [key for key in keys if key not in entry]
     if missing:
-        raise ValueError(f"{where} (id {_short(entry.get('id'))}) lacks {', '.join(missing)}: write it there")
+        raise ValueError(f"{where} (id {_short(entry.get('id'))}) has no {', '.join(missing)}: add it")
     return [entry[key] for key in keys]
 
 
@@ -88,22 +96,22 @@ def _id(value: Any, what: str, where: str) -> int:
 
 def _side(value: Any, key: str, where: str) -> int:
     if type(value) not in (int, float) or not 1 <= value <= MAX_PIXELS or value != int(value):
-        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a whole number of px, at least 1")
+        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a whole number of pixels, at least 1")
     return int(value)
 
 
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a text")
+        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a non-empty text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{where} has the {key} {value!a}, which is half a character: write it in UTF-8") from None
+        raise ValueError(f"{where} has the {key} {value!a}, which is not valid Unicode: write it in UTF-8") from None
     return value
 
 
 def _inside(name: str) -> bool:
-    """Whether a file name stays in its folder, on this system and on others."""
+    """Whether a file name leads to a place inside its folder, on this system and on others."""
     parts = name.replace("\\", "/").split("/")
     return parts[0] != "" and name[1:2] != ":" and ".." not in parts and parts[-1] not in ("", ".")
 

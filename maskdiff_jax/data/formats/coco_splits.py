@@ -1,7 +1,7 @@
-"""COCO as few-shot papers split it: its classes, what TFA's two files hold, where a photo lies on disk.
+"""COCO as few-shot papers split it: its classes, the contents of TFA's two files, and where photos are on disk.
 
-TFA [few-shot-object-detection] trains on ``trainvalno5k.json`` and tests on ``5k.json``, both parts of COCO
-2014's train and val together. COCO 2017 holds the same photos and annotation ids under other file names.
+TFA (github.com/ucbdrive/few-shot-object-detection) trains on ``trainvalno5k.json`` and tests on ``5k.json``; together
+they are COCO 2014's train and val. COCO 2017 has the same photos and annotation ids under other file names.
 """
 
 import functools
@@ -28,11 +28,11 @@ _NAMES = (
     "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 ).split(",")
 CLASSES = dict(zip((i for i in range(1, 91) if i not in _UNUSED), _NAMES, strict=True))  # COCO id -> name
-# the 20 classes that COCO shares with VOC [fsis_protocol 2.5]
+# the 20 classes that COCO shares with VOC (TFA, fsdet/data/builtin_meta.py, COCO_NOVEL_CATEGORIES)
 NOVEL_IDS = (1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 18, 19, 20, 21, 44, 62, 63, 64, 67, 72)
 
-# what published files hold [fsis_protocol 2.6: iMTFA's training log, TFA's issue 15]; crowd regions are
-# annotations but no objects
+# the contents of the published files: train from the training log in github.com/danganea/iMTFA, test from TFA's
+# issue 15 (docs/design.md, "COCO splits"); crowd regions are annotations but not objects
 KNOWN = {
     "tfa": {
         "train": {
@@ -57,11 +57,11 @@ class Table(NamedTuple):
 
 
 def read_table(json_path: str | Path) -> Table:
-    """The table of a json; remembered until the file changes.
+    """The table of a json; cached until the file changes.
 
     Raises:
       FileNotFoundError: it is missing.
-      ValueError: it is no COCO-format json, an id is no whole number, or an annotation id occurs twice.
+      ValueError: it is not a COCO-format json, an id is not a whole number, or an annotation id occurs twice.
     """
     path = Path(json_path)
     if not path.is_file():
@@ -71,7 +71,7 @@ def read_table(json_path: str | Path) -> Table:
 
 
 def check_counts(json_path: str | Path, counts: str, split: str) -> None:
-    """Compares a json with what the published one holds.
+    """Compares the contents of a json with those of the published file.
 
     Args:
       json_path: the json.
@@ -91,13 +91,13 @@ def check_counts(json_path: str | Path, counts: str, split: str) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"{json_path} is not the published {split} file of data.counts='{counts}': {'; '.join(wrong)}. "
-            "Fetch the file again, or set --config.data.counts='' if it is meant to hold something else"
+            f"{json_path} is not the published {split} file that data.counts='{counts}' names: {'; '.join(wrong)}. "
+            "Fetch the file again, or set --config.data.counts='' if it differs on purpose"
         )
 
 
 def count(table: Table) -> Counter:
-    """Images, annotations, objects per class name, base objects, and images that hold such."""
+    """Numbers of images, annotations, objects per class name, base objects, and images with base objects."""
     objects = table.category_ids[~table.crowd]
     base = ~table.crowd & ~np.isin(table.category_ids, NOVEL_IDS)
     found = Counter({name: int((objects == i).sum()) for i, name in table.categories.items()})
@@ -111,19 +111,19 @@ def count(table: Table) -> Counter:
 def locate(dataset: Dataset, root: str | Path, folders: Sequence[str]) -> Dataset:
     """The dataset with each image found once in one of several folders.
 
-    A photo is known by its file name without folders or, if that is one of COCO's two kinds
-    (``COCO_val2014_000000000042.jpg``, ``000000000042.jpg``), by its number. Earlier folders win.
+    A photo is identified by its file name without folders or, if that is one of COCO's two kinds
+    (``COCO_val2014_000000000042.jpg``, ``000000000042.jpg``), by its number. Earlier folders have priority.
 
     Args:
-      dataset: of a json, wherever its images are.
-      root: what `folders` lie in.
-      folders: where to look, not in folders in them; those that are not there hold nothing.
+      dataset: of a json.
+      root: the folder that has `folders` in it.
+      folders: where to look, without subfolders; those that do not exist are skipped.
 
     Returns:
       Dataset whose file names are relative to `root`.
 
     Raises:
-      FileNotFoundError: images are in none of the folders; says how many, and which were looked in.
+      FileNotFoundError: images are in none of the folders; says how many, and where it looked.
     """
     root = Path(root)
     folders = tuple(dict.fromkeys(folders))
@@ -134,11 +134,11 @@ def locate(dataset: Dataset, root: str | Path, folders: Sequence[str]) -> Datase
                 where.setdefault(_photo(name), f"{folder}/{name}")
     missing = [i.file_name for i in dataset.infos if _photo(i.file_name) not in where]
     if missing:
-        looked = ", ".join(f"{root / f}{'' if (root / f).is_dir() else ' (not there)'}" for f in folders)
+        looked = ", ".join(f"{root / f}{'' if (root / f).is_dir() else ' (does not exist)'}" for f in folders)
         raise FileNotFoundError(
             f"{len(missing)} of {len(dataset.infos)} images of {dataset.name} {dataset.split} are missing, among "
-            f"them {', '.join(missing[:3])}: looked in {looked}; put them into one of these (COCO's 2014 and 2017 "
-            "file names both do), or name another folder in data.more_images"
+            f"them {', '.join(missing[:3])}: looked in {looked}; put them into one of these (under COCO's 2014 or 2017 "
+            "file names), or name another folder in data.more_images"
         )
     infos = [i._replace(file_name=where[_photo(i.file_name)]) for i in dataset.infos]
     files = tuple(i.file_name for i in infos)
@@ -151,7 +151,7 @@ def locate(dataset: Dataset, root: str | Path, folders: Sequence[str]) -> Datase
 
 
 def _photo(name: str) -> str:
-    """What a photo is called in both of COCO's editions; other names stay."""
+    """The name that a photo has in COCO 2017; other names are unchanged."""
     name = name.rsplit("/", 1)[-1]
     official = re.fullmatch(r"COCO_(?:train|val)2014_(\d{12}\.jpg)", name)
     return official[1] if official else name
@@ -159,7 +159,7 @@ def _photo(name: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _table(path: str, size: int, changed: int) -> Table:
-    del size, changed  # only there to forget a table when the file changes
+    del size, changed  # arguments only so that a changed file is read again
     listed, annotations, raw_categories = coco_json.lists(Path(path))
     categories = dict(coco_json.categories(raw_categories, Path(path)))
     try:
@@ -167,9 +167,9 @@ def _table(path: str, size: int, changed: int) -> Table:
         columns = np.array(rows, np.int64).reshape(-1, 4)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{path}: an annotation lacks a whole number as id, image_id or category_id ({error!r}): mend the json"
+            f"{path}: the id, image_id or category_id of an annotation is not a whole number ({error!r}): fix the json"
         ) from None
     ids, image_ids, category_ids, crowd = columns.T
     if len(np.unique(ids)) != len(ids):
-        raise ValueError(f"{path}: an annotation id occurs more than once: number them anew")
+        raise ValueError(f"{path}: an annotation id occurs more than once: give each its own")
     return Table(len(listed), categories, ids, image_ids, category_ids, crowd == 1)

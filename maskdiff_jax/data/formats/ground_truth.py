@@ -1,9 +1,9 @@
 """The ground truth of a COCO-format json as pycocotools' COCOeval reads it, for scoring.
 
 Training drops or fixes annotations (`coco.load`); a published score counts them as they are: boxes without height or
-outside the image, masks without a pixel, areas that are not the mask's. Here nothing is changed that COCOeval
-[pycocotools/cocoeval.py] can read, and what it cannot read without an error, or would read past its memory, is fixed
-the way `coco.load` does or dropped.
+outside the image, masks without a pixel, areas that are not the mask's. Here everything that COCOeval
+(pycocotools/cocoeval.py) can read is unchanged. What would be an error there, or would read past its memory, is fixed
+as in `coco.load`, or dropped.
 """
 
 import itertools
@@ -21,15 +21,16 @@ def load(json_path: Path) -> dict[str, Any]:
     """A COCO json dict with the annotations of the file's images and categories, in the order of the file.
 
     Of each annotation:
-      id: as in the file; the lowest free number where it is missing, no whole number or another annotation's, which
-        would have COCOeval score one object in place of the other. An exact repeat keeps its id and counts twice.
+      id: as in the file; the lowest free number where it is missing, not a whole number or another annotation's,
+        because COCOeval would then score one object in place of the other. An exact repeat keeps its id and counts
+        twice.
       bbox, area, iscrowd: as in the file (None or missing is no crowd); the mask's box and pixels where the file has
         no numbers.
-      segmentation: compressed RLE of the mask, empty masks and sizes unlike the image's among them. Missing where
+      segmentation: compressed RLE of the mask, which may be empty or of another size than the image. Missing where
         there is no mask or none that can be read: such an object counts for boxes only.
 
     Raises:
-      FileNotFoundError, ValueError: the json as a whole is missing or broken, see `annotation_file`.
+      FileNotFoundError, ValueError: the json as a whole is missing or broken, see `coco_json`.
     """
     raw_images, annotations, raw_categories = coco_json.lists(json_path)
     image_of = {e[0]: e for e in coco_json.images(raw_images, json_path)}
@@ -53,7 +54,7 @@ def load(json_path: Path) -> dict[str, Any]:
 
 
 def of_images(truth: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    """The part of a COCO json dict that belongs to some of its images."""
+    """A COCO json dict with only those of its images, and their annotations."""
     images = [i for i in truth["images"] if i["id"] in image_ids]
     return truth | {"images": images, "annotations": [a for a in truth["annotations"] if a["image_id"] in image_ids]}
 
@@ -114,7 +115,7 @@ def _entry(raw: dict, height: int, width: int, sums: tuple[int, int] | None) -> 
 
 
 def _own_size(segmentation: Any) -> tuple[int, int] | None:
-    """Height and width that compressed RLE gives itself: pycocotools never asks whether they are the image's."""
+    """Height and width in compressed RLE; pycocotools never checks whether they are the image's."""
     if not (isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str)):
         return None
     size = segmentation.get("size")
@@ -124,7 +125,7 @@ def _own_size(segmentation: Any) -> tuple[int, int] | None:
 
 
 def _numbers(values: Any, count: int = 1) -> list[float] | None:
-    """A list of so many finite numbers as floats, else None."""
+    """A list of `count` finite numbers as floats, else None."""
     if not isinstance(values, list) or len(values) != count or not all(type(v) in (int, float) for v in values):
         return None
     try:

@@ -1,9 +1,9 @@
 """Image files as arrays: every file that Pillow reads becomes uint8 RGB, or an error that names it.
 
-As detectron2 does [fsis_protocol 1.1]: turned as EXIF says, transparency dropped (the color below it
-stays), of an animation the first frame. Beyond it: 16-bit gray is scaled to 8 bit, where Pillow clips.
-A file that is missing or broken stops training instead of being skipped, so that nobody learns from less
-than they think; `checks.check` finds all such files beforehand.
+As detectron2 does (detectron2/data/detection_utils.py, read_image): rotated as EXIF says, transparency dropped (the
+color below it is kept), of an animation the first frame. Unlike it, 16-bit gray is scaled to 8 bit, where Pillow clips.
+A file that is missing or broken is an error and is never skipped, so that nobody trains on less than they think;
+`checks.check` finds all such files beforehand.
 """
 
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 # an image of more pixels is refused by Pillow as a decompression bomb
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**26)
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,31 +36,42 @@ def png(image: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
-    """uint8 [h, w, 3] RGB, turned as its EXIF says; ValueError that names `where` if it is no image."""
+    """An image file as an array.
+
+    Args:
+      data: the bytes of the file.
+      where: its name, for messages.
+
+    Returns:
+      uint8 [h, w, 3] RGB, rotated as its EXIF says.
+
+    Raises:
+      ValueError: it is not an image that Pillow can read; names it and the fix.
+    """
     if not data:
         raise ValueError(f"cannot read the image {where} (it is empty): replace the file")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()  # first: TIFF files are turned by Pillow itself, which then forgets the tag
-            turn = _TURNS.get(_orientation(image))
+            image.load()  # first: Pillow itself rotates TIFF files and then drops the tag
+            rotation = _ROTATIONS.get(_orientation(image))
             rgb = _rgb(image)
-            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+            return np.asarray(rgb if rotation is None else rgb.transpose(rotation))
     except Image.DecompressionBombError:
         raise ValueError(
             f"cannot read the image {where} (more than {MAX_PIXELS} pixels): make it smaller or cut it into tiles"
         ) from None
-    except Exception as error:  # Pillow's readers raise whatever their format breaks; the mend is the same
+    except Exception as error:  # each of Pillow's readers raises its own errors; the fix is the same
         what = str(error) or type(error).__name__
-        if "cannot identify image file" in what:  # goes on with the address of a buffer
-            what = "no image, or of a format that Pillow does not know"
+        if "cannot identify image file" in what:  # Pillow's text has the address of a buffer
+            what = "not an image, or of a format that Pillow does not know"
         raise ValueError(f"cannot read the image {where} ({what}): replace the file") from None
 
 
 def read_bytes(folder: str, names: Sequence[str], i: int) -> bytes:
     """The i-th file's bytes; FileNotFoundError if it cannot be opened.
 
-    A name that is not there is also looked for as other systems write it: the same characters
-    composed or decomposed (macOS), folders divided by backslashes (Windows).
+    If there is no such name, the spellings of other systems are tried: the same characters composed or decomposed
+    (macOS), folders separated by backslashes (Windows).
     """
     first = None
     for name in _spellings(names[i]):
@@ -78,7 +89,7 @@ def read_file(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, int]
 
     Raises:
       FileNotFoundError: the file cannot be opened.
-      ValueError: it is no image or of another size.
+      ValueError: it is not an image, or of another size.
     """
     data, path = read_bytes(folder, names, i), str(Path(folder) / names[i])
     image = decode_image(data, path)
@@ -87,20 +98,20 @@ def read_file(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, int]
 
 
 def read_encoded(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, int]], i: int) -> bytes:
-    """The i-th file as it is, for copying; what its first bytes tell is checked as in `read_file`."""
+    """The bytes of the i-th file, for copying; its size is checked as in `read_file`, most files without decoding."""
     data, path = read_bytes(folder, names, i), str(Path(folder) / names[i])
     try:
         with Image.open(io.BytesIO(data)) as image:
             size = image.height, image.width
-            turned = image.format != "TIFF" and _orientation(image) >= 5
+            rotated = image.format != "TIFF" and _orientation(image) >= 5
     except Exception:  # decoding says what is wrong
-        size, turned = decode_image(data, path).shape[:2], False
-    _check_size(size[::-1] if turned else size, tuple(sizes[i]), data, path)
+        size, rotated = decode_image(data, path).shape[:2], False
+    _check_size(size[::-1] if rotated else size, tuple(sizes[i]), data, path)
     return data
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """As mode RGB; ValueError for pixels without a known range."""
+    """The image in mode RGB; ValueError for pixels without a known range."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         # the upper byte, which is also what Pillow keeps of 16-bit colors
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
@@ -110,37 +121,37 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none or none that can be read, as detectron2."""
+    """The EXIF orientation, 1..8; 1 where there is none or it cannot be read, as in detectron2."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF is no broken image
+    except Exception:  # the image itself may still be good
         return 1
 
 
 def _check_size(found: tuple[int, ...], wanted: tuple[int, ...], data: bytes, path: str) -> None:
-    """ValueError that names the file and the mend, if (height, width) are not those of the json."""
+    """ValueError that names the file and the fix if (height, width) are not those of the json."""
     if found == wanted:
         return
     text = f"{path} is {found[1]} x {found[0]} px, its json says {wanted[1]} x {wanted[0]}"
     if found == wanted[::-1] and _stored_size(data) == wanted:
         raise ValueError(
-            f"{text}, which is its size before the turn that its EXIF asks for: if the annotations fit the "
-            "unturned picture, remove the EXIF orientation from the file, else correct the json"
+            f"{text}, which is its size before the rotation that its EXIF asks for: if the annotations fit the "
+            "image as stored, remove the EXIF orientation from the file, else correct the json"
         )
     raise ValueError(f"{text}: correct width and height in the json")
 
 
 def _stored_size(data: bytes) -> tuple[int, int]:
-    """(height, width) as stored, before any turn."""
+    """(height, width) as stored, before any rotation."""
     with Image.open(io.BytesIO(data)) as image:
         return image.height, image.width
 
 
 def _spellings(name: str) -> list[str]:
-    """The name and what other systems may have made of it, without repeats."""
-    ways = [w for n in (name, name.replace("\\", "/")) for w in _forms(n)]
-    return list(dict.fromkeys(ways))
+    """The name and its spellings on other systems, without repeats."""
+    names = (name, name.replace("\\", "/"))
+    return list(dict.fromkeys(form for n in names for form in _unicode_forms(n)))
 
 
-def _forms(name: str) -> list[str]:
+def _unicode_forms(name: str) -> list[str]:
     return [name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]

@@ -1,23 +1,48 @@
 """Run lengths of compressed COCO RLE, checked for many masks at once.
 
-The text holds runs of background and foreground in turn. From the fourth on, a run is stored as its
-difference to the last but one. Each number is base-32 digits in two's complement, lowest first, as
-characters 48 + digit, and 32 more on each digit but the last. pycocotools reads all this without a
-check, and running lengths of 100,000 masks through Python one by one would take longer than all else.
+The format is pycocotools' (common/maskApi.c, rleToString). A mask is a list of run lengths in column order, background
+and foreground in turn. The text stores numbers: the first three are runs, each later one is the difference of a run to
+the run two before it, which is the last one of the same color. A number is written in base 32, lowest digit first, as
+characters 48 + digit, with 32 added to each digit but the last; the last digit holds the sign (two's complement).
+
+    runs     10  6  56   1   7      10 + 56 + 7 = 73 px background, 6 + 1 = 7 px foreground
+    numbers  10  6  56  -5 -49      1 - 6 = -5, 7 - 56 = -49
+    digits   10| 6|24 1|27|15 30    56 = 24 + 1 x 32, -5 = 27 - 32, -49 = 15 + (30 - 32) x 32
+    text      :  6  h 1  K  _ N     h = chr(48 + 24 + 32)
+
+pycocotools reads all this without a check, and runs that do not add up to the image have it write past its memory.
+A Python loop over the characters of 100,000 masks would take longer than all else, so numpy does it for all at once.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-DIGITS = 6  # of one number at most: 30 bits, while no image that can be read has 2**28 pixels
-CHUNK = 2**17  # characters that are looked at together: the arrays stay in the cache
+MAX_DIGITS = 6  # of one number: 30 bits, while no image that can be read has 2**28 pixels
+CHUNK = 2**17  # characters that are processed together: the arrays stay in the processor's cache
 BROKEN = (-1, -1)
 
 
+class _Numbers(NamedTuple):
+    """The numbers of all texts, one text after another."""
+
+    values: np.ndarray  # int32 [numbers]
+    count: np.ndarray  # [texts], numbers of each text
+    valid: np.ndarray  # bool [texts], False where the characters are no numbers
+
+
 def sums(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Of each text the sum of its runs and that of its foreground runs, px; BROKEN where a run is none."""
-    return [pair for chunk in _chunks([t.encode("utf-8", "surrogatepass") for t in texts]) for pair in _sums(chunk)]
+    """Sums of run lengths.
+
+    Args:
+      texts: "counts" of compressed RLE.
+
+    Returns:
+      Of each text the sum of all its runs and of its foreground runs, px; BROKEN where the text is no RLE.
+    """
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return [pair for chunk in _chunks(encoded) for pair in _sums(_read_numbers(chunk))]
 
 
 def _chunks(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -33,48 +58,67 @@ def _chunks(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _sums(texts: list[bytes]) -> list[tuple[int, int]]:
-    """`sums` of texts that are not empty. Arrays: [characters], [numbers], [slots] or [texts]."""
-    chars = np.frombuffer(b"".join(texts), np.uint8)
-    stops = np.cumsum([len(t) for t in texts])
-    firsts = np.concatenate(([0], stops[:-1]))
-    digits = chars - np.uint8(48)
-    good = np.maximum.reduceat(digits, firsts) < 64
-    last = digits < 32
-    good &= last[stops - 1]
-    last[stops - 1] = True
+def _read_numbers(texts: list[bytes]) -> _Numbers:
+    """Decodes the base-32 digits of texts that are not empty."""
+    digits = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)  # characters below 48 become large
+    text_end = np.cumsum([len(t) for t in texts])
+    text_start = _starts(text_end)
+    is_last = digits < 32  # digit of its number
+    valid = (np.maximum.reduceat(digits, text_start) < 64) & is_last[text_end - 1]
+    is_last[text_end - 1] = True  # so that no number runs into the next text
 
-    # numbers
-    ends = np.flatnonzero(last)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    top = digits[ends]
-    values = (top & 15).astype(np.int32) - (top & 16)
-    long = np.flatnonzero(ends > starts)
-    count = np.diff(np.concatenate(([0], np.searchsorted(ends, stops))))  # numbers of each text
-    begin = np.concatenate(([0], np.cumsum(count)[:-1]))
-    too_long = long[ends[long] - starts[long] >= DIGITS]
-    good[np.searchsorted(stops, ends[too_long], side="right")] = False
-    size = np.minimum(ends - starts, DIGITS - 1)
-    for k in range(DIGITS - 1):  # the lower digits of the few numbers that have some
-        long = long[size[long] > k]
-        if k == 0:
-            values[long] <<= (5 * size[long]).astype(np.int32)
-        values[long] += (digits[starts[long] + k] & 31).astype(np.int32) << 5 * k
+    last = np.flatnonzero(is_last)  # [numbers], position of the last digit
+    first = _starts(last + 1)
+    lower = last - first  # digits below the last one
+    too_long = lower >= MAX_DIGITS
+    valid[np.searchsorted(text_end, last[too_long], side="right")] = False
+    lower = np.minimum(lower, MAX_DIGITS - 1)
 
-    # each text gets an even number of slots, so that its two chains of differences are two columns
-    rows = (count + 1) // 2
-    row = np.concatenate(([0], np.cumsum(rows)[:-1]))
-    slots = np.zeros((int(rows.sum()), 2), np.int32)
-    slot = np.arange(len(values)) + np.repeat(2 * row - begin, count)
-    slots.reshape(-1)[slot] = values
-    slots[row, 0] = 0  # the first run belongs to no chain
-    chains = np.cumsum(slots, axis=0, dtype=np.int32)  # what overflows is what pycocotools would read
-    chains -= np.repeat(chains[row] - slots[row], rows, axis=0)
-    chains[row, 0] = values[begin]
-    odd = count % 2 == 1
-    chains[(row + rows - 1)[odd], 1] = 0  # the slots that are left over
+    values = (digits[last] & 15).astype(np.int32) - (digits[last] & 16)  # the last digit: -16..15
+    several = np.flatnonzero(lower)  # few numbers have lower digits
+    values[several] <<= (5 * lower[several]).astype(np.int32)
+    for k in range(MAX_DIGITS - 1):
+        several = several[lower[several] > k]
+        values[several] += (digits[first[several] + k] & 31).astype(np.int32) << 5 * k
+    count = np.diff(np.searchsorted(last, text_end), prepend=0)
+    return _Numbers(values, count, valid)
 
-    good &= np.minimum.reduceat(chains, row, axis=0).min(axis=1) >= 0
-    total = np.add.reduceat(chains, row, axis=0, dtype=np.int64)
-    everything, foreground = np.where(good, [total.sum(axis=1), total[:, 1]], np.array([BROKEN]).T)
-    return list(zip(everything.tolist(), foreground.tolist(), strict=True))
+
+def _sums(numbers: _Numbers) -> list[tuple[int, int]]:
+    """Undoes the differences and adds up the runs.
+
+    The runs of one text become rows of two columns, background and foreground; each difference then refers to the
+    row above, and a cumulative sum along the rows undoes them all. For the example of the module's docstring::
+
+        numbers      without the first     cumulative sum     with the first
+        10    6            0    6              0    6             10    6
+        56   -5           56   -5             56    1             56    1
+       -49               -49    0              7    1              7    0
+
+    The first number is a run that the third one does not refer to, so it is taken out before and put back after. An
+    odd number of runs leaves one cell, which is 0 at the end.
+    """
+    values, count, valid = numbers
+    number_start = _starts(np.cumsum(count))
+    rows = (count + 1) // 2  # of each text
+    row_end = np.cumsum(rows)
+    row_start = _starts(row_end)
+
+    table = np.zeros((int(rows.sum()), 2), np.int32)
+    cell = np.arange(len(values)) + np.repeat(2 * row_start - number_start, count)
+    table.reshape(-1)[cell] = values
+    table[row_start, 0] = 0
+    runs = np.cumsum(table, axis=0, dtype=np.int32)  # an overflow gives what pycocotools would read
+    runs -= np.repeat(runs[row_start] - table[row_start], rows, axis=0)  # each text starts from 0
+    runs[row_start, 0] = values[number_start]
+    runs[row_end[count % 2 == 1] - 1, 1] = 0
+
+    valid = valid & (np.minimum.reduceat(runs, row_start, axis=0).min(axis=1) >= 0)
+    background, foreground = np.add.reduceat(runs, row_start, axis=0, dtype=np.int64).T
+    pairs = np.where(valid, [background + foreground, foreground], np.array([BROKEN]).T)
+    return list(zip(*pairs.tolist(), strict=True))
+
+
+def _starts(ends: np.ndarray) -> np.ndarray:
+    """Where each of several consecutive pieces starts, given where they end."""
+    return np.concatenate(([0], ends[:-1]))

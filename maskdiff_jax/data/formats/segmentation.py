@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from maskdiff_jax.data.formats import rle as runs
+from maskdiff_jax.data.formats import rle as run_lengths
 
-FAR = 8  # image sides: a coordinate further out than this is a mistake, not an object that leaves the image
+FAR = 8  # image sides: a coordinate further out than this is an error, not an object that leaves the image
 
 
 class Unusable(Exception):
-    """An annotation that has to be dropped; the text is the kind of fault, for counting."""
+    """An annotation that has to be dropped; the text is the kind of problem, for counting."""
 
 
 def decode_mask(rle: dict[str, Any]) -> np.ndarray:
@@ -38,18 +38,18 @@ def mask_box(rle: dict[str, Any]) -> tuple[float, float, float, float]:
 
 
 def pixels(rle: dict[str, Any]) -> int:
-    """How many pixels a mask has."""
+    """Number of foreground pixels of a mask."""
     return int(mask_utils.area(rle))
 
 
 def run_sums(annotations: Sequence) -> dict[int, tuple[int, int]]:
-    """`runs.sums` of all annotations with compressed RLE, by their position."""
+    """Position -> `rle.sums` for the annotations of a json that have compressed RLE."""
     found = {}
     for k, a in enumerate(annotations):
         segmentation = a.get("segmentation") if isinstance(a, dict) else None
         if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str):
             found[k] = segmentation["counts"]
-    return dict(zip(found, runs.sums(list(found.values())), strict=True))
+    return dict(zip(found, run_lengths.sums(list(found.values())), strict=True))
 
 
 def from_json(
@@ -58,18 +58,18 @@ def from_json(
     """The mask of an annotation's "segmentation", of whatever type the json gives it.
 
     Args:
-      segmentation: polygons (each x, y, x, y ... in px; where they overlap or cross themselves,
-        pycocotools' rule decides), one polygon that is not in a list, uncompressed or compressed RLE.
+      segmentation: polygons (each x, y, x, y ... in px; pycocotools decides about overlaps and crossings), one
+        polygon that is not in a list, or uncompressed or compressed RLE.
       height: of the image, px.
       width: of the image, px.
-      fixes: gets the kinds of faults that were fixed.
-      sums: of compressed RLE, if `run_sums` has them already.
+      fixes: gets the kinds of problems that were fixed.
+      sums: of compressed RLE, from `run_sums`; None: computed here.
 
     Returns:
-      Compressed RLE of the image's size, whose runs add up to it; and its pixels, at least 1.
+      Compressed RLE whose runs add up to the image's size; and its foreground pixels, at least 1.
 
     Raises:
-      Unusable: there is no mask, or none that can be trusted.
+      Unusable: there is no mask, or a broken one.
     """
     rle, area = read(segmentation, height, width, fixes, sums)
     if area == 0:
@@ -80,7 +80,7 @@ def from_json(
 def read(
     segmentation: Any, height: int, width: int, fixes: list[str], sums: tuple[int, int] | None = None
 ) -> tuple[dict[str, Any], int]:
-    """As `from_json`, errors included, but a mask may be empty: an RLE without foreground and 0 pixels."""
+    """As `from_json`, but the mask may be empty: an RLE without foreground, and 0 pixels."""
     if not segmentation:
         raise Unusable("annotation without a mask")
     if isinstance(segmentation, dict):
@@ -93,9 +93,9 @@ def read(
 
 
 def from_outlines(polygons: Any, height: int, width: int) -> dict[str, Any] | None:
-    """The RLE that pycocotools' `annToRLE` makes of a list of polygons, all of them, whatever they cover.
+    """The RLE that pycocotools' `annToRLE` makes of a list of polygons, the broken ones too.
 
-    None where it would raise an error or could not be trusted: a value that is no number, a coordinate further
+    None where it would raise an error or read past its memory: a value that is not a number, a coordinate further
     out than `FAR`, a first polygon of two points or fewer.
     """
     limit = FAR * max(height, width)
@@ -116,14 +116,14 @@ def _from_polygons(polygons: list, height: int, width: int, fixes: list[str]) ->
     if not good:
         raise Unusable("annotation with a broken polygon")
     if len(good) < len(polygons):
-        fixes.append("broken polygon of an object that has others (left out)")
+        fixes.append("broken polygon of an object that has others (ignored)")
     outlines = mask_utils.frPyObjects(good, height, width)
     rle = outlines[0] if len(good) == 1 else mask_utils.merge(outlines)
     return bytes(rle["counts"]).decode(), int(mask_utils.area(rle))
 
 
 def _is_polygon(p: Any, limit: float) -> bool:
-    """Three points or more, all of them numbers and none further out than `limit`."""
+    """Three points or more, all of them numbers and none further from 0 than `limit`."""
     return _is_numbers(p, limit) and len(p) >= 6 and len(p) % 2 == 0
 
 
@@ -134,7 +134,7 @@ def _is_numbers(p: Any, limit: float) -> bool:
     if not p:
         return True
     try:
-        # the sum finds NaN, which minimum and maximum may miss
+        # the sum finds NaN, which min and max may miss
         return math.isfinite(sum(p)) and -limit <= min(p) and max(p) <= limit
     except (TypeError, OverflowError):
         return False
@@ -151,7 +151,7 @@ def _from_runs(rle: dict, height: int, width: int, sums: tuple[int, int] | None)
         return bytes(packed["counts"]).decode(), sum(counts[1::2])
     if not isinstance(counts, str):
         raise Unusable("annotation with a broken RLE")
-    total, area = sums or runs.sums([counts])[0]
+    total, area = sums or run_lengths.sums([counts])[0]
     if total != pixels:
         raise Unusable("annotation with a broken RLE")
     return counts, area

@@ -1,10 +1,10 @@
 """PASCAL VOC as a test set for models of COCO's classes: instance masks of two years in COCO format.
 
-The images are those of the segmentation ``val.txt`` of VOC2012 and VOC2007, each once: VOC2012 repeats photos
-of 2007 under the name ``2007_`` + number, and its version is taken [fsis_protocol 3.5, A29]. Masks come from
-SegmentationObject (0 background, 255 void, other values one object each), classes from SegmentationClass.
-Void, the rim around objects and what was too hard to label, is no part of any object. Boxes are the masks'
-tight ones, as in COCO; those of the XML files also hold the rim.
+The images are those of the segmentation ``val.txt`` of VOC2012 and VOC2007, each once: VOC2012 repeats photos of 2007
+under the name ``2007_`` + number, and its version is used (docs/design.md, "COCO2VOC"). Masks come from
+SegmentationObject (0 background, 255 void, each other value one object), classes from SegmentationClass. Void, the
+border around objects and what was too hard to label, belongs to no object. Boxes are tight around the masks, as in
+COCO; those of VOC's XML files include the border.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from maskdiff_jax.data.formats import coco_splits
 from maskdiff_jax.data.formats.segmentation import encode_mask
 
 VERSION = 1  # of the rules below
-YEARS = ("2012", "2007")  # the first wins where both have a photo
+YEARS = ("2012", "2007")  # where both have a photo the first is used
 VOID = 255
-# what SegmentationClass's 1..20 are called in COCO; VOC's own names are in alphabetical order: aeroplane, bicycle,
+# COCO's names for 1..20 in SegmentationClass; VOC's own names, in alphabetical order, are aeroplane, bicycle,
 # bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, pottedplant, sheep,
 # sofa, train, tvmonitor
 NAMES = (
@@ -38,11 +38,15 @@ def coco_json(root: str | Path, *, progress: Callable[[Sequence], Iterable] = la
     """The COCO-format json of both years, written into `root` on first use; image paths are relative to `root`.
 
     Args:
-      root: VOCdevkit, which holds VOC2007 and VOC2012.
+      root: VOCdevkit, which has VOC2007 and VOC2012 in it.
       progress: wraps the images that are read.
+
+    Returns:
+      The path of the json.
 
     Raises:
       FileNotFoundError, ValueError: as `image_list` and `convert`.
+      OSError: `root` cannot be written to.
     """
     names = image_list(root)
     digest = hashlib.blake2b(json.dumps([VERSION, names]).encode(), digest_size=5).hexdigest()
@@ -59,21 +63,23 @@ def image_list(root: str | Path) -> list[tuple[str, str]]:
 
     Raises:
       FileNotFoundError: a list is missing.
-      ValueError: a list holds something that is no name of a photo.
+      ValueError: a list has a line that is not the name of a photo.
     """
     lists = {year: Path(root) / f"VOC{year}" / "ImageSets" / "Segmentation" / "val.txt" for year in YEARS}
     missing = [str(path) for path in lists.values() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"PASCAL VOC is missing: looked for {' and '.join(missing)}; unpack VOCtrainval_11-May-2012.tar and "
-            "VOCtrainval_06-Nov-2007.tar, and give the VOCdevkit folder that holds VOC2007 and VOC2012 as root"
+            "VOCtrainval_06-Nov-2007.tar, and set data.root (or eval.root) to VOCdevkit, with VOC2007 and VOC2012"
         )
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for year, path in lists.items():
         for name in path.read_text().split():
             match = re.fullmatch(r"(?:(\d{4})_)?(\d{6})", name)
             if not match:
-                raise ValueError(f"{path}: '{name}' is no VOC image name (000033 or 2007_000033): fetch the list again")
+                raise ValueError(
+                    f"{path}: '{name}' is not a VOC image name (000033 or 2007_000033): unpack the list again"
+                )
             found.setdefault((match[1] or year, match[2]), (year, name))
     return list(found.values())
 
@@ -84,7 +90,7 @@ def convert(
     *,
     progress: Callable[[Sequence], Iterable] = lambda x: x,
 ) -> tuple[dict[str, Any], Counter]:
-    """Photos and their objects as a COCO json dict, and how many objects were dropped or doubtful, by kind.
+    """Photos and their objects as a COCO json dict, and the number of objects with problems, by kind.
 
     All 80 categories of COCO are listed, with its ids, so that the class ids of an 80-class model fit; the 20
     of VOC are the ones that have objects. An object's class is that of most of its pixels.
@@ -96,7 +102,7 @@ def convert(
 
     Raises:
       FileNotFoundError: photos or label images are missing; names the first ones.
-      ValueError: a label image is broken, no indexed PNG, holds unknown values, or the two differ in size.
+      ValueError: a label image is broken, not an indexed PNG or has unknown values, or the two differ in size.
     """
     root = Path(root)
     missing = [str(root / f) for year, name in names for f in _files(year, name) if not (root / f).is_file()]
@@ -156,19 +162,19 @@ def _labels(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
-    except Exception as error:  # Pillow's readers raise whatever their format breaks; the mend is the same
+    except Exception as error:  # each of Pillow's readers raises its own errors; the fix is the same
         raise ValueError(f"cannot read {path} ({error}): unpack it again") from None
     if mode not in ("P", "L"):
-        raise ValueError(f"{path} holds colors ({mode}), not the numbers of objects or classes: unpack VOC's own file")
+        raise ValueError(f"{path} has colors ({mode}) instead of object or class numbers: unpack VOC's own file")
     return values
 
 
 def _class_of(labels: np.ndarray, path: Path, problems: Counter) -> int:
-    """1..20, or 0 if the object's pixels have no class or none that most of them have."""
+    """1..20, the class of most of the object's pixels; 0 if there is none."""
     counts = np.bincount(labels, minlength=VOID + 1)
     if counts[len(NAMES) + 1 : VOID].any():
         value = len(NAMES) + 1 + int(counts[len(NAMES) + 1 : VOID].argmax())
-        raise ValueError(f"{path} holds class {value}, VOC has 1 to {len(NAMES)}: unpack VOC's own file")
+        raise ValueError(f"{path} has class {value}, but VOC has 1 to {len(NAMES)}: unpack VOC's own file")
     label = 1 + int(counts[1 : len(NAMES) + 1].argmax())
     if not counts[label]:
         problems["object without a class (dropped)"] += 1
@@ -176,7 +182,7 @@ def _class_of(labels: np.ndarray, path: Path, problems: Counter) -> int:
     if 2 * counts[label] <= len(labels):
         problems["object whose class image disagrees on most of it (dropped)"] += 1
         return 0
-    problems["object whose class image disagrees on a part of it"] += int(counts[label] < len(labels))
+    problems["object whose class image disagrees on some of it"] += int(counts[label] < len(labels))
     return label
 
 

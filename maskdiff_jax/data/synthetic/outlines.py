@@ -1,7 +1,7 @@
-"""Outlines, colors and textures that the embedded scenes are drawn from; all from numpy's rng.
+"""Outlines, colors and textures of the embedded scenes; everything random comes from a numpy generator.
 
-An outline is a list of closed polygons [n, 2] (x right, y down) in a square of side 1 around 0; the
-first is filled, the others are holes. Coverages are uint8 [h, w], 255 = the pixel lies inside.
+An outline is a list of closed polygons [n, 2] (x right, y down) in a square of side 1 around 0; the first is filled,
+the others are holes. Coverages are uint8 [h, w], 255 where the whole pixel is inside.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-OVERSAMPLE = 4  # coverage is counted on this many by this many points per pixel
+OVERSAMPLE = 4  # coverage is computed from a grid of 4 x 4 points per pixel
 
 Outline = list[np.ndarray]
 
@@ -99,14 +99,14 @@ def _crescent() -> Outline:
     return [np.concatenate([outer, _arc(inner, 2 * math.pi - inner_tip, inner_tip, 40, shift)[1:-1]])]
 
 
-def _centered(draw: Callable[[], Outline]) -> Outline:
-    """Moves the outline's box to the middle and makes its longer side 1."""
-    parts = draw()
-    low, high = parts[0].min(0), parts[0].max(0)
-    return [(p - (low + high) / 2) / (high - low).max() for p in parts]
+def _centered(outline: Callable[[], Outline]) -> Outline:
+    """The outline with the center of its box at 0 and a longer side of 1."""
+    polygons = outline()
+    low, high = polygons[0].min(0), polygons[0].max(0)
+    return [(p - (low + high) / 2) / (high - low).max() for p in polygons]
 
 
-# No two of them turn into each other under rotation and an aspect between 3:4 and 4:3.
+# no two of them become equal by rotation and an aspect between 3:4 and 4:3
 OUTLINES = {
     "circle": _centered(_circle), "square": _centered(_square), "triangle": _centered(_triangle),
     "cross": _centered(_cross), "heart": _centered(_heart), "drop": _centered(_drop),
@@ -117,30 +117,30 @@ OUTLINES = {
 
 
 def place(outline: Outline, center: np.ndarray, size: np.ndarray, angle: float) -> Outline:
-    """Stretches to `size` (px along x, y), then turns by `angle` (radians), then moves to `center` (px)."""
+    """An outline in px: stretched to `size` (along x, y), then rotated by `angle` (radians), then moved to `center`."""
     c, s = math.cos(angle), math.sin(angle)
-    turn = np.array([[c, s], [-s, c]])
-    return [(p * size) @ turn + center for p in outline]
+    rotation = np.array([[c, s], [-s, c]])
+    return [(p * size) @ rotation + center for p in outline]
 
 
-def coverage(parts: Outline) -> tuple[np.ndarray, tuple[int, int]]:
-    """Antialiased coverage of an outline in px, whole even where it leaves the scene.
+def coverage(outline: Outline) -> tuple[np.ndarray, tuple[int, int]]:
+    """Antialiased coverage of an outline in px, complete even where it leaves the scene.
 
     Returns:
       uint8 [h, w] and the (x, y) of its top left pixel.
     """
-    low = np.floor(parts[0].min(0)).astype(int) - 1
-    size = np.ceil(parts[0].max(0)).astype(int) + 1 - low
-    canvas = Image.new("L", tuple(int(s) * OVERSAMPLE for s in size))
-    draw = ImageDraw.Draw(canvas)
-    for k, part in enumerate(parts):
-        # PIL cuts vertices to whole points and fills those on the edge too: about 1/8 px too fat, centered
-        draw.polygon(((part - low) * OVERSAMPLE).ravel().tolist(), fill=0 if k else 255)
-    return np.asarray(canvas.reduce(OVERSAMPLE)), (int(low[0]), int(low[1]))
+    low = np.floor(outline[0].min(0)).astype(int) - 1
+    size = np.ceil(outline[0].max(0)).astype(int) + 1 - low
+    points = Image.new("L", tuple(int(s) * OVERSAMPLE for s in size))
+    pen = ImageDraw.Draw(points)
+    for k, polygon in enumerate(outline):
+        # PIL rounds vertices down to whole points and fills the border too: about 1/8 px too large, centered
+        pen.polygon(((polygon - low) * OVERSAMPLE).ravel().tolist(), fill=0 if k else 255)
+    return np.asarray(points.reduce(OVERSAMPLE)), (int(low[0]), int(low[1]))
 
 
 def oklab(color: np.ndarray) -> np.ndarray:
-    """OKLab (lightness, chroma, hue in radians) -> sRGB 0..255, clipped [B. Ottosson, 2020]."""
+    """OKLab (lightness, chroma, hue in radians) -> sRGB 0..255, clipped (bottosson.github.io/posts/oklab)."""
     light, chroma, hue = color
     a, b = chroma * math.cos(hue), chroma * math.sin(hue)
     lms = np.array(
@@ -165,7 +165,7 @@ _LMS_TO_RGB = np.array(
 
 
 def color_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """How different two (lightness, chroma, hue) look; black to white is 1."""
+    """Perceived difference of two (lightness, chroma, hue); black to white is 1."""
     xy = [c[1] * np.array([math.cos(c[2]), math.sin(c[2])]) for c in (first, second)]
     return math.hypot(first[0] - second[0], *(xy[0] - xy[1]))
 
@@ -192,7 +192,7 @@ def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     u, _ = _grid(rng, height, width)
     period, phase = rng.uniform(6, 14), rng.uniform(0, 2 * math.pi)
-    # a sine with its flanks about one pixel wide
+    # a sine, clipped so that its slopes are about one pixel wide
     return np.clip(0.5 + period / 6 * np.sin(u * (2 * math.pi / period) + phase), 0, 1)
 
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def test_restrict_forgets_other_classes_and_empty_images():
     assert part.categories == all_of_it.categories  # class ids keep their meaning
 
 
-def test_draws_are_nested_and_of_their_class(support_split):
+def test_shot_sets_are_nested_and_of_their_class(support_split):
     class_of = {a.id: a.class_id for i in support_split.infos for a in i.annotations}
     sets = {k: fewshot.sample(support_split, k, seed=1) for k in (1, 3, 5)}
     for c in range(12):
@@ -24,7 +26,7 @@ def test_draws_are_nested_and_of_their_class(support_split):
     assert fewshot.sample(support_split, 5, seed=1, class_ids=[8, 9]) == {c: sets[5][c] for c in (8, 9)}
 
 
-def test_crowds_ignored_and_small_objects_are_never_drawn():
+def test_crowds_ignored_and_small_objects_are_never_sampled():
     data = squares([(1, 0), (2, 0), (3, 0), (4, 0)], classes=1)
     a = list(data.infos[0].annotations)
     a[0], a[1] = a[0]._replace(crowd=True), a[1]._replace(ignore=True)
@@ -38,8 +40,8 @@ def test_short_classes():
     data = squares([(1, 0), (2, 0), (3, 1)])
     with pytest.raises(ValueError, match=r"b 1, c 0.*take_all"):
         fewshot.sample(data, 2, 0)
-    drawn = fewshot.sample(data, 2, 0, short_classes="take_all")
-    assert sorted(drawn[0]) == [1, 2] and drawn[1] == (3,) and drawn[2] == ()
+    found = fewshot.sample(data, 2, 0, short_classes="take_all")
+    assert sorted(found[0]) == [1, 2] and found[1] == (3,) and found[2] == ()
     for wrong in ({"short_classes": "skip"}, {"sampler": "best"}):
         with pytest.raises(ValueError, match="choose"):
             fewshot.sample(data, 1, 0, **{"class_ids": [0]} | wrong)
@@ -64,7 +66,7 @@ def test_imtfa_worked_by_hand():
     with pytest.raises(ValueError, match=r"a 6; lower"):
         fewshot.sample(data, 10, 3, sampler="imtfa")
     assert len(fewshot.sample(data, 10, 3, sampler="imtfa", short_classes="take_all")[0]) == 6
-    with pytest.raises(ValueError, match="draws 1, 5, 10 shots, not 3"):
+    with pytest.raises(ValueError, match="samples 1, 5, 10 shots, not 3"):
         fewshot.sample(data, 3, 0, sampler="imtfa")
     # enough objects, but no image with a single one: the loop would never leave K = 1
     pairs = squares(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
@@ -72,7 +74,7 @@ def test_imtfa_worked_by_hand():
         fewshot.sample(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
 
 
-def test_a_table_is_drawn_from_and_what_records_lack_is_named():
+def test_a_table_is_sampled_from_and_what_the_dataset_lacks_is_named():
     data = squares([(1, 0)], [(2, 0)], classes=1)
     table = coco_splits.Table(
         3, {10: "a"}, np.array([1, 2, 3]), np.array([1, 2, 3]), np.array([10, 10, 10]), np.array([False, False, False])
@@ -90,11 +92,8 @@ def test_a_table_is_drawn_from_and_what_records_lack_is_named():
 def test_shots_on_disk(tmp_path):
     path = tmp_path / "deep" / "shots.json"
     fewshot.save_shots(path, {0: (3, 1), 7: ()})
-    assert fewshot.load_shots(path) == {0: (3, 1), 7: ()}
+    assert json.loads(path.read_text()) == {"0": [3, 1], "7": []}
     assert [p.name for p in path.parent.iterdir()] == ["shots.json"]
-    path.write_text("[1")
-    with pytest.raises(ValueError, match="no file of shots"):
-        fewshot.load_shots(path)
 
 
 @pytest.mark.parametrize(("unlabeled", "others"), [("background", []), ("ignore", [(2, True), (3, True)])])

@@ -1,4 +1,4 @@
-"""TFA's draw against a transcript of its description, and its files read back."""
+"""TFA's sampler against a transcript of its script, and the round trip of its files."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ LOOPS = {"tfa": (1, 2, 3, 5, 10, 30), "imtfa": (1, 5, 10)}
 
 
 def transcript(by_class, seed, loop):
-    """The sampler as fsis_protocol 2.7 tells it, slowly; None for a class where it would not end.
+    """The sampler as prepare_coco_few_shot.py has it, slowly; None for a class where it would not end.
 
     Nothing here looks ahead: it gives up on a class after many rounds, or where random.sample does.
     """
@@ -63,36 +63,36 @@ def random_objects(rng, images, most):
 
 
 @pytest.mark.parametrize("sampler", LOOPS)
-def test_the_draw_is_tfas(sampler):
+def test_the_sampler_is_tfas(sampler):
     assert tfa.LEVELS[sampler] == LOOPS[sampler]
     rng = np.random.default_rng(7)
     for seed, most in itertools.product(range(6), (2, 5)):
         objects = random_objects(rng, 220, most)
-        drawn = tfa.sample(objects, seed, LOOPS[sampler])
+        sampled = tfa.sample(objects, seed, LOOPS[sampler])
         expected = transcript(objects, seed, LOOPS[sampler])
         assert len(expected) == 4 * len(LOOPS[sampler])
-        assert {(c, k): ids for c, sets in drawn.items() for k, ids in sets.items()} == expected
-        for sets in drawn.values():
+        assert {(c, k): ids for c, sets in sampled.items() for k, ids in sets.items()} == expected
+        for sets in sampled.values():
             assert all(len(ids) == k for k, ids in sets.items())
             assert all(a == b[: len(a)] for a, b in itertools.pairwise(sets.values()))
 
 
-def test_other_loops_draw_other_sets():
+def test_other_loops_sample_other_sets():
     objects = random_objects(np.random.default_rng(1), 220, 4)
     a, b = (tfa.sample(objects, 3, LOOPS[s]) for s in LOOPS)
     assert a[0][1] == b[0][1] and a[0][10] != b[0][10]
 
 
 def agree(objects, seed, loop):
-    """Checks the draw against the transcript, up to the set where that does not end; how many sets that is.
+    """Checks the sampler against the transcript, up to the set where that does not end; returns how many sets that is.
 
     What is decided beforehand there, is what the transcript runs into.
     """
-    drawn = {(c, k): ids for c, sets in tfa.sample(objects, seed, loop).items() for k, ids in sets.items()}
+    sampled = {(c, k): ids for c, sets in tfa.sample(objects, seed, loop).items() for k, ids in sets.items()}
     expected = transcript(objects, seed, loop)
-    assert expected.items() <= drawn.items()
+    assert expected.items() <= sampled.items()
     first = next(((c, k) for c in objects for k in loop if (c, k) not in expected), None)
-    assert first not in drawn
+    assert first not in sampled
     return len(expected)
 
 
@@ -154,14 +154,16 @@ def test_files_are_tfas_and_come_back(tmp_path):
     assert tfa.read(tmp_path / "split", dataset, 5, 3, class_ids=[1]).keys() == {1}
 
 
-def test_seed_0_may_lie_in_the_folder_itself(tmp_path):
+def test_seed_0_may_be_in_the_folder_itself(tmp_path):
     path = make_json(tmp_path)
     dataset = coco.load(path, tmp_path / "images")
     tfa.write(path, tmp_path / "split", [0], "tfa")
     expected = tfa.read(tmp_path / "split", dataset, 3, 0, class_ids=[0, 1])
     (tmp_path / "split" / "seed0").rename(tmp_path / "cocosplit")
     assert tfa.read(tmp_path / "cocosplit", dataset, 3, 0, class_ids=[0, 1]) == expected
-    with pytest.raises(FileNotFoundError, match=r"seed1 lacks 2 of 2 files, e\.g\. full_box_3shot_person_trainval"):
+    with pytest.raises(
+        FileNotFoundError, match=r"2 of 2 files are missing in .*seed1, e\.g\. full_box_3shot_person_trainval"
+    ):
         tfa.read(tmp_path / "cocosplit", dataset, 3, 1, class_ids=[0, 1])
 
 
@@ -196,12 +198,12 @@ def test_files_of_another_data_set_are_refused(tmp_path):
     refuses(r"1 annotations of .*seed1 are not in custom train, e\.g\. annotation 5 of person", id=5)
     refuses("another object's", image_id=10**6)
     refuses("is of category 90, but person is 1", category_id=90)
-    refuses("hold fewer objects", iscrowd=1)
+    refuses("have fewer objects", iscrowd=1)
     file.write_text(json.dumps({**raw, "annotations": [{}]}))
-    with pytest.raises(ValueError, match="lacks its id"):
+    with pytest.raises(ValueError, match="has no id"):
         tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
     file.write_text("{")
-    with pytest.raises(ValueError, match="no valid json"):
+    with pytest.raises(ValueError, match="not valid json"):
         tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
 
 
@@ -217,7 +219,7 @@ def test_nothing_is_written_where_tfa_would_not_end(tmp_path):
 
 
 @pytest.mark.skipif(not MINI.is_dir(), reason="shared data not here")
-def test_coco_mini_as_tfa_draws_it():
+def test_coco_mini_as_tfa_samples_it():
     """Real annotations, in the file's order; the transcript runs over its raw json, class ids ascending."""
     path = MINI / "annotations/instances_train.json"
     raw = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Bad data as it is found in the wild: each kind is skipped and counted, converted, or stops with a name."""
+"""Bad annotation files as they occur: each kind of problem is dropped or fixed and counted, or an error names it."""
 
 import gzip
 import io
@@ -58,17 +58,17 @@ def without(entry, key):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"", "no valid json"),
-        (b'{"images": [', "no valid json"),
+        (b"", "not valid json"),
+        (b'{"images": [', "not valid json"),
         (b'{"images": [], "annotations": []}', "needs the lists"),
         (b'{"images": {}, "annotations": [], "categories": []}', "needs the lists"),
         (b"[]", "needs the lists"),
         (b"null", "needs the lists"),
         (b'{"images": "\xff\xfe"}', "UTF-8"),
         (gzip.compress(b"{}"), "gunzip"),
-        (b"[" * 100_000, "no valid json"),
-        (b'{"images": [' + b"9" * 5000 + b"]}", "no valid json"),  # Python refuses to read such a number
-        (b'{"images": [], "annotations": [], "categories": []}', "lists no category"),
+        (b"[" * 100_000, "not valid json"),
+        (b'{"images": [' + b"9" * 5000 + b"]}", "not valid json"),  # Python refuses to read such a number
+        (b'{"images": [], "annotations": [], "categories": []}', "has no category"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -96,7 +96,7 @@ IMAGE = {"id": 7, "file_name": "a.png", "width": 10, "height": 8}
 
 @pytest.mark.parametrize(
     "entry, message",
-    [(without(IMAGE, key), f"lacks {key}") for key in IMAGE]
+    [(without(IMAGE, key), f"has no {key}") for key in IMAGE]
     + [
         (7, "must be an object"),
         (None, "must be an object"),
@@ -120,7 +120,7 @@ IMAGE = {"id": 7, "file_name": "a.png", "width": 10, "height": 8}
         ({**IMAGE, "file_name": "C:\\a.png"}, "inside the image folder"),
         ({**IMAGE, "file_name": "..\\a.png"}, "inside the image folder"),
         ({**IMAGE, "file_name": "a\0.png"}, "file_name"),
-        ({**IMAGE, "file_name": "\ud800.png"}, "half a character"),
+        ({**IMAGE, "file_name": "\ud800.png"}, "not valid Unicode"),
     ],
 )
 def test_broken_image_entries_stop(write, entry, message):
@@ -133,8 +133,8 @@ def test_broken_image_entries_stop(write, entry, message):
 @pytest.mark.parametrize(
     "entry, message",
     [
-        ({"id": 3}, "lacks name"),
-        ({"name": "x"}, "lacks id"),
+        ({"id": 3}, "has no name"),
+        ({"name": "x"}, "has no id"),
         ("x", "must be an object"),
         ({"id": "3", "name": "x"}, "category id"),
         ({"id": 3, "name": 4}, "the name 4"),
@@ -170,7 +170,7 @@ def test_sizes_as_whole_floats_are_taken(write):
 
 UNLISTED_IMAGE = "annotation of an image that is not listed (dropped)"
 UNLISTED_CATEGORY = "annotation of a category that is not listed (dropped)"
-NO_NUMBER = "annotation whose image_id or category_id is no number (dropped)"
+NO_NUMBER = "annotation whose image_id or category_id is not a number (dropped)"
 NO_MASK = "annotation without a mask (dropped)"
 NO_PIXEL = "annotation whose mask has no pixel in the image (dropped)"
 NO_BOX = "annotation without a box inside the image (dropped)"
@@ -183,8 +183,8 @@ GOOD_RLE = segmentation.encode_mask(np.eye(8, 10, dtype=np.uint8))
 @pytest.mark.parametrize(
     "bad, kind",
     [
-        (None, "annotation entry that is no json object (dropped)"),
-        ([1], "annotation entry that is no json object (dropped)"),
+        (None, "annotation entry that is not a json object (dropped)"),
+        ([1], "annotation entry that is not a json object (dropped)"),
         (without(annotation(), "image_id"), UNLISTED_IMAGE),
         (annotation(image_id=8), UNLISTED_IMAGE),
         (annotation(image_id="7"), UNLISTED_IMAGE),
@@ -248,13 +248,13 @@ def test_a_bad_annotation_is_dropped_and_counted(write, bad, kind):
         ({"bbox": ["2", "1", "4", "3"]}, "bbox is not four numbers (taken from the mask)"),
         ({"bbox": [2, 1, 4, float("nan")]}, "bbox is not four numbers (taken from the mask)"),
         ({"bbox": {"x": 2}}, "bbox is not four numbers (taken from the mask)"),
-        ({"area": None}, "area is no possible number of pixels (taken from the mask)"),
-        ({"area": -1}, "area is no possible number of pixels (taken from the mask)"),
-        ({"area": 1e300}, "area is no possible number of pixels (taken from the mask)"),
-        ({"area": "12"}, "area is no possible number of pixels (taken from the mask)"),
+        ({"area": None}, "area is not a possible number of pixels (taken from the mask)"),
+        ({"area": -1}, "area is not a possible number of pixels (taken from the mask)"),
+        ({"area": 1e300}, "area is not a possible number of pixels (taken from the mask)"),
+        ({"area": "12"}, "area is not a possible number of pixels (taken from the mask)"),
         ({"segmentation": SQUARE}, "polygon is not in a list of polygons (read as the only one)"),
-        ({"segmentation": [SQUARE, [1, 1]]}, "broken polygon of an object that has others (left out)"),
-        ({"segmentation": [None, SQUARE]}, "broken polygon of an object that has others (left out)"),
+        ({"segmentation": [SQUARE, [1, 1]]}, "broken polygon of an object that has others (ignored)"),
+        ({"segmentation": [None, SQUARE]}, "broken polygon of an object that has others (ignored)"),
         ({"id": None}, coco.RENUMBERED),
         ({"id": "uuid"}, coco.RENUMBERED),
         ({"id": -1}, coco.RENUMBERED),
@@ -262,7 +262,7 @@ def test_a_bad_annotation_is_dropped_and_counted(write, bad, kind):
         ({"id": [1]}, coco.RENUMBERED),
     ],
 )
-def test_what_needs_no_guess_is_mended_and_counted(write, change, kind):
+def test_what_needs_no_guess_is_fixed_and_counted(write, change, kind):
     dataset, problems, _ = load(write([annotation(**change)]))
     (a,) = dataset.infos[0].annotations
     assert (a.id, a.box, a.area) == (1, (2, 1, 6, 4), 12) and decode_mask(a.rle).sum() == 12
@@ -274,10 +274,10 @@ def test_no_box_and_no_area_are_no_fault(write):
     assert dataset.infos[0].annotations[0].box == (2, 1, 6, 4) and not problems
 
 
-def test_box_reaches_out(write):
+def test_box_extends_beyond_the_image(write):
     dataset, problems, _ = load(write([annotation(1, bbox=[-3, -3, 9, 7]), annotation(2, bbox=[-0.4, 0, 10.5, 8])]))
     assert [a.box for a in dataset.infos[0].annotations] == [(0, 0, 6, 4), (0, 0, 10, 8)]
-    assert problems == {"box reaches out of the image (clipped)": 1}  # half a pixel is rounding
+    assert problems == {"box extends beyond the image (clipped)": 1}  # half a pixel is rounding
 
 
 def test_a_polygon_that_crosses_itself_or_the_border_is_kept(write):
@@ -308,14 +308,14 @@ def test_repeated_annotation_ids(write):
     entries = [annotation(4), annotation(4), other, annotation(1), without(annotation(), "id")]
     dataset, problems, examples = load(write(entries))
     assert [a.id for a in dataset.infos[0].annotations] == [4, 2, 1, 3] and dataset.annotation_order == (4, 2, 1, 3)
-    assert problems == {"annotation that is there twice (dropped)": 1, coco.RENUMBERED: 2}
+    assert problems == {"exact repeat of an annotation (dropped)": 1, coco.RENUMBERED: 2}
     assert examples[coco.RENUMBERED] == "annotations[2]"
 
 
 def test_images_without_annotations_and_files_listed_twice(write):
     dataset, problems, _ = load(write([annotation()], change=lambda raw: raw["images"].append(IMAGE | {"id": 8})))
     assert len(dataset.infos) == 2 and dataset.infos[1].annotations == ()
-    assert problems == {coco.EMPTY: 1, "image file that the json lists again under another id": 1}
+    assert problems == {coco.EMPTY: 1, "image file that the json lists twice, with different ids": 1}
 
 
 def test_mostly_unusable_annotations_stop(write):
@@ -323,7 +323,7 @@ def test_mostly_unusable_annotations_stop(write):
     with pytest.raises(ValueError, match="more than half of its 3 annotations.*2 x annotation of a category") as error:
         coco.load(*paths)
     assert str(paths[0]) in str(error.value)
-    assert load(paths)[1][coco.REFUSED] == 1  # a check goes on, and says so
+    assert load(paths)[1][coco.REFUSED] == 1  # a check continues, and says so
     coco.load(*write([annotation(1), annotation(2, category_id=9)]))
 
 
@@ -378,8 +378,8 @@ def whole_jpeg():
     "data, message",
     [
         (b"", "it is empty"),
-        (b"this is text\n", "no image, or of a format"),
-        (b"<html>404</html>", "no image, or of a format"),
+        (b"this is text\n", "not an image, or of a format"),
+        (b"<html>404</html>", "not an image, or of a format"),
         (whole_jpeg()[:-200], "truncated"),
         (encoded(Image.fromarray(noise(64, 64)), "PNG")[:2000], "truncated"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot read"),
@@ -426,7 +426,7 @@ def test_names_composed_or_decomposed(write, form):
     assert coco.load(path, folder).read(0).shape == (8, 10, 3)
 
 
-def test_folders_divided_by_backslashes(write):
+def test_folders_separated_by_backslashes(write):
     path, folder = write(file_name="sub\\a.png")
     (folder / "sub").mkdir()
     Image.new("RGB", (10, 8)).save(folder / "sub" / "a.png")
@@ -435,13 +435,13 @@ def test_folders_divided_by_backslashes(write):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_exif_turns(kind):
+def test_exif_rotations(kind):
     """All eight orientations show the same scene; corners tell them apart."""
     scene = np.zeros((16, 32, 3), np.uint8)
     scene[:8, :8], scene[8:, 24:] = (255, 0, 0), (0, 0, 255)
-    picture = Image.fromarray(scene)
+    upright = Image.fromarray(scene)
     turns = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270")
-    stored = [picture] + [picture.transpose(Image.Transpose[turn]) for turn in turns]  # the inverse of what undoes it
+    stored = [upright] + [upright.transpose(Image.Transpose[turn]) for turn in turns]  # each undone by reading
     for orientation, image in enumerate(stored, start=1):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -450,13 +450,13 @@ def test_exif_turns(kind):
         assert np.abs(found.astype(int) - scene).mean() < 8, orientation
 
 
-def test_json_with_the_size_before_the_turn_says_so(write):
+def test_json_with_the_size_before_the_rotation_says_so(write):
     path, folder = write(file_name="a.jpg", width=8, height=10)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 10)).save(folder / "a.jpg", exif=exif)
     for read in (lambda dataset: dataset.read, lambda dataset: dataset.encoded):
-        with pytest.raises(ValueError, match=r"a\.jpg is 10 x 8 px, its json says 8 x 10.*before the turn.*EXIF"):
+        with pytest.raises(ValueError, match=r"a\.jpg is 10 x 8 px, its json says 8 x 10.*before the rotation.*EXIF"):
             read(coco.load(path, folder))(0)
     Image.new("RGB", (10, 8)).save(folder / "a.jpg")  # swapped, but by nothing in the file
     with pytest.raises(ValueError, match="correct width and height"):

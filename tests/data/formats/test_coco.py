@@ -57,10 +57,10 @@ def test_load(tmp_path):
     json.dumps(coco.ground_truth(dataset))
 
 
-def test_bad_annotations_are_mended_and_counted(tmp_path):
+def test_bad_annotations_are_fixed_or_dropped_and_counted(tmp_path):
     crowd = {"size": [8, 10], "counts": [10, 6, 64]}  # uncompressed, column by column
     annotations = [
-        box_annotation(1, (8, 5, 6, 6)),  # reaches out of the image
+        box_annotation(1, (8, 5, 6, 6)),  # extends beyond the image
         box_annotation(2, segmentation=[]),
         box_annotation(3, segmentation=[[1, 1, 2, 2]]),  # a line
         box_annotation(4, segmentation=crowd, iscrowd=1, bbox=[1, 2, 1, 6]),
@@ -76,7 +76,7 @@ def test_bad_annotations_are_mended_and_counted(tmp_path):
     assert problems["annotation with a broken polygon (dropped)"] == 1
     assert problems["annotation whose RLE is of another size than its image (dropped)"] == 1
     assert problems["annotation without a box inside the image (dropped)"] == 1
-    assert problems["box reaches out of the image (clipped)"] == 1
+    assert problems["box extends beyond the image (clipped)"] == 1
     assert problems["crowd region (no target)"] == 1
 
 
@@ -97,7 +97,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.png"):
         dataset.read(0)
     path.write_text("{")
-    with pytest.raises(ValueError, match="no valid json"):
+    with pytest.raises(ValueError, match="not valid json"):
         coco.load(path, images)
     path.write_text("[]")
     with pytest.raises(ValueError, match="needs the lists"):

@@ -113,7 +113,7 @@ def test_doubtful_objects_are_counted(devkit):
     assert dict(+problems) == {
         "object without a class (dropped)": 1,
         "object whose class image disagrees on most of it (dropped)": 1,
-        "object whose class image disagrees on a part of it": 1,
+        "object whose class image disagrees on some of it": 1,
     }
     assert json.loads(voc.coco_json(devkit).read_text())["info"]["problems"] == dict(+problems)
 
@@ -129,7 +129,7 @@ def test_broken_kits_are_named(devkit):
     labels.write_bytes(good[:60])
     refuses(ValueError, r"cannot read .*000042\.png")
     Image.new("RGB", (20, 12)).save(labels)
-    refuses(ValueError, r"holds colors \(RGB\)")
+    refuses(ValueError, r"has colors \(RGB\)")
     Image.new("L", (12, 20)).save(labels)
     refuses(ValueError, "is 12 x 20 px")
     labels.unlink()
@@ -137,11 +137,11 @@ def test_broken_kits_are_named(devkit):
     labels.write_bytes(good)
     classes = devkit / "VOC2007/SegmentationClass/000042.png"
     Image.fromarray(np.full((12, 20), 33, np.uint8)).save(classes)
-    refuses(ValueError, "holds class 33")
+    refuses(ValueError, "has class 33")
     classes.write_bytes(good)
     val = devkit / "VOC2007/ImageSets/Segmentation/val.txt"
     val.write_text("000042 1\n")
-    refuses(ValueError, "'1' is no VOC image name")
+    refuses(ValueError, "'1' is not a VOC image name")
     val.unlink()
     refuses(FileNotFoundError, r"looked for .*VOC2007.ImageSets.Segmentation.val\.txt; unpack")
 

@@ -32,12 +32,12 @@ def assert_same(first: Dataset, second: Dataset):
 
 
 def test_three_ways_to_the_same_scenes(test_split, tmp_path):
-    """Drawn again, read from the prepared set, read from plain json and png."""
-    drawn = scenes.scenes("shapes", "test", 0, 12)
-    assert_same(test_split, drawn)
-    coco.save(drawn, tmp_path / "test.json", tmp_path / "images")
+    """Rendered again, read from the prepared set, read from plain json and png."""
+    rendered = scenes.scenes("shapes", "test", 0, 12)
+    assert_same(test_split, rendered)
+    coco.save(rendered, tmp_path / "test.json", tmp_path / "images")
     plain = coco.load(tmp_path / "test.json", tmp_path / "images", scenes.NOVEL, name="shapes", split="test")
-    assert_same(plain, drawn)
+    assert_same(plain, rendered)
     assert not list(tmp_path.glob("*.tmp*"))
 
 
