@@ -1,12 +1,16 @@
-"""What the scripts share: flags, default folders, one clear line for an error.
+"""What the scripts share: flags, run folders, one clear sentence for an error.
 
-Exit codes: 0 done, 1 the run failed, 2 what was asked for is wrong.
+A script that makes a run takes ``--config FILE[:ARGUMENT]`` and ``--workdir``. A script that uses a trained run takes
+the run's folder and reads the config in it. Both take ``--config.any.field=value``.
+
+Exit codes: 0 done; 1 the run failed or was stopped (Ctrl-C, SIGTERM); 2 what was asked for is wrong.
 """
 
 import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +24,7 @@ RENAMED = {
     "model.mask.diffusion.guided": "model.mask.diffusion.guidance_interval",
 }
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
+WHICH_CONFIG = "which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)"
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
@@ -27,23 +32,26 @@ from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 def define_flags() -> None:
     """``--config`` and ``--workdir``, the flags of every script that works on one run."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file and preset, e.g. configs/base.py or configs/fewshot.py:coco,shots=1. "
-        "Any field can be changed: --config.train.mask.lr=3e-4", lock_config=True,
-    )  # fmt: skip
-    flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<stage>-<preset>, see README.")
-    for name in ("config", "workdir"):  # so that --help of the script shows them
+    described = {
+        "config": "Config file and preset, e.g. configs/base.py or configs/fewshot.py:coco,shots=1. Any field can be "
+        "changed: --config.train.mask.lr=3e-4",
+        "workdir": "Folder of the run; default: runs/<stage>-<preset>, see README.",
+    }
+    for name, text in described.items():
+        if name not in flags.FLAGS:
+            flags.DEFINE_string(name, None, text)
+        # so that --help of the script shows it
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def reject_arguments(argv: list[str]) -> None:
-    """Raises ValueError when something stands behind the flags."""
+    """Raises ValueError when there are arguments other than flags."""
     if len(argv) > 1:
         raise ValueError(f"unknown argument '{argv[1]}': flags look like --workdir=FOLDER, see --help")
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """Where a run of this config lives when nobody says otherwise."""
+    """The folder of a run of this config when no other is given."""
     name = f"{config.stage}-{config.preset}"
     if config.paper:
         name += "-paper"
@@ -54,12 +62,104 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / name
 
 
-def complete(config: ConfigDict) -> ConfigDict:
-    """Fills what depends on other fields: where later stages start from, the number of classes of custom data."""
-    if config.stage != "base" and not config.init_from:
-        before = config.copy_and_resolve_references().unlock()
-        before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
-        config.init_from = str(default_workdir(before))
+def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
+    """Reads a config file and changes fields of it.
+
+    Args:
+      file: as ``--config`` takes it, with an argument behind a colon.
+      overrides: arguments ``--config.a.b=value``.
+
+    Returns:
+      The locked config, and the names of the fields that were given explicitly.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: an unknown field, a value of the wrong type, or an error of the file itself.
+    """
+    values = _parsed(partial(config_flags.DEFINE_config_file, "config", None), [f"--config={file}", *overrides])
+    try:
+        config = values.config.lock()  # ml_collections raises here when there is no such file
+    except OSError as error:
+        raise FileNotFoundError(f"cannot read the config file: {_last_line(error)}") from error
+    given = set(config_flags.get_override_values(values["config"]))
+    if re.search(r"[:,]\s*weights=", file):
+        given.add("weights")
+    return config, frozenset(given)
+
+
+def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A locked copy of a config with fields changed by arguments ``--config.a.b=value``.
+
+    Raises:
+      ValueError: an unknown field, or a value of the wrong type.
+    """
+    define = partial(config_flags.DEFINE_config_dict, "config", config.copy_and_resolve_references())
+    return _parsed(define, overrides).config.lock()
+
+
+def _parsed(define: Callable, arguments: list[str]) -> flags.FlagValues:
+    """The values of a config flag of ml_collections; its errors as one sentence."""
+    for argument in arguments:
+        field = re.match(r"--config\.([\w.]+)", argument)
+        if field and field[1] in RENAMED:
+            raise ValueError(f"config.{field[1]} is now called config.{RENAMED[field[1]]}")
+    values, argv = flags.FlagValues(), ["config", *arguments]
+    try:
+        define(flag_values=values, sys_argv=argv, lock_config=True)
+        values(argv)
+        return values
+    except (flags.Error, OSError) as error:
+        raise ValueError(_last_line(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
+        text = str(error.args[0]) if error.args else repr(error)
+        raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
+
+
+def _last_line(error: Exception) -> str:
+    """ml_collections puts the traceback of a config file into its message: the last line says what is wrong."""
+    last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
+    return last.removeprefix("ValueError: ")
+
+
+def read_run(folder: Path) -> ConfigDict:
+    """The config of a run folder.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: its config.json is broken, or has other fields than this version of the package.
+    """
+    from configs import base
+    from maskdiff_jax import workdir
+
+    config = workdir.read_config(folder)
+    ours, theirs = (workdir.flat(workdir.as_json(c)).keys() for c in (base.get_config(), config))
+    if ours != theirs:
+        missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
+        named = [f"it has {k}" + (f", now {RENAMED[k]}" if k in RENAMED else "") for k in unknown]
+        named += [f"it has no {k}" for k in missing if k not in RENAMED.values()]
+        raise ValueError(
+            f"{folder}/{workdir.CONFIG} is of another version of maskdiff_jax ({'; '.join(named[:5])}): use that "
+            "version, or change these fields in the file"
+        )
+    return config
+
+
+def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigDict:
+    """Fills what depends on other fields: where a later stage starts from and what it inherits, the number of classes.
+
+    Args:
+      config: is changed.
+      given: the fields that were given explicitly; they are not inherited.
+
+    Raises:
+      ValueError: a field was given that must be as in the run that this one starts from.
+    """
+    if config.stage != "base":
+        if not config.init_from:
+            before = config.copy_and_resolve_references().unlock()
+            before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
+            config.init_from = str(default_workdir(before))
+        inherit(config, given)
     if config.model.num_classes == 0:
         from maskdiff_jax.data import pipeline
 
@@ -67,15 +167,27 @@ def complete(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def inherit(config: ConfigDict, given: frozenset[str]) -> None:
+    """Takes model and classes from the run that a stage starts from, and prints what that changes."""
+    from maskdiff_jax import workdir
+    from maskdiff_jax.training import compatibility
+
+    folder = Path(config.init_from)
+    if not (folder / workdir.CONFIG).is_file():
+        return  # `train.run` says so
+    changed = compatibility.inherit(config, workdir.read_config(folder), given, folder)
+    if changed:
+        print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)
+
+
 def set_up_jax(mask_size: int = 0) -> None:
-    """Keeps compiled programs between runs and the libraries' notices off the screen; to be called before jax runs.
+    """Keeps compiled programs between runs and the libraries' notices off the screen; call it before jax runs.
 
     Args:
       mask_size: px, ``model.mask.size``. From 64 on, where nets have their full width, a CPU gets Eigen's convolutions
         in place of YNNPACK's, which jaxlib 0.10 chooses: benchmarks/timing/sampling.py and detector.py time both.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+    _quiet()
     if mask_size >= 64:
         flags_ = os.environ.get("XLA_FLAGS", "")
         # a flag that a jaxlib does not know ends the process: only the series that it was tried with
@@ -88,62 +200,144 @@ def set_up_jax(mask_size: int = 0) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _quiet() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jax is imported
+    logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
+
+
 def run(
     main: Callable[..., object], *, takes_files: bool = False, folder: Callable[[ConfigDict], Path] = default_workdir
 ) -> None:
-    """Parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``; see ``guarded``.
+    """For a script that makes a run: parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``.
 
     Args:
       main: the script's.
-      takes_files: what stands behind the flags goes to ``main`` as a third argument; else it is an error.
-      folder: the workdir when nobody says otherwise.
+      takes_files: arguments that are not flags go to ``main`` as a third argument; else they are an error.
+      folder: config -> the workdir when no other is given.
     """
     define_flags()
+    overrides: list[str] = []
 
     def start(argv: list[str]) -> None:
         if not takes_files:
             reject_arguments(argv)
-        try:
-            config = flags.FLAGS.config
-            stage = config and config.stage  # a file that is not there is noticed on first use
-        except OSError as error:
-            raise FileNotFoundError(f"cannot read the config file: {str(error).splitlines()[-1].strip()}") from error
-        if stage is None:
-            raise ValueError("which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)")
+        if not flags.FLAGS.config:
+            raise ValueError(WHICH_CONFIG)
+        config, given = read_config(flags.FLAGS.config, overrides)
+        _quiet()
+        config = complete(config, given)
         set_up_jax(config.model.mask.size)
-        config = complete(config)
         workdir = flags.FLAGS.workdir
         main(config, Path(workdir) if workdir else folder(config), *([argv[1:]] if takes_files else []))
 
-    guarded(start)
+    guarded(start, overrides)
 
 
-def guarded(start: Callable[[list[str]], object]) -> None:
-    """Runs an absl main; what a user can mend becomes one sentence on stderr and an exit code."""
+def run_trained(main: Callable[[ConfigDict, Path], object]) -> None:
+    """For a script that uses a trained run: takes its folder and calls ``main(config, workdir)``.
+
+    The folder is the script's argument, or ``--workdir``, or the default folder of ``--config``. The config is the
+    one in the folder; ``--config.a.b=value`` changes what may differ after training.
+    """
+    define_flags()
+    overrides: list[str] = []
+
+    def start(argv: list[str]) -> None:
+        _quiet()
+        folder = trained_folder(argv[1:], overrides)
+        config = trained_config(folder, overrides)
+        set_up_jax(config.model.mask.size)
+        main(config, folder)
+
+    guarded(start, overrides)
+
+
+def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
+    """The run folder that was asked for: an argument, ``--workdir``, or the default of ``--config``.
+
+    Raises:
+      ValueError: none, several, or a run of another preset or stage than ``--config`` says.
+    """
+    file, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    folders = [*arguments, *([workdir] if workdir else [])]
+    if len(folders) > 1:
+        raise ValueError(f"one run at a time, not {len(folders)}: {', '.join(folders)}")
+    if not file:
+        if not folders:
+            raise ValueError("which run? give its folder, e.g. runs/base-shapes")
+        return Path(folders[0])
+    config, _ = read_config(file, overrides)
+    folder = Path(folders[0]) if folders else default_workdir(config)
+    theirs = read_run(folder)
+    same = ["stage", "preset", "paper"] + (["fewshot.shots", "fewshot.seed"] if config.stage != "base" else [])
+    for name in same:
+        one, other = (_field(c, name) for c in (config, theirs))
+        if one != other:
+            raise ValueError(
+                f"{folder} holds a run with {name}={other!r}, but --config says {one!r}: leave --config out, the "
+                "folder has its own"
+            )
+    return folder
+
+
+def trained_config(folder: Path, overrides: list[str]) -> ConfigDict:
+    """The config of a trained run, with changes to what may differ after training.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: a field that does not exist, or that trained weights depend on.
+    """
+    from maskdiff_jax import workdir
+
+    config = override(read_run(folder), overrides)
+    workdir.check(folder, config)
+    return config
+
+
+def _field(config: ConfigDict, name: str) -> object:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = None) -> None:
+    """Runs a script's main; an error that a user can fix becomes one sentence on stderr and an exit code.
+
+    Args:
+      start: takes argv without flags.
+      overrides: is filled with the arguments ``--config.a.b=value``; None: the script has none.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        if overrides is not None:
+            overrides[:], argv = _split_overrides(argv)
+        flags.FLAGS.unparse_flags()  # of an earlier script in the same process
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            raise ValueError(_last_line(error)) from error
+
     try:
-        app.run(start, flags_parser=_parse)
+        app.run(start, flags_parser=parse)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         _fail(error, 2)
     except (FloatingPointError, OSError) as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail(KeyboardInterrupt("stopped; the same command goes on from the last checkpoint"), 1)
+    except KeyboardInterrupt as stop:
+        _fail(KeyboardInterrupt(str(stop) or "stopped; the same command resumes from the last checkpoint"), 1)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    for argument in argv[1:]:
-        field = re.match(r"--config\.([\w.]+)", argument)
-        if field and field[1] in RENAMED:
-            raise ValueError(f"config.{field[1]} is now called config.{RENAMED[field[1]]}")
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, OSError) as error:
-        # ml_collections wraps a config file's own error into a traceback: its last line is the message
-        last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
-        raise ValueError(last.removeprefix("ValueError: ")) from error
-    except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
-        text = str(error.args[0]) if error.args else repr(error)
-        raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
+def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments ``--config.a.b=value``, and the others.
+
+    Raises:
+      ValueError: a value apart from its field, which could be a file as well.
+    """
+    overrides = [x for x in argv[1:] if re.match(r"--?(no)?config\.", x)]
+    for x in overrides:
+        if "=" not in x and not re.match(r"--?noconfig\.", x):
+            raise ValueError(f"'{x}' has no value: write {x}=VALUE, without a space")
+    return overrides, [x for x in argv if x not in overrides]
 
 
 def _fail(error: BaseException, code: int) -> None:

@@ -21,9 +21,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     """Evaluates and prints the table."""
     from maskdiff_jax.evaluation import evaluate
     from maskdiff_jax.reporting import report
-    from maskdiff_jax.workdir import check
 
-    check(workdir, config)
     document = evaluate.run(config, workdir)
     print(report.text_table([document]))
     given = {
@@ -39,4 +37,4 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_trained(main)

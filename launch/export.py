@@ -22,13 +22,11 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: WORKDIR/e
 def main(config: ConfigDict, workdir: Path) -> None:
     """Exports and says where."""
     from maskdiff_jax.inference import export
-    from maskdiff_jax.workdir import check
 
-    check(workdir, config)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "export"
     count = export.run(config, workdir, folder)
     print(f"exported: {folder} ({count / 1e6:.1f} million parameters)")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_trained(main)

@@ -34,7 +34,8 @@ SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged"
 # the fields that trained weights do not depend on; a trailing dot: the whole section
 AFTER_TRAINING = (
     "eval.", "distill.", "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
-    *(f"data.{k}" for k in ("root", "test_json", "test_images", "test_short_side", "workers", "cache_mb")),
+    "data.root", "data.test_json", "data.test_images", "data.test_short_side", "data.shapes_test", "data.workers",
+    "data.cache_mb",
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
 )  # fmt: skip
@@ -94,9 +95,11 @@ def check(folder: str | Path, config: ConfigDict) -> None:
       ValueError: fields differ; names them with both values. Or config.json is broken.
     """
     theirs = as_json(read_config(folder))
-    free = AFTER_TRAINING
+    free = set(AFTER_TRAINING)
+    if theirs["stage"] == "base":
+        free |= {"fewshot.", "train.novel."}  # the shots are for evaluation alone
     if theirs["stage"] == "distill":  # the weights depend on the steps that were taught
-        free = tuple(k for k in free if k not in ("distill.", "model.mask.diffusion.spacing"))
+        free -= {"distill.", "model.mask.diffusion.spacing"}
     differ = [k for k in different_fields(as_json(config), theirs) if not covers(free, k)]
     if differ:
         raise ValueError(

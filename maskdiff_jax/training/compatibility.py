@@ -4,12 +4,63 @@ A run leaves its config in WORKDIR/config.json as soon as it starts, so nothing 
 """
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from maskdiff_jax.workdir import SAMPLING, as_json, check_layout, model_differences, read_config
+from maskdiff_jax.workdir import (
+    NEXT_STAGE,
+    SAMPLING,
+    as_json,
+    check_layout,
+    covers,
+    flat,
+    model_differences,
+    read_config,
+)
 
+# what a later stage inherits; a trailing dot: the whole section
+SHARED = ("model.", "weights", "data.novel_classes", "data.context")
 NOVEL_INITS = ("finetune", "random", "imprint")
+
+
+def inherit(config: ConfigDict, before: ConfigDict, given: frozenset[str], folder: Path) -> dict[str, Any]:
+    """Takes over what a stage must or should share with the run that it starts from: the model and the classes.
+
+    Args:
+      config: of the stage; is changed.
+      before: the config of the run that it starts from.
+      given: fields "a.b.c" that were given explicitly; where they may differ they stay.
+      folder: of that run, for messages.
+
+    Returns:
+      The fields that changed, with their new values.
+
+    Raises:
+      ValueError: the runs are of different presets, or a given field cannot differ; names it with both values.
+    """
+    for name in ("preset", "paper"):
+        if config[name] != before[name]:
+            raise ValueError(
+                f"{folder} was trained with {name}={before[name]!r}, this run has {name}={config[name]!r}: give "
+                "--config the same argument, or another --config.init_from"
+            )
+    ours, theirs = (flat(c.copy_and_resolve_references().to_dict()) for c in (config, before))
+    changed = {}
+    for name, value in theirs.items():
+        taught = config.stage == "distill" and covers([f"model.mask.diffusion.{k}" for k in SAMPLING], name)
+        if taught or not covers(SHARED, name) or ours[name] == value:
+            continue
+        if name not in given:
+            changed[name] = value
+        elif not covers(NEXT_STAGE, name):
+            raise ValueError(
+                f"{name}={ours[name]!r} was given, but the run in {folder} that this stage starts from has "
+                f"{name}={value!r}: leave it out, it is inherited"
+            )
+    with config.unlocked():
+        config.update_from_flattened_dict(changed)
+    return changed
 
 
 def check_start(config: ConfigDict, workdir: Path) -> None:
