@@ -15,32 +15,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# fields of the config that have a new name since version 0.1
-RENAMED = {
-    "data.shapes_pool": "data.shapes_support",
-    "data.shot_unlabelled": "data.shot_unlabeled",
-    "eval.like_fgn": "eval.gt_classes_only",
-    "eval.pictures": "eval.figures",
-    "model.mask.diffusion.guided": "model.mask.diffusion.guidance_interval",
-}
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 WHICH_CONFIG = "which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)"
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
+from maskdiff_jax import config_fields  # noqa: E402
+
 
 def define_flags() -> None:
     """``--config`` and ``--workdir``, the flags of every script that works on one run."""
-    described = {
-        "config": "Config file and preset, e.g. configs/base.py or configs/fewshot.py:coco,shots=1. Any field can be "
-        "changed: --config.train.mask.lr=3e-4",
-        "workdir": "Folder of the run; default: runs/<stage>-<preset>, see README.",
-    }
-    for name, text in described.items():
-        if name not in flags.FLAGS:
-            flags.DEFINE_string(name, None, text)
-        # so that --help of the script shows it
+    if "config" not in flags.FLAGS:
+        flags.DEFINE_string(
+            "config", None, "Config file and preset, e.g. configs/base.py or configs/fewshot.py:coco,shots=1. Any "
+            "field can be changed: --config.train.mask.lr=3e-4",
+        )  # fmt: skip
+    if "workdir" not in flags.FLAGS:
+        flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<stage>-<preset>.")
+    for name in ("config", "workdir"):  # so that --help of the script shows them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
@@ -76,11 +69,8 @@ def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[
       FileNotFoundError: no such file.
       ValueError: an unknown field, a value of the wrong type, or an error of the file itself.
     """
-    values = _parsed(partial(config_flags.DEFINE_config_file, "config", None), [f"--config={file}", *overrides])
-    try:
-        config = values.config.lock()  # ml_collections raises here when there is no such file
-    except OSError as error:
-        raise FileNotFoundError(f"cannot read the config file: {_last_line(error)}") from error
+    define = partial(config_flags.DEFINE_config_file, "config", None)
+    config, values = _parsed(define, [f"--config={file}", *overrides])
     given = set(config_flags.get_override_values(values["config"]))
     if re.search(r"[:,]\s*weights=", file):
         given.add("weights")
@@ -94,54 +84,37 @@ def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
       ValueError: an unknown field, or a value of the wrong type.
     """
     define = partial(config_flags.DEFINE_config_dict, "config", config.copy_and_resolve_references())
-    return _parsed(define, overrides).config.lock()
+    return _parsed(define, overrides)[0]
 
 
-def _parsed(define: Callable, arguments: list[str]) -> flags.FlagValues:
-    """The values of a config flag of ml_collections; its errors as one sentence."""
+def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.FlagValues]:
+    """Defines and parses a config flag of ml_collections; its errors become one sentence."""
     for argument in arguments:
         field = re.match(r"--config\.([\w.]+)", argument)
-        if field and field[1] in RENAMED:
-            raise ValueError(f"config.{field[1]} is now called config.{RENAMED[field[1]]}")
+        if field and field[1] in config_fields.RENAMED:
+            raise ValueError(f"config.{field[1]} is now called config.{config_fields.RENAMED[field[1]]}")
     values, argv = flags.FlagValues(), ["config", *arguments]
     try:
         define(flag_values=values, sys_argv=argv, lock_config=True)
         values(argv)
-        return values
     except (flags.Error, OSError) as error:
         raise ValueError(_last_line(error)) from error
     except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
         text = str(error.args[0]) if error.args else repr(error)
         raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
+    try:
+        config = values.config.lock()  # ml_collections raises here when there is no such file
+    except OSError as error:
+        raise FileNotFoundError(f"cannot read the config file: {_last_line(error)}") from error
+    if problem := config_fields.find_problem(config.to_dict()):
+        raise ValueError(f"config: {problem}")
+    return config, values
 
 
 def _last_line(error: Exception) -> str:
     """ml_collections puts the traceback of a config file into its message: the last line says what is wrong."""
     last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
     return last.removeprefix("ValueError: ")
-
-
-def read_run(folder: Path) -> ConfigDict:
-    """The config of a run folder.
-
-    Raises:
-      FileNotFoundError: there is no run in the folder.
-      ValueError: its config.json is broken, or has other fields than this version of the package.
-    """
-    from configs import base
-    from maskdiff_jax import workdir
-
-    config = workdir.read_config(folder)
-    ours, theirs = (workdir.flat(workdir.as_json(c)).keys() for c in (base.get_config(), config))
-    if ours != theirs:
-        missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
-        named = [f"it has {k}" + (f", now {RENAMED[k]}" if k in RENAMED else "") for k in unknown]
-        named += [f"it has no {k}" for k in missing if k not in RENAMED.values()]
-        raise ValueError(
-            f"{folder}/{workdir.CONFIG} is of another version of maskdiff_jax ({'; '.join(named[:5])}): use that "
-            "version, or change these fields in the file"
-        )
-    return config
 
 
 def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigDict:
@@ -258,8 +231,10 @@ def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
     Raises:
       ValueError: none, several, or a run of another preset or stage than ``--config`` says.
     """
-    file, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-    folders = [*arguments, *([workdir] if workdir else [])]
+    from maskdiff_jax import workdir
+
+    file, own = flags.FLAGS.config, flags.FLAGS.workdir
+    folders = [*arguments, *([own] if own else [])]
     if len(folders) > 1:
         raise ValueError(f"one run at a time, not {len(folders)}: {', '.join(folders)}")
     if not file:
@@ -268,7 +243,7 @@ def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
         return Path(folders[0])
     config, _ = read_config(file, overrides)
     folder = Path(folders[0]) if folders else default_workdir(config)
-    theirs = read_run(folder)
+    theirs = workdir.read_config(folder)
     same = ["stage", "preset", "paper"] + (["fewshot.shots", "fewshot.seed"] if config.stage != "base" else [])
     for name in same:
         one, other = (_field(c, name) for c in (config, theirs))
@@ -289,7 +264,7 @@ def trained_config(folder: Path, overrides: list[str]) -> ConfigDict:
     """
     from maskdiff_jax import workdir
 
-    config = override(read_run(folder), overrides)
+    config = override(workdir.read_config(folder), overrides)
     workdir.check(folder, config)
     return config
 
