@@ -142,6 +142,7 @@ FIELDS: dict[str, Any] = {
     "train": {
         "detector": PHASE, "mask": PHASE, "novel": PHASE, "frozen": several(TEXT, 0, 1000),
         "log_every": whole(1), "save_every": whole(0), "keep": whole(1, 10**4), "devices": whole(0, 10**5),
+        "side_by_side": FLAG,
     },
     "fewshot": {
         "shots": whole(1, 1000), "seed": SEED, "sampler": TEXT, "shots_from": TEXT,
