@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     documents = [runs.read_metrics(folder) for folder in folders]
     output = Path(_OUTPUT.value) if _OUTPUT.value else report.output_folder(folders[-1])
     notes = report.write(folders, output / "index.html")
-    print(report.text_table(documents))
+    print(report.text_table(documents, folders))
     for note in notes:
         print(f"report.py: {note}", file=sys.stderr)
     if not _OUTPUT.value and output.parent != folders[-1]:

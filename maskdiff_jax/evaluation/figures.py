@@ -165,9 +165,10 @@ def denoising(example: Example, noisy: np.ndarray, estimates: np.ndarray) -> np.
     """The reverse process of the first example: noisy masks above, estimates of the clean mask below."""
     steps = np.unique(np.round(np.linspace(0, len(noisy) - 1, STRIP)).astype(int))
     above = visualize.strip(
-        [example.region, *(noisy[s, 0] for s in steps)], ["region", *(f"step {s + 1}: y" for s in steps)]
+        [example.region, *(noisy[s, 0] for s in steps)], ["region", *(f"step {s + 1}" for s in steps)]
     )
-    below = visualize.strip([example.mask, *(estimates[s, 0] for s in steps)], ["truth", *("estimate" for _ in steps)])
+    captions = ["ground truth", *("estimate" for _ in steps)]
+    below = visualize.strip([example.mask, *(estimates[s, 0] for s in steps)], captions)
     return visualize.above([above, below])
 
 

@@ -4,7 +4,6 @@ Runs that differ only in seeds become one row: mean and 95 % confidence interval
 """
 
 import errno
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +56,7 @@ def output_folder(run: str | Path) -> Path:
     """Where the page goes unless told otherwise: RUN/report, or ./report-NAME where the run's folder is read-only."""
     folder = Path(run) / "report"
     try:
-        folder.mkdir(exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        atomic.check_writable(folder)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -87,9 +85,14 @@ def _distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return list(kept.values()), notes
 
 
-def text_table(documents: Sequence[dict]) -> str:
-    """AP and AP50 of boxes and masks, mask IoU, and the seconds of each phase, for a terminal."""
-    labels = [sections.label(document) for document in documents]
+def text_table(documents: Sequence[dict], folders: Sequence[Path] = ()) -> str:
+    """AP and AP50 of boxes and masks, mask IoU, and the seconds of each phase, for a terminal.
+
+    Args:
+      documents: what the metrics.json of each run holds.
+      folders: of the runs; tells runs apart that would have the same label.
+    """
+    labels = sections.distinct_labels(documents, folders) if folders else [sections.label(x) for x in documents]
     width = max([len(x) for x in labels] + [8])
     out = [
         f"{'':{width}}  {'':5}  {'boxes':^13}  {'masks':^13}  mask IoU in",

@@ -132,8 +132,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_config(value: Any) -> bool:
-    data = value.get("data") if isinstance(value, dict) else ()
-    return data is None or (isinstance(data, dict) and (data.get("source") is None or _is_text(data["source"])))
+    if not isinstance(value, dict):
+        return False
+    data, fewshot = value.get("data") or {}, value.get("fewshot") or {}
+    return isinstance(data, dict) and isinstance(fewshot, dict) and _is_text(data.get("source") or "")
 
 
 def _is_names(value: Any) -> bool:

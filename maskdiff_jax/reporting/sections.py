@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ PHASES = {
     "detector": "detector", "novel": "novel-class weights", "mask": "mask head", "guidance": "guidance distillation",
     "evaluation": "evaluation",
 }  # fmt: skip
+LINE_STYLES = ("-", "--", ":")  # of matplotlib, one per group of runs, from the last group on
 # figures/NAME -> title, note
 STRIPS = {
     "support.png": (
@@ -41,15 +43,34 @@ STRIPS = {
 }
 
 
-def label(document: dict) -> str:
-    """What a run is, in a few words; and what it was evaluated on if that is another dataset than its own."""
-    own, evaluated = ((document.get("config") or {}).get("data") or {}).get("source"), document.get("dataset")
-    end = f", on {evaluated}" if own and own != evaluated else ""
-    shots = document.get("shots")
+def label(document: dict, *, short: bool = False) -> str:
+    """What a run is, in a few words, with what sets it apart from the default; ``short``: for the legend of a chart."""
+    config = document.get("config") or {}
+    stage, shots = document.get("stage") or "run", document.get("shots")
     k_shots = f"{'?' if shots is None else shots} shot{'' if shots == 1 else 's'}"
-    names = {"base": "stage 1: base classes", "fewshot": f"stage 2: {k_shots}", "distill": f"distilled: {k_shots}"}
-    stage = document.get("stage") or "run"
-    return names.get(stage, stage) + end
+    names = {  # stage -> in full, short
+        "base": ("stage 1: base classes", "stage 1"),
+        "fewshot": (f"stage 2: {k_shots}", k_shots),
+        "distill": (f"distilled: {k_shots}", f"distilled, {k_shots}"),
+    }
+    parts = [names.get(stage, (stage, stage))[short]]
+    if stage != "base" and (config.get("fewshot") or {}).get("classes") == "novel":
+        parts.append("novel classes only")
+    if config.get("paper"):
+        parts.append("paper=true")
+    own, evaluated = (config.get("data") or {}).get("source"), document.get("dataset")
+    if own and own != evaluated:
+        parts.append(f"on {evaluated}")
+    return ", ".join(parts)
+
+
+def distinct_labels(documents: Sequence[dict], folders: Sequence[Path]) -> list[str]:
+    """The label of each run, with the folder's name where labels are the same."""
+    labels = [label(document) for document in documents]
+    return [
+        f"{text} ({folder.resolve().name})" if labels.count(text) > 1 else text
+        for text, folder in zip(labels, folders, strict=True)
+    ]
 
 
 def phase_name(phase: str) -> str:
@@ -89,6 +110,10 @@ def head(runs: Sequence[Run]) -> str:
     return f'<h1>MaskDiff: few-shot instance segmentation</h1><p class="muted">{line}</p>' + html.tiles(tiles)
 
 
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    return distinct_labels([runs[-1].document for runs in groups], [runs[-1].folder for runs in groups])
+
+
 def result_note(groups: Sequence[Sequence[Run]]) -> str:
     splits = dict.fromkeys(str(run.document.get("split") or "test") for runs in groups for run in runs)
     note = (
@@ -106,9 +131,9 @@ def result_table(groups: Sequence[Sequence[Run]]) -> str:
         [("", 1), ("", 1), *((classes, 1) for classes in CLASS_GROUPS * len(COLUMNS))],
     ]
     rows = []
-    for runs in groups:
-        cells = [_cell(runs, metric_name(kind, name, classes)) for kind, name in COLUMNS for classes in CLASS_GROUPS]
-        rows.append([html.text(label(runs[-1].document)), str(len(runs)), *cells])
+    for name, runs in zip(_labels(groups), groups, strict=True):
+        keys = [metric_name(kind, metric, classes) for kind, metric in COLUMNS for classes in CLASS_GROUPS]
+        rows.append([html.text(name), str(len(runs)), *(_cell(runs, key) for key in keys)])
     return html.table(headers, rows, range(2, len(headers[1]), len(CLASS_GROUPS)))
 
 
@@ -117,11 +142,11 @@ def time_table(groups: Sequence[Sequence[Run]]) -> str:
     known = dict.fromkeys(name for runs in seconds for run in runs for name in run)
     names = [k for k in known if k != "evaluation"] + [k for k in known if k == "evaluation"]
     rows = []
-    for runs, of_runs in zip(groups, seconds, strict=True):
+    for row_label, of_runs in zip(_labels(groups), seconds, strict=True):
         by_phase = [[s[name] for s in of_runs if name in s] for name in names]
         cells = [f"{np.mean(values):.0f}" if values else "–" for values in by_phase]
         total = np.mean([sum(s.values()) for s in of_runs])
-        rows.append([html.text(label(runs[-1].document)), *cells, f"<b>{total:.0f}</b>"])
+        rows.append([html.text(row_label), *cells, f"<b>{total:.0f}</b>"])
     return html.table([[("", 1), *((phase_name(n), 1) for n in names), ("together", 1)]], rows)
 
 
@@ -156,17 +181,20 @@ def threshold_section(groups: Sequence[Sequence[Run]]) -> list[str]:
     pictures = []
     for kind, title in (("segm", "masks"), ("bbox", "boxes")):
         lines = []
-        for style, runs in zip(("-", "--", ":"), reversed(groups), strict=False):
+        for style, runs in zip(LINE_STYLES, reversed(groups), strict=False):
             by_classes = {classes: _mean_curve(runs, f"{kind}/{classes}") for classes in CLASS_GROUPS}
             if by_classes["all"] == by_classes["base"]:  # where only base classes are evaluated
                 by_classes["all"] = None
+            name = label(runs[-1].document, short=True)
             for classes, curve in by_classes.items():
                 if curve:
-                    lines.append(charts.Line(*curve, f"{classes}, {_stage(runs)}", CLASS_COLORS[classes], style))
+                    lines.append(charts.Line(*curve, f"{classes}, {name}", CLASS_COLORS[classes], style))
         if lines:
             png = charts.line_chart(title, "IoU threshold", "AP in percent", lines, percent=True)
             pictures.append(html.picture(png, f"AP of {title} against the IoU threshold"))
     note = "The higher the threshold, the more exact an outline must be to count."
+    if len(groups) > len(LINE_STYLES):
+        note += f" Of the rows above, the last {len(LINE_STYLES)} are shown."
     return [html.section("AP against the IoU threshold", html.grid(pictures), note=note)] if pictures else []
 
 
@@ -176,14 +204,10 @@ def loss_section(groups: Sequence[Sequence[Run]]) -> list[str]:
         for phase in dict.fromkeys(line["phase"] for run in runs for line in run.lines):
             lines = _loss_lines(runs, phase)
             if lines:
-                title = f"{_stage(runs)}: {phase_name(phase)}"
+                title = f"{label(runs[-1].document)}, {phase_name(phase)}"
                 pictures.append(html.picture(charts.line_chart(title, "step", "loss", lines), f"losses of {title}"))
     note = "Faint: as logged. Strong: running mean."
     return [html.section("Losses", html.grid(pictures), note=note)] if pictures else []
-
-
-def _stage(runs: Sequence[Run]) -> str:
-    return label(runs[-1].document).split(":")[0]
 
 
 def _loss_lines(runs: Sequence[Run], phase: str) -> list[charts.Line]:

@@ -70,20 +70,20 @@ def test_output_folder(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_output_goes_elsewhere_where_the_run_is_read_only(tmp_path, monkeypatch, code):
-    def refuse(**_):
+    def refuse(*_):
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(report.atomic, "write", refuse)  # root may write to a folder of any mode
     assert str(report.output_folder(tmp_path / "." / "")) == f"report-{tmp_path.name}"
 
 
 def test_other_faults_of_the_output_folder_are_errors(tmp_path):
     (tmp_path / "report").write_text("a file")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="cannot write to .*report"):
         report.output_folder(tmp_path)
 
 
-def test_text_table():
+def test_text_table(tmp_path):
     lines = report.text_table([document("base"), document()]).splitlines()
     rows = lines[3 : lines.index("")]
     assert len(rows) == 5  # novel classes only in stage 2
@@ -91,3 +91,5 @@ def test_text_table():
     assert rows[2].split()[-5:] == ["30.0", "30.0", "20.0", "20.0", "80.0"]
     assert {len(row) for row in rows} == {len(lines[0]), len(lines[1])}
     assert "mask head 12 s, evaluation 3 s; together 15 s" in lines[-1]
+    table = report.text_table([document(), document()], [tmp_path / "a", tmp_path / "b"])
+    assert "stage 2: 5 shots (a)" in table and "stage 2: 5 shots (b)" in table

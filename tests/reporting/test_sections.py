@@ -24,7 +24,20 @@ def test_labels():
     assert sections.label(document() | {"shots": 1}) == "stage 2: 1 shot"
     assert sections.label(document() | {"stage": "distill"}) == "distilled: 5 shots"
     assert sections.label(document() | {"dataset": "voc"}) == "stage 2: 5 shots, on voc"
+    literal = document()
+    literal["config"] |= {"paper": True, "fewshot": {"classes": "novel"}}
+    assert sections.label(literal) == "stage 2: 5 shots, novel classes only, paper=true"
+    assert sections.label(literal, short=True) == "5 shots, novel classes only, paper=true"
+    assert sections.label(document("base"), short=True) == "stage 1"
     assert sections.label({}) == "run" and sections.label({"stage": "fewshot"}) == "stage 2: ? shots"
+
+
+def test_equal_labels_get_the_name_of_their_folder():
+    documents = [document(), document("base"), document(seed=1)]
+    folders = [Path("runs/a"), Path("runs/b"), Path("runs/c/")]
+    assert sections.distinct_labels(documents, folders) == [
+        "stage 2: 5 shots (a)", "stage 1: base classes", "stage 2: 5 shots (c)",
+    ]  # fmt: skip
 
 
 def test_phases_in_plain_words():
@@ -85,13 +98,23 @@ def test_all_classes_have_no_line_of_their_own_where_only_base_classes_are_evalu
     assert sections.threshold_section([[make_run({"metrics": {}})]]) == []
 
 
+def test_curves_of_the_last_three_groups(monkeypatch):
+    made = []
+    monkeypatch.setattr(charts, "line_chart", lambda *args, **_: made.append(args) or b"")
+    groups = [[make_run(document() | {"shots": k})] for k in (1, 2, 5, 10)]
+    (section,) = sections.threshold_section(groups)
+    labels = [(line.label, line.style) for line in made[0][3]]
+    assert labels == [("all, 10 shots", "-"), ("all, 5 shots", "--"), ("all, 2 shots", ":")]
+    assert "the last 3 are shown" in section and "are shown" not in sections.threshold_section(groups[:3])[0]
+
+
 def test_losses_of_one_run_with_their_terms_and_of_several_by_seed(monkeypatch):
     rendered = []
     monkeypatch.setattr(charts, "line_chart", lambda *args, **_: rendered.append(args) or b"")
     one = make_run(document(), log_lines())
     sections.loss_section([[one]])
     title, x_label, y_label, lines = rendered.pop()
-    assert (title, x_label, y_label) == ("stage 2: mask head", "step", "loss")
+    assert (title, x_label, y_label) == ("stage 2: 5 shots, mask head", "step", "loss")
     assert [line.label for line in lines] == ["loss", "loss_cls", "loss_box"]
     assert lines[1].y[0] == 0.5 and math.isnan(lines[1].y[1])
     sections.loss_section([[one, make_run(document(seed=1), log_lines()), make_run(document(seed=2))]])
