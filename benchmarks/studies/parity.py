@@ -1,8 +1,9 @@
-"""How far our numbers are from the original PyTorch code's: runs the parity tests, writes what they measured.
+"""How close our numbers are to the original PyTorch code's: runs the parity tests, writes what they measured.
 
     python benchmarks/studies/parity.py      # -> docs/parity.md and benchmarks/results/parity.json
 
-All goldens but those of tests/goldens are read from ../shared/goldens; tests that lack theirs are listed as skipped.
+The reference outputs ("goldens") in tests/goldens are part of the repository. The others are read from
+../shared/goldens, beside the checkout; where they are missing their tests are skipped and listed as such.
 """
 
 import sys
@@ -15,15 +16,32 @@ import pytest
 
 from benchmarks import measure
 
+FOLDER = measure.ROOT / "tests" / "parity"
 FILES = ("test_parity_detector", "test_parity_mask", "test_parity_mask_rcnn")
+GOLDENS = measure.ROOT / "tests" / "goldens"
 INTRO = """# Parity with the original code
 
-What `python benchmarks/studies/parity.py` measured on {date} ({device}, jax {jax}, float32). The goldens were computed
-once with the original PyTorch code: detectron2 0.6 (backbone, FPN, RPN, RoI heads, mask head, matching,
-losses), TFA (cosine classifier) and guided-diffusion (UNet, diffusion), with weights that follow from their names. Each
-row is one test of `tests/FILE.py`: the comparison that came closest to its limit. *Relative* is the largest
-difference over the largest value of the array; limits are some ten times the noise of float32 itself.
-Proposals and detections are compared by pairing boxes; the tests also require that none is missing or extra.
+{passed} tests compare our numbers with those of the original PyTorch code; here they all ran on {date} ({device}, jax
+{jax}, float32). **{public} of them run in every checkout**, because the reference outputs that they read are in
+`tests/goldens` ({megabytes:.0f} MB). The other {private}, marked with * below, are skipped without their files: the same code on
+more image sizes and settings, too large for the repository.
+
+The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13 and
+
+| part | code | version |
+|---|---|---|
+| UNet, diffusion | guided-diffusion (openai/guided-diffusion) | commit 22e0df8 |
+| detector, mask head, matching, losses | detectron2 (facebookresearch/detectron2) | 0.6, commit 02b5c4e |
+| cosine classifier, base config of the detector | TFA (ucbdrive/few-shot-object-detection) | commit 148a039 |
+
+No weights are stored: every tensor of a model follows from its name and shape by the rule in
+`tests/parity/weight_recipe.py`, for the original code and for ours. To make the missing outputs again, give the
+original models these weights and run them on the inputs that the tests name.
+
+Each row is one test of `tests/parity/FILE.py`: the comparison that came closest to its limit. *Relative* is the largest
+difference over the largest value of the array; limits are some ten times the noise of float32 itself. Proposals and
+detections are compared by pairing boxes; the tests also require that none is missing or extra.
+`python benchmarks/studies/parity.py` writes this page.
 """
 
 
@@ -41,22 +59,22 @@ class Watch:
 def main() -> int:
     """Runs the tests; their exit code."""
     watch = Watch()
-    code = pytest.main(["-q", "-m", "", *(str(measure.ROOT / f"tests/{f}.py") for f in FILES)], plugins=[watch])
-    from tests.parity.compare import COMPARED
+    code = pytest.main(["-q", "-m", "", *(str(FOLDER / f"{f}.py") for f in FILES)], plugins=[watch])
+    from tests.parity import compare
 
     if code:
         return int(code)
     by_test = defaultdict(list)
-    for c in COMPARED:
+    for c in compare.COMPARED:
         by_test[c.test].append(c)
     rows = []
     for test, outcome in watch.outcomes.items():
         file, _, name = test.rpartition("/")[2].partition(".py::")
         row = {"file": file, "test": name, "outcome": outcome, "comparisons": len(by_test[test])}
+        row["goldens"] = list(compare.opened(test))
         if by_test[test]:
             worst = max(by_test[test], key=lambda c: c.difference / c.limit)
             row |= {"difference": worst.difference, "limit": worst.limit, "unit": worst.unit}
-            row["goldens"] = by_test[test][-1].goldens
         rows.append(row)
     machine = measure.machine()
     (measure.ROOT / "docs/parity.md").write_text(page(rows, machine))
@@ -66,24 +84,39 @@ def main() -> int:
 
 def page(rows: list[dict], machine: dict) -> str:
     """The markdown."""
-    lines = [INTRO.format(date=machine["date"], device=machine["device"], jax=machine["versions"]["jax"])]
+    passed = [r for r in rows if r["outcome"] == "passed"]
+    private = sum(not public(r) for r in passed)
+    facts = {"passed": len(passed), "public": len(passed) - private, "private": private}
+    megabytes = sum(f.stat().st_size for f in GOLDENS.iterdir()) / 1e6
+    head = INTRO.format(
+        date=machine["date"], device=machine["device"], jax=machine["versions"]["jax"], megabytes=megabytes, **facts
+    )
+    lines = [head]
     for file in FILES:
         mine = [r for r in rows if r["file"] == file]
-        lines += [f"\n## {file}\n", "| test | golden | comparisons | difference | limit |", "|---|---|---|---|---|"]
-        for r in mine:
-            name = r["test"].removeprefix("test_parity_").removeprefix("test_")
-            if r["outcome"] == "skipped":
-                lines.append(f"| {name} | not in this checkout | | skipped | |")
-                continue
-            if "difference" in r:
-                unit = "" if r["unit"] == "relative" else f" {r['unit']}"
-                numbers = f"{r['difference']:.1e}{unit} | {r['limit']:.0e}{unit}"
-            else:
-                numbers = "equal | "
-            lines.append(f"| {name} | {', '.join(r.get('goldens', ()))} | {r['comparisons'] or ''} | {numbers} |")
-    passed = sum(r["outcome"] == "passed" for r in rows)
-    lines.append(f"\n{passed} tests passed, {sum(r['outcome'] == 'skipped' for r in rows)} skipped.")
+        lines += [f"\n## {file}\n", "| test | reference | comparisons | difference | limit |", "|---|---|---|---|---|"]
+        lines += [line(r) for r in mine]
+    skipped = sum(r["outcome"] == "skipped" for r in rows)
+    lines.append(f"\n{len(passed)} tests passed, {skipped} skipped.")
     return "\n".join(lines) + "\n"
+
+
+def public(row: dict) -> bool:
+    """Whether all reference outputs that a test read are part of the repository."""
+    return all((GOLDENS / name).exists() for name in row["goldens"])
+
+
+def line(row: dict) -> str:
+    """A row of the table."""
+    name = row["test"].removeprefix("test_parity_").removeprefix("test_")
+    if row["outcome"] == "skipped":
+        return f"| {name} | not in this checkout | | skipped | |"
+    numbers = "equal | "
+    if "difference" in row:
+        unit = "" if row["unit"] == "relative" else f" {row['unit']}"
+        numbers = f"{row['difference']:.1e}{unit} | {row['limit']:.0e}{unit}"
+    mark = "" if public(row) else " *"
+    return f"| {name}{mark} | {', '.join(row['goldens'])} | {row['comparisons'] or ''} | {numbers} |"
 
 
 if __name__ == "__main__":

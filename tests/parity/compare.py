@@ -1,6 +1,6 @@
-"""Comparing with stored reference numbers, and keeping count of how far off they were.
+"""Compares with stored reference outputs and records how far off ours were.
 
-The sets in tests/goldens always run. The others are read from ../shared/goldens, where a checkout has it.
+The files in tests/goldens are part of the repository. The others are read from ../shared/goldens, where there is one.
 """
 
 import functools
@@ -18,7 +18,6 @@ class Compared(NamedTuple):
     """One comparison; benchmarks/studies/parity.py makes the table of docs/parity.md from them."""
 
     test: str  # pytest's id
-    goldens: tuple[str, ...]  # files that the test has opened so far
     difference: float
     limit: float
     unit: str  # "relative", "px" or "score"
@@ -28,12 +27,17 @@ COMPARED: list[Compared] = []
 _opened: dict[str, dict[str, None]] = {}
 
 
+def opened(test: str) -> tuple[str, ...]:
+    """The reference files that a test (pytest's id) has read."""
+    return tuple(_opened.get(test, ()))
+
+
 def _test() -> str:
     return os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)").removesuffix(" (setup)")
 
 
 def find(name: str) -> Path:
-    """Where a golden lies; skips the test if this checkout lacks it."""
+    """The path of a reference file; skips the test if this checkout lacks it."""
     for folder in (TESTS / "goldens", TESTS.parents[1] / "shared" / "goldens"):
         if (folder / name).exists():
             _opened.setdefault(_test(), {})[name] = None
@@ -48,15 +52,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    """The arrays of a golden."""
+    """The arrays of a reference file."""
     return _read(find(name))
 
 
 def within(ours, theirs, limit: float, *, unit: str = "relative") -> None:
-    """Asserts the largest difference: over the largest value ("relative"), or in the unit that is named."""
+    """Asserts that the largest difference is within `limit`: relative to the largest value, or in `unit`."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     largest = np.abs(theirs).max() if unit == "relative" else 1.0
     difference = float(np.abs(ours - theirs).max() / (largest if largest else 1.0))
-    COMPARED.append(Compared(_test(), tuple(_opened.get(_test(), ())), difference, limit, unit))
+    COMPARED.append(Compared(_test(), difference, limit, unit))
     assert difference <= limit, f"{unit} difference {difference:.1e} > {limit:.0e}"
