@@ -42,7 +42,7 @@ def compiled_gb(compiled: Any) -> float:
 
 def machine() -> dict[str, Any]:
     """Accelerator or processor, versions, date: what a measured number needs beside it."""
-    from maskdiff_jax.evaluation.evaluate import device_name
+    from maskdiff_jax.evaluation.metrics_document import device_name
 
     return {
         "device": device_name(),

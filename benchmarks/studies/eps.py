@@ -1,12 +1,12 @@
-"""Can the paper's own head learn: predicting the noise on shapes, what stands in its way, what helps.
+"""Can the paper's own head learn: predicting the noise on shapes, what prevents it, what helps.
 
     python benchmarks/studies/eps.py                            # every training of TRAININGS, on validation scenes
-    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --points=5     # shapes,paper=true as it stands
+    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --points=5     # shapes,paper=true unchanged
     python benchmarks/studies/eps.py --trainings=logit --steps=3000 --final        # the paper's samplers on test scenes
 
 Trainings are compared on validation scenes: `shapes` of another seed, which no training and no table of
 docs/mask_head.md sees. Each is trained alone, on base classes, and scored with a cheap form of the paper's sampler.
-Beside the mean IoU stands, per t, the mean squared error of the predicted noise and that of three guesses that know
+Beside the mean IoU it lists, per t, the mean squared error of the predicted noise and that of three guesses that know
 no image: y_0 = 0, y_0 = -1 ("no mask"), and the best of each pixel alone. -> results/study_eps.json.
 """
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def study(data: Data, folder: Path, name: str, steps: int, points: int) -> None:
-    """Trains once and leaves the learning curve, the errors and the parameters in `folder`."""
+    """Trains once and stores the learning curve, the errors and the parameters in `folder`."""
     r, start, curve = data.config.train.mask, time.monotonic(), []
     about = {"training": name, "changes": TRAININGS[name], "steps": steps, "batch": r.batch, "lr": r.lr}
     for step, loss, params in masks.train(data, 0, steps, points):

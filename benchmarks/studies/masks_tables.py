@@ -1,4 +1,4 @@
-"""What was measured of the mask head as the tables of docs/mask_head.md, and its picture.
+"""What was measured of the mask head as the tables of docs/mask_head.md, and its figure.
 
     python benchmarks/studies/masks_tables.py  # results/study_masks_cpu.json, study_eps.json, distill.json,
                                                          # shot_leak.json, agreement.json, sampling_cpu.json -> the
@@ -6,7 +6,7 @@
     python benchmarks/studies/masks_tables.py --form=gpu
     python benchmarks/studies/masks_tables.py --figure  # also renders docs/mask_head.png, from runs/study_masks
 
-In the document a table stands between the comments `<!-- study: NAME -->` and `<!-- end -->`; all else is prose.
+In the document each table is between the comments `<!-- study: NAME -->` and `<!-- end -->`; the rest is prose.
 """
 
 import argparse

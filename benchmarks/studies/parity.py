@@ -23,8 +23,8 @@ INTRO = """# Parity with the original code
 
 {passed} tests compare our numbers with those of the original PyTorch code; here they all ran on {date} ({device}, jax
 {jax}, float32). **{public} of them run in every checkout**, because the reference outputs that they read are in
-`tests/goldens` ({megabytes:.0f} MB). The other {private}, marked with * below, are skipped without their files: the same code on
-more image sizes and settings, too large for the repository.
+`tests/goldens` ({megabytes:.0f} MB). The other {private}, marked with * below, are skipped without their files: the
+same code on more image sizes and settings, too large for the repository.
 
 The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13 and
 

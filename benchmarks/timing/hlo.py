@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 BITS = {"pred": 8, "bf16": 16, "token": 0}  # other types end in their number of bits: f32, s8, u64, f8e4m3fn
-# instructions that launch nothing, or whose work another one of this list or below stands for
+# instructions that launch nothing, or whose work another one of this list or below counts
 SILENT = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "opt-barrier", "add-dependency", "copy-done", "async-done", "async-update", "all-reduce-done", "all-gather-done",

@@ -1,7 +1,7 @@
-"""Runs every command of README's recipe on a small generated COCO: what `make rehearsal` calls.
+"""Runs every command of docs/paper_recipe.md on a small generated COCO: what `make rehearsal` calls.
 
     python -m tests.rehearsal                         # in runs/rehearsal, which is emptied first
-    python -m tests.rehearsal --folder=F --start=12   # goes on there with the 12th command
+    python -m tests.rehearsal --folder=F --start=12   # resumes there with the 12th command
 
 Prints a line per command and stops at the first that fails, with its output.
 """

@@ -1,4 +1,4 @@
-"""The commands of README's recipe, and the flags that make them small.
+"""The commands of docs/paper_recipe.md, and the flags that make them small.
 
 Everything a flag here changes is a width, a number of steps, images or objects: image sizes, mask size, slots, the
 1,000 steps of the schedule and of the paper's sampler stay as the presets have them.
@@ -18,7 +18,7 @@ SMALL = {
     "eval.images": 4, "eval.batch": 2, "eval.mask_batch": 8, "eval.mask_top_n": 4, "eval.mask_min_score": 0.0,
     "eval.figures": 1,
 }  # fmt: skip
-# two masks are sampled in all, in 1,000 steps with guidance: none in true boxes, no pictures of the reverse process
+# two masks are sampled in all, in 1,000 steps with guidance: none in ground-truth boxes, no figures of the reverse process
 SMALL_PAPER = SMALL | {
     "eval.images": 2, "eval.mask_batch": 2, "eval.mask_top_n": 1, "eval.min_gt_area": 10**9, "eval.figures": 0,
 }  # fmt: skip
@@ -31,7 +31,7 @@ BASE, NOVEL = ("bbox/base/AP", "segm/base/AP"), ("bbox/novel/AP", "segm/novel/AP
 
 
 class Command(NamedTuple):
-    line: str  # as README writes it, without "python launch/"
+    line: str  # as docs/paper_recipe.md writes it, without "python launch/"
     leaves: str = ""  # a file or folder that it writes
     says: str = ""  # what it prints, among other things
     metrics: tuple[str, ...] = ()  # what must be finite in `leaves`, a metrics.json

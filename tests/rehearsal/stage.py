@@ -1,4 +1,4 @@
-"""Sets the stage for the commands and runs them, as a user would: in a folder that has COCO in datasets/coco."""
+"""Makes the folder that the commands run in and runs them, as a user would: COCO is in datasets/coco."""
 
 import json
 import math
