@@ -18,7 +18,7 @@ SMALL = {
     "eval.images": 4, "eval.batch": 2, "eval.mask_batch": 8, "eval.mask_top_n": 4, "eval.mask_min_score": 0.0,
     "eval.figures": 1,
 }  # fmt: skip
-# two masks are sampled in all, in 1,000 steps with guidance: none in ground-truth boxes, no figures of the reverse process
+# two masks are sampled in all, in 1,000 guided steps: none in ground-truth boxes, no figures of the reverse process
 SMALL_PAPER = SMALL | {
     "eval.images": 2, "eval.mask_batch": 2, "eval.mask_top_n": 1, "eval.min_gt_area": 10**9, "eval.figures": 0,
 }  # fmt: skip
