@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from maskdiff_jax import metrics_log
+
 DEEPEST = 20  # levels of a metrics.json; ours have 6
 MAX_PHASES = 16  # of a log; ours have at most 6
 MAX_STEP = 2**53  # the largest whole number that a chart's float64 axis holds exactly
@@ -66,28 +68,22 @@ def read_metrics(folder: str | Path) -> dict:
 
 
 def read_log(path: Path) -> tuple[list[dict], int]:
-    """The usable lines of a metrics.jsonl, and how many were not usable.
+    """The lines of a metrics.jsonl that charts can show, and how many others there are.
 
-    A usable line is an object with a "phase" (text) and a "step" in 0..``MAX_STEP``. Of its other values, numbers
-    within ± ``MAX_VALUE`` are kept. Phases beyond the first ``MAX_PHASES`` are not usable.
+    Of a line, "phase" and "step" are kept, and the numbers within ± ``MAX_VALUE``. Lines with a step above ``MAX_STEP``
+    or of a phase that is no line of text or comes after the first ``MAX_PHASES`` are dropped.
     """
-    lines, skipped, phases = [], 0, set()
-    for text in path.read_bytes().split(b"\n"):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        if isinstance(line, dict) and _is_text(line.get("phase")) and _is_count(line.get("step")):
-            if len(phases) < MAX_PHASES:
-                phases.add(line["phase"])
-            if line["phase"] in phases and line["step"] <= MAX_STEP:
-                numbers = {k: float(v) for k, v in line.items() if _in_range(v, -MAX_VALUE, MAX_VALUE)}
-                lines.append(numbers | {"phase": line["phase"], "step": line["step"]})
-                continue
-        skipped += 1
-    return lines, skipped
+    log = metrics_log.read(path)
+    lines: list[dict] = []
+    phases: set[str] = set()
+    for line in log.lines:
+        phase, step = line["phase"], line["step"]
+        if len(phases) < MAX_PHASES and _is_text(phase):
+            phases.add(phase)
+        if phase in phases and step <= MAX_STEP:
+            numbers = {k: float(v) for k, v in line.items() if _in_range(v, -MAX_VALUE, MAX_VALUE)}
+            lines.append(numbers | {"phase": phase, "step": step})
+    return lines, len(log.lines) + len(log.damaged) - len(lines)
 
 
 def read_figures(folder: Path) -> tuple[dict[str, bytes], list[str]]:
