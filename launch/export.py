@@ -1,9 +1,11 @@
 """Writes a trained model as a folder of its own: parameters, config, categories, the shots of every class.
 
-    python launch/export.py --config configs/fewshot.py:shots=5,seed=0 --output=exports/mine
-    python launch/sample.py --model=exports/mine photo.jpg
+    python launch/export.py runs/fewshot-shapes-5shot-seed0 --output=exports/shapes
+    python launch/sample.py exports/shapes photo.jpg
 
-The data set must still be there, since the shots are cut from it; whoever uses the export needs it no more.
+Takes the folder of the run and reads the config in it. The dataset must be there, because the shots are cropped from
+it; the export needs neither the run nor the dataset. `--config.FIELD=VALUE` changes what trained weights do not depend
+on, for example how masks are sampled: --config.model.mask.diffusion.steps=10.
 """
 
 import sys
@@ -16,16 +18,17 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
-_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: WORKDIR/export.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: export in the run's folder.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Exports and says where."""
     from maskdiff_jax.inference import export
+    from maskdiff_jax.workdir import EXPORT
 
-    folder = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "export"
-    count = export.run(config, workdir, folder)
-    print(f"exported: {folder} ({count / 1e6:.1f} million parameters)")
+    output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
+    count = export.run(config, workdir, output)
+    print(f"exported: {output} ({count / 1e6:.1f} million parameters)")
 
 
 if __name__ == "__main__":

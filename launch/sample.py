@@ -1,17 +1,20 @@
-"""Detects objects in images and draws their masks, with an exported model.
+"""Detects the objects in images and samples their masks, with a trained model.
 
-    python launch/sample.py --model=exports/mine photo.jpg another.png
-    python launch/sample.py --model=exports/mine --output=out --samples=5 --min_score=0.5 images/*.jpg
+    python launch/sample.py exports/shapes photo.jpg another.png
+    python launch/sample.py runs/fewshot-shapes-5shot-seed0 photo.jpg        # a run: needs its dataset, for the shots
+    python launch/sample.py exports/shapes images/*.jpg --output=masks --samples=5 --min_score=0.5
 
-Writes OUTPUT/<name>.png (the image with masks, boxes, labels; novel classes are starred) for each image, and
-OUTPUT/results.json: COCO results with file_name, category_name and the mask's confidence, image_id counting the
-arguments from 1.
-A file that is no image is named on stderr, the others are still done, and the exit code is 1.
+The first argument is the model: a folder that launch/export.py wrote, or the folder of a trained run. The others are
+images. Writes OUTPUT/<name>.png for each image (masks, boxes, labels; novel classes are starred) and
+OUTPUT/results.json: COCO results with file_name, category_name and the mask's confidence. Their image_id counts the
+images from 1. `--config.FIELD=VALUE` changes what trained weights do not depend on, for example how masks are sampled:
+--config.model.mask.diffusion.steps=10.
+A file that is not an image is named on stderr; the others are still processed, and the exit code is 1.
 """
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,80 +22,108 @@ from absl import flags
 
 from launch import cli
 
-_MODEL = flags.DEFINE_string("model", None, "Folder written by launch/export.py. Required.")
-_OUTPUT = flags.DEFINE_string("output", "samples", "Folder for overlays and results.json.")
-_NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "Seed of the masks' noise; default: as evaluated.")
-_SAMPLES = flags.DEFINE_integer("samples", None, "Masks drawn per object and averaged; default: as evaluated.")
+_MODEL = flags.DEFINE_string("model", "", "Folder of the model; the same as naming it as the first argument.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as --model.")
+_OUTPUT = flags.DEFINE_string("output", "samples", "Folder for the images and results.json.")
+_NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "Seed of the masks' noise; default: as in the model's config.")
+_SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and averaged; default: likewise.")
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
-_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are left out, 0..1.")
+_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are dropped, 0..1.")
+
+USAGE = "usage: sample.py MODEL image.jpg ...; MODEL is an export or the folder of a trained run (see --help)"
 
 
-def _mask_size(folder: Path) -> int:
-    """Of an exported model; 0 where there is none, which ``predictor.load`` will say."""
-    try:
-        return json.loads((folder / "export.json").read_text())["config"]["model"]["mask"]["size"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+def main(argv: list[str], overrides: list[str]) -> int:
+    """Samples the masks of every image; 1 if an image could not be read."""
+    named = [x for x in (_MODEL.value, _WORKDIR.value) if x]
+    folder, *files = [*named, *argv[1:]] or [""]
+    if not folder or not files or len(named) > 1:
+        raise ValueError(USAGE)
+    model = _load(Path(folder), overrides)
+    from maskdiff_jax import atomic
 
-
-def main(argv: list[str]) -> int:
-    """Samples every image; 1 if one could not be read."""
-    if not _MODEL.value or len(argv) < 2:
-        raise ValueError("usage: sample.py --model=FOLDER image.jpg ... (see --help)")
-    cli.set_up_jax(_mask_size(Path(_MODEL.value)))
-    from PIL import Image
-
-    from maskdiff_jax.data.formats.images import decode_image
-    from maskdiff_jax.inference import predictor
-    from maskdiff_jax.reporting import visualize
-
-    model = predictor.load(
-        _MODEL.value, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
-    )
-    output = Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    results, taken, failed = [], set(), 0
-    for image_id, name in enumerate(argv[1:], 1):
-        try:
-            image = decode_image(Path(name).read_bytes(), name)
-        except (ValueError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no image, or damaged"
-            print(f"sample.py: cannot read {name}: {reason}", file=sys.stderr)
+    output, results = Path(_OUTPUT.value), []
+    atomic.check_writable(output)
+    names = _output_names(files)
+    failed = 0
+    for image_id, file in enumerate(files, 1):
+        image = _read_image(file)
+        if image is None:
             failed += 1
             continue
         found = model(image)
         if _RESCORE.value:
             found = found._replace(scores=found.scores * found.confidence)
-        picture = visualize.overlay(
-            image,
-            found.masks,
-            found.boxes,
-            found.labels,
-            found.scores,
-            [visualize.color(i) for i in found.class_ids],
-            novel=[model.categories[i].novel for i in found.class_ids],
-        )
-        stem = Path(name).stem
-        if stem in taken:  # images of the same name in several folders
-            stem = f"{stem}_{image_id}"
-        taken.add(stem)
-        Image.fromarray(picture).save(output / f"{stem}.png")
-        for i, mask in enumerate(found.rles):
-            x0, y0, x1, y1 = (round(float(v), 2) for v in found.boxes[i])
-            category = model.categories[found.class_ids[i]]
-            results.append({
-                "image_id": image_id, "file_name": name, "category_id": category.id,
-                "category_name": category.name, "score": round(float(found.scores[i]), 5),
-                "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)], "segmentation": mask,
-                "confidence": round(float(found.confidence[i]), 5),
-            })  # fmt: skip
-        print(f"{output / f'{stem}.png'}: {', '.join(found.labels) or 'nothing found'}")
-    new = output / "results.json.partial"
-    new.write_text(json.dumps(results, indent=1))
-    new.replace(output / "results.json")
-    print(f"{output / 'results.json'}: {len(results)} objects in {len(argv) - 1 - failed} images")
+        _save_overlay(output / names[image_id - 1], image, found, model.categories)
+        results += _rows(image_id, file, found, model.categories)
+        print(f"{output / names[image_id - 1]}: {', '.join(found.labels) or 'no object found'}")
+    atomic.write_json(output / "results.json", results)
+    print(f"{output / 'results.json'}: {len(results)} objects in {len(files) - failed} images")
     return 1 if failed else 0
 
 
+def _load(folder: Path, overrides: list[str]) -> Any:
+    """The predictor of an export or a run, with changed fields."""
+    from maskdiff_jax import workdir
+    from maskdiff_jax.inference import predictor
+
+    theirs = predictor.read_config(folder)
+    config = cli.override(theirs, overrides)
+    workdir.check_changes(theirs, config, folder)
+    cli.set_up_jax(config.model.mask.size)
+    return predictor.load(
+        folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
+    )
+
+
+def _output_names(files: list[str]) -> list[str]:
+    """One name for each file; those of the same name in several folders are numbered."""
+    names: list[str] = []
+    for number, file in enumerate(files, 1):
+        name = stem = Path(file).stem
+        while f"{name}.png" in names:
+            name, number = f"{stem}_{number}", number + 1
+        names.append(f"{name}.png")
+    return names
+
+
+def _read_image(file: str) -> Any:
+    """uint8 [h, w, 3] RGB; None, and a line on stderr, where there is no image."""
+    from maskdiff_jax.data.formats.images import decode_image
+
+    try:
+        return decode_image(Path(file).read_bytes(), file)
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not an image, or damaged"
+        print(f"sample.py: cannot read {file}: {reason}", file=sys.stderr)
+        return None
+
+
+def _save_overlay(path: Path, image: Any, found: Any, categories: tuple) -> None:
+    """The image with its objects."""
+    from PIL import Image
+
+    from maskdiff_jax import atomic
+    from maskdiff_jax.reporting import visualize
+
+    novel = [categories[i].novel for i in found.class_ids]
+    colors = [visualize.color(i) for i in found.class_ids]
+    overlay = visualize.overlay(image, found.masks, found.boxes, found.labels, found.scores, colors, novel=novel)
+    atomic.write(path, lambda file: Image.fromarray(overlay).save(file, "png"))
+
+
+def _rows(image_id: int, file: str, found: Any, categories: tuple) -> list[dict]:
+    """COCO results that also name the file and the category."""
+    from maskdiff_jax.evaluation.coco_eval import result_row
+
+    rows = []
+    for i, rle in enumerate(found.rles):
+        category = categories[found.class_ids[i]]
+        row = result_row(image_id, category.id, found.scores[i], found.boxes[i], rle, found.confidence[i])
+        rows.append(row | {"file_name": file, "category_name": category.name})
+    return rows
+
+
 if __name__ == "__main__":
-    cli.guarded(main)
+    overridden: list[str] = []
+    cli.guarded(lambda argv: main(argv, overridden), overridden)

@@ -6,7 +6,7 @@ hours of compilation. What a field means, and its unit, is in configs/base.py. N
 checked where their tables are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -21,6 +21,7 @@ RENAMED = {
 }
 LONGEST_TEXT = 4096  # characters, as Linux allows in a path
 LARGEST = 10**9  # of counts that cost nothing
+NAMED = 5  # fields that a message names
 SHOWN = 60  # characters of a value that a message shows
 
 
@@ -180,27 +181,39 @@ def find_problem(document: Any) -> str:
     Args:
       document: nested dicts, as json or ``ConfigDict.to_dict`` gives them.
     """
-    return _problem(document, FIELDS, "")
+    others = list(_other_fields(document, FIELDS, ""))
+    if others:
+        more = f"; and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        return f"it is of another version of maskdiff_jax ({'; '.join(others[:NAMED])}{more})"
+    return next(_wrong_values(document, FIELDS, ""), "")
 
 
-def _problem(node: Any, rules: dict[str, Any], prefix: str) -> str:
+def _other_fields(node: Any, rules: dict[str, Any], prefix: str) -> Iterator[str]:
+    """A clause for each field that is unknown or missing."""
     if not isinstance(node, dict):
-        return f"{prefix[:-1] or 'it'} is {_shown(node)}, but must be an object of fields"
-    for name in [n for n in node if n not in rules]:
-        field = f"{prefix}{name}"
-        if field in RENAMED:
-            return f"it is of an older version of maskdiff_jax: {field} is now called {RENAMED[field]}"
-        return f"it is of another version of maskdiff_jax: it has an unknown field {_shown(field)}"
+        return
+    unknown = [f"{prefix}{name}" for name in node if name not in rules]
+    for field in unknown:
+        yield f"it has {field}, now called {RENAMED[field]}" if field in RENAMED else f"it has {_shown(field)}"
+    renamed = {RENAMED.get(field) for field in unknown}
     for name, rule in rules.items():
-        field = f"{prefix}{name}"
         if name not in node:
-            return f"it is of another version of maskdiff_jax: it has no field {field}"
+            if f"{prefix}{name}" not in renamed:
+                yield f"it has no {prefix}{name}"
+        elif isinstance(rule, dict):
+            yield from _other_fields(node[name], rule, f"{prefix}{name}.")
+
+
+def _wrong_values(node: Any, rules: dict[str, Any], prefix: str) -> Iterator[str]:
+    """A clause for each value of a wrong type or out of range."""
+    if not isinstance(node, dict):
+        yield f"{prefix[:-1] or 'it'} is {_shown(node)}, but must be an object of fields"
+        return
+    for name, rule in rules.items():
         if isinstance(rule, dict):
-            if problem := _problem(node[name], rule, f"{field}."):
-                return problem
+            yield from _wrong_values(node[name], rule, f"{prefix}{name}.")
         elif not rule.accepts(node[name]):
-            return f"{field} is {_shown(node[name])}, but must be {rule.must_be}"
-    return ""
+            yield f"{prefix}{name} is {_shown(node[name])}, but must be {rule.must_be}"
 
 
 def _shown(value: Any) -> str:

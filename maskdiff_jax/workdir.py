@@ -94,7 +94,21 @@ def check(folder: str | Path, config: ConfigDict) -> None:
       FileNotFoundError: there is no run in the folder.
       ValueError: fields differ; names them with both values. Or config.json is broken.
     """
-    theirs = as_json(read_config(folder))
+    check_changes(read_config(folder), config, folder)
+
+
+def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path) -> None:
+    """Whether a config differs from that of a trained model only in fields that its weights do not depend on.
+
+    Args:
+      trained: the model's config.
+      config: the changed one.
+      folder: of the model, for the message.
+
+    Raises:
+      ValueError: other fields differ; names them with both values.
+    """
+    theirs = as_json(trained)
     free = set(AFTER_TRAINING)
     if theirs["stage"] == "base":
         free |= {"fewshot.", "train.novel."}  # the shots are for evaluation alone

@@ -8,6 +8,7 @@ import pytest
 
 from configs import base, fewshot
 from launch import cli
+from maskdiff_jax import config_fields, workdir
 from maskdiff_jax.training.compatibility import stage2_problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,3 +171,14 @@ def test_every_field_is_read_somewhere():
     words = set(re.findall(r"\w+", "\n".join(f.read_text() for f in files)))
     unread = [path for path, key in _leaves(base.get_config("coco")) if key not in words]
     assert not unread
+
+
+def test_every_field_has_a_rule():
+    """A new field needs its type and range in maskdiff_jax/config_fields.py, or no run folder could be read."""
+
+    def leaves(rules, prefix=""):
+        for name, rule in rules.items():
+            yield from leaves(rule, f"{prefix}{name}.") if isinstance(rule, dict) else [f"{prefix}{name}"]
+
+    assert sorted(leaves(config_fields.FIELDS)) == sorted(workdir.flat(base.get_config().to_dict()))
+    assert set(config_fields.RENAMED.values()) <= set(leaves(config_fields.FIELDS))

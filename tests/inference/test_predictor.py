@@ -1,15 +1,11 @@
 """The interface for users: images of any size, the same masks for the same image, a run folder as well as an export."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle
 
 from maskdiff_jax import checkpoint, workdir
 from maskdiff_jax.data.formats.segmentation import encode_mask
@@ -172,30 +168,3 @@ def test_a_run_folder_is_a_model(tmp_path, model):
         and np.asarray(found._segmenter.shots).any((1, 2, 3, 4)).all()
     )
     jax.tree.map(np.testing.assert_array_equal, found._params, model._params)
-
-
-def sample(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "launch" / "sample.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def test_sample_script(exported, tmp_path):
-    (tmp_path / "a").mkdir()
-    Image.fromarray(picture(64, 64)).save(tmp_path / "one.png")
-    Image.fromarray(picture(40, 80)).save(tmp_path / "a" / "one.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    images = [tmp_path / "one.png", tmp_path / "notes.txt", tmp_path / "gone.png", tmp_path / "a" / "one.png"]
-    out = tmp_path / "out"
-    done = sample(f"--model={exported}", f"--output={out}", "--min_score=0", *images)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    complaints = [x for x in done.stderr.splitlines() if x.startswith("sample.py:")]
-    assert len(complaints) == 2 and "notes.txt" in complaints[0] and "gone.png" in complaints[1]
-    assert sorted(p.name for p in out.iterdir()) == ["one.png", "one_4.png", "results.json"]
-    results = json.loads((out / "results.json").read_text())
-    assert {r["image_id"] for r in results} == {1, 4} and results[0]["category_id"] % 3 == 1
-    assert rle.decode(results[-1]["segmentation"]).shape == (40, 80)
-
-
-def test_sample_script_without_a_model(tmp_path):
-    done = sample(f"--model={tmp_path / 'none'}", "x.png")
-    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "launch/export.py" in done.stderr
