@@ -8,6 +8,8 @@ Ends with runs/quickstart/report/index.html.
 """
 
 import json
+import os
+import shlex
 import shutil
 import sys
 import time
@@ -69,6 +71,7 @@ def main(argv: list[str]) -> None:
     print(report.text_table(documents))
     _print_reference(scale)
     print(f"\nreport: {page}   ({time.monotonic() - start:.0f} s this time)")
+    print_usage(folder, *runs["stage 2"])
 
 
 def _scale(config: ConfigDict, scale: float) -> None:
@@ -88,6 +91,41 @@ def _print_reference(scale: float) -> None:
         f"segm AP50 {m['segm/base/AP50']:.1f} base, {m['segm/novel/AP50']:.1f} novel; "
         f"mask IoU {m['mask_iou/all']:.1f} all, {m['mask_iou/novel']:.1f} novel"
     )
+
+
+def print_usage(folder: Path, config: ConfigDict, workdir: Path) -> None:
+    """Saves an image, and prints the commands that segment it with the model that was trained."""
+    image, model, masks = folder / "example.png", folder / "model", folder / "samples"
+    if not image.is_file():
+        _save_example(config, image)
+    print("\nsegment an image with this model:")
+    print("  " + _command("export", workdir, f"--output={model}"))
+    print("  " + _command("sample", model, image, f"--output={masks}"))
+
+
+def _save_example(config: ConfigDict, path: Path) -> None:
+    """The first test image that holds an object of a novel class."""
+    from PIL import Image
+
+    from maskdiff_jax import atomic
+    from maskdiff_jax.data import pipeline
+
+    dataset = pipeline.open_split(config.data, "test")
+    novel = (i for i, x in enumerate(dataset.infos) if any(dataset.categories[a.class_id].novel for a in x.annotations))
+    image = Image.fromarray(dataset.read(next(novel)))
+    atomic.write(path, lambda file: image.save(file, "png"))
+
+
+def _command(script: str, *arguments: object) -> str:
+    """A command line that works as printed: in this folder, with this Python."""
+    found = shutil.which("python")
+    python = "python" if found and Path(found).absolute() == Path(sys.executable) else _from_here(sys.executable)
+    return shlex.join([python, f"{_from_here(cli.ROOT / 'launch')}/{script}.py", *map(str, arguments)])
+
+
+def _from_here(path: str | Path) -> str:
+    """A path as short as it can be written in the current folder."""
+    return min((os.path.relpath(path), str(path)), key=len)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -37,6 +37,12 @@ def run(script: str, *arguments: object, cwd: str | Path | None = None) -> Outpu
         os.chdir(folder)
         sys.argv = argv
     return Output(code, out.getvalue(), err.getvalue())
+
+
+def load(script: str) -> dict[str, Any]:
+    """The functions of a script by name, without running it."""
+    with own_flags():
+        return runpy.run_path(str(ROOT / "launch" / f"{script}.py"), run_name=f"launch.{script}")
 
 
 @contextlib.contextmanager
