@@ -1,3 +1,5 @@
+"""Group normalization against plain numpy, its gradient against autodiff in float64."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +10,18 @@ from maskdiff_jax.nets.norm import GroupNorm, norm_act, silu
 X = np.random.default_rng(0).normal(3.0, 2.0, (2, 4, 6, 8)).astype(np.float32)
 
 
-def twin(x, groups, gamma, beta):
+def reference(x, groups, gamma, beta):
     n, h, w, c = x.shape
     g = x.astype(float).reshape(n, h, w, groups, c // groups)
     g = (g - g.mean((1, 2, 4), keepdims=True)) / np.sqrt(g.var((1, 2, 4), keepdims=True) + 1e-5)
     return g.reshape(x.shape) * gamma + beta
 
 
-def test_equals_twin_with_modulation():
+def test_equals_the_reference_with_modulation():
     rng = np.random.default_rng(1)
     params = {"scale": rng.normal(size=8), "bias": rng.normal(size=8)}
     scale, shift = rng.normal(size=(2, 2, 8))
-    want = twin(X, 4, params["scale"], params["bias"])
+    want = reference(X, 4, params["scale"], params["bias"])
     apply = lambda act, *a: GroupNorm(4, act).apply({"params": params}, X, *a)
     np.testing.assert_allclose(apply(None), want, atol=1e-4)
     wide = want * (1 + scale[:, None, None]) + shift[:, None, None]
@@ -58,7 +60,7 @@ def test_mask_limits_the_statistics():
     mask = np.zeros((2, 4, 6, 1), np.float32)
     mask[:, :3, :4] = 1
     out = GroupNorm(2).apply({"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}, X, mask=mask)
-    np.testing.assert_allclose(np.asarray(out)[:, :3, :4], twin(X[:, :3, :4], 2, 1, 0), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(out)[:, :3, :4], reference(X[:, :3, :4], 2, 1, 0), atol=1e-4)
 
 
 def test_dtype_and_degenerate_input():

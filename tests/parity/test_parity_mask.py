@@ -14,7 +14,8 @@ from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import paste
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.nets.resample import UpConv, upsample
-from maskdiff_jax.nets.unet import Attention, ResBlock, UNet, timestep_embedding
+from maskdiff_jax.nets.unet import UNet, timestep_embedding
+from maskdiff_jax.nets.unet_blocks import Attention, ResBlock
 from maskdiff_jax.pretrained.rules import GUIDED_DIFFUSION, convert
 from tests.parity.compare import find, load, within
 from tests.parity.weight_recipe import recipe
@@ -52,11 +53,11 @@ def test_parity_resblock(name):
     within(nchw(block.apply({"params": params}, x, emb)), z["out"], 2e-6)
 
 
-@pytest.mark.parametrize("name", ["attention_heads4", "attention_head_channels32", "attention_new_order_heads4"])
+@pytest.mark.parametrize("name", ["attention_heads4", "attention_head_channels32"])
 def test_parity_attention(name):
     state, z = piece(name, "middle_block.1")
     heads = z["in0"].shape[1] // 32 if "channels32" in name else 4
-    block = Attention(heads, groups=32, legacy="new_order" not in name)
+    block = Attention(heads, groups=32)
     x = nhwc(z["in0"])
     template = {"middle1_attention": jax.eval_shape(block.init, jax.random.key(0), x)["params"]}
     params = convert(state, GUIDED_DIFFUSION, template)["middle1_attention"]
