@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import base
-from maskdiff_jax.data import checks, pipeline
-from maskdiff_jax.data.formats import coco, coco_splits
+from maskdiff_jax.data import pipeline, sources
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.prepared import shards
 from maskdiff_jax.data.synthetic import scenes
 
 
@@ -29,16 +29,6 @@ def test_missing_data_set_says_where_it_looked(preset, tmp_path):
     assert data.train_images in str(error.value) and "data.root" in str(error.value)
 
 
-@pytest.fixture
-def custom(tmp_path):
-    """config.data of a data set of one's own: some scenes as json and png."""
-    data = base.get_config("custom").data.copy_and_resolve_references()
-    data.root, data.workers, data.novel_classes = str(tmp_path), 0, ("ring",)
-    for split in ("train", "test"):
-        coco.save(scenes.scenes("shapes", split, 0, 4), tmp_path / f"{split}.json", tmp_path / split)
-    return data
-
-
 def test_custom(custom):
     train, support_split = pipeline.open_split(custom, "train"), pipeline.open_split(custom, "support")
     assert list(train.infos) == list(support_split.infos)
@@ -53,114 +43,43 @@ def test_custom(custom):
     assert len(pipeline.open_split(custom, "train").infos) == 3
 
 
-def test_check(custom):
-    (Path(custom.root) / "train" / "train_000001.png").write_bytes(b"")
-    (Path(custom.root) / "train" / "train_000002.png").unlink()
-    custom.min_box_side = 1000
-    dataset, problems = checks.check(custom, "train")
-    assert problems["image file is missing"] == 1
-    assert problems["image file is broken or of another size than the json says"] == 1
-    objects = sum(len(i.annotations) for i in dataset.infos)
-    assert problems["object too small for the mask head"] == objects
-    text = checks.describe(dataset, problems)
-    assert f"4 images, {objects} objects, 12 classes" in text and "problem: 1 x image file is missing" in text
-    custom.min_box_side = 8
-    assert "no problems" in checks.describe(*checks.check(custom, "test"))
+def test_other_settings_are_another_set(shapes_data, tmp_path):
+    data = shapes_data.copy_and_resolve_references()
+    data.root, data.shapes_test = str(tmp_path), 2
+    assert len(pipeline.open_split(data, "test").infos) == 2
+    data.shapes_test = 3
+    assert len(pipeline.open_split(data, "test").infos) == 3
+    data.shapes_seed = 1
+    pipeline.open_split(data, "test")
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 3
+    settings = [json.loads((f / "settings.json").read_text()) for f in folders]
+    assert sorted((s["count"], s["seed"]) for s in settings) == [(2, 0), (3, 0), (3, 1)]
 
 
-def split_files(root):
-    """TFA's layout with two photos per split: in 2014's and 2017's folders and under both kinds of name."""
-    names = {
-        "trainvalno5k": ["COCO_train2014_000000000009.jpg", "COCO_val2014_000000000042.jpg"],
-        "5k": ["COCO_val2014_000000000073.jpg", "COCO_val2014_000000000074.jpg"],
-    }
-    (root / "cocosplit/datasplit").mkdir(parents=True)
-    for stem, listed in names.items():
-        images = [{"id": int(n[-16:-4]), "file_name": n, "height": 8, "width": 10} for n in listed]
-        annotations = [
-            {"id": i["id"], "image_id": i["id"], "category_id": c, "bbox": [1, 1, 4, 4], "iscrowd": 0,
-             "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
-            for i, c in zip(images, (1, 80), strict=True)
-        ]  # fmt: skip
-        raw = {"images": images, "annotations": annotations}
-        raw["categories"] = [{"id": i, "name": n} for i, n in coco_splits.CLASSES.items()]
-        (root / f"cocosplit/datasplit/{stem}.json").write_text(json.dumps(raw))
-    where = ["train2014/COCO_train2014_000000000009.jpg", "val2014/COCO_val2014_000000000042.jpg"]
-    where += ["val2017/000000000073.jpg", "train2017/000000000074.jpg"]
-    for k, name in enumerate(where):
-        (root / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (10, 8), (60 * k, 0, 0)).save(root / name)
-    return where
+def test_crops_of_an_older_layout_are_named(shapes_data, support_split, tmp_path, capsys):
+    """What version 1 of the layout wrote has another folder; whoever prepared it must not wonder."""
+    data = shapes_data.copy_and_resolve_references()
+    data.root = str(tmp_path)
+    _, settings = sources.crops_folder(data, "support")
+    old = tmp_path / "support-crops-0123456789"
+    old.mkdir()
+    settings = {k: v for k, v in settings.items() if k != "layout"} | {"records_version": shards.VERSION}
+    (old / "settings.json").write_text(json.dumps(settings))
+    assert pipeline.open_crops(data, support_split, "support").infos
+    assert f"{old} is of an older layout" in capsys.readouterr().err
+    settings["crop_margin"] += 1.0  # made with other settings: another data set, as good as none
+    (old / "settings.json").write_text(json.dumps(settings))
+    pipeline.open_crops(data, support_split, "support")
+    assert "older layout" not in capsys.readouterr().err
 
 
-def tfa_data(root):
-    data = base.get_config("coco").data.copy_and_resolve_references()
-    data.root = str(root)
-    return data
-
-
-def test_photos_are_found_in_both_editions(tmp_path):
-    where = split_files(tmp_path)
-    data = tfa_data(tmp_path)
-    data.counts = ""
-    train, test = pipeline.open_split(data, "train"), pipeline.open_split(data, "test")
-    assert [i.file_name for i in (*train.infos, *test.infos)] == where
-    assert [int(r.read(i)[0, 0, 0]) // 50 for r in (train, test) for i in (0, 1)] == [0, 1, 2, 3]
-    assert train.encoded(1) == (tmp_path / where[1]).read_bytes()
-    (tmp_path / where[3]).unlink()
-    with pytest.raises(FileNotFoundError) as error:
-        pipeline.open_split(data, "test")
-    text = str(error.value)
-    assert text.startswith("1 of 2 images of coco test are missing, among them COCO_val2014_000000000074.jpg")
-    assert f"{tmp_path / 'val2014'}, " in text and f"{tmp_path / 'trainval2014'} (does not exist)" in text
-
-
-def test_counts_of_the_published_files(tmp_path):
-    split_files(tmp_path)
-    data = tfa_data(tmp_path)
-    with pytest.raises(ValueError, match=r"5k\.json is .* images 2, not 5,000 \(-4,998\); annotations 2, not 35,"):
-        pipeline.open_split(data, "test")
-    with pytest.raises(ValueError, match=r"base objects 1, not 364,950 .* toaster 1, not 223 \(-222\).*data.counts=''"):
-        pipeline.open_split(data, "support")
-    data.counts = "voc"
-    with pytest.raises(ValueError, match="choose tfa"):
-        pipeline.open_split(data, "test")
-
-
-def test_a_file_with_the_published_counts_passes(tmp_path, monkeypatch):
-    split_files(tmp_path)
-    known = {"train": {"images": 2, "base objects": 1, "images with base objects": 1, "toaster": 1, "truck": 0}}
-    monkeypatch.setitem(coco_splits.KNOWN, "tfa", known | {"test": {"images": 2, "annotations": 2}})
-    data = tfa_data(tmp_path)
-    assert len(pipeline.open_split(data, "train").infos) == 2
-    # a set that is prepared unchecked is not taken for a checked one
-    data.counts = ""
-    pipeline.prepare_split(data, "test")
-    data.counts = "tfa"
-    monkeypatch.setitem(coco_splits.KNOWN["tfa"], "test", {"images": 3})
-    with pytest.raises(ValueError, match="images 2, not 3"):
-        pipeline.open_split(data, "test")
-
-
-def test_crowd_regions_are_no_base_objects(tmp_path):
-    split_files(tmp_path)
-    path = tmp_path / "cocosplit/datasplit/trainvalno5k.json"
-    raw = json.loads(path.read_text())
-    raw["annotations"][1]["iscrowd"] = 1
-    path.write_text(json.dumps(raw))
-    found = coco_splits.count(coco_splits.read_table(path))
-    assert (found["annotations"], found["base objects"], found["images with base objects"]) == (2, 0, 0)
-    raw["annotations"][1]["id"] = raw["annotations"][0]["id"]
-    path.write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match="occurs more than once"):
-        coco_splits.read_table(path)
-
-
-def test_splits_are_a_choice_of_coco_alone():
-    tfa, minival = base.get_config("coco").data, base.get_config("coco,split=minival").data
-    assert (tfa.counts, tfa.test_json) == ("tfa", "cocosplit/datasplit/5k.json")
-    assert (minival.counts, minival.more_images, minival.test_images) == ("", (), "val2017")
-    assert base.get_config("coco,split=tfa").data == tfa
-    for wrong in ("coco,split=val", "custom,split=tfa"):
-        with pytest.raises(ValueError, match="tfa, minival"):
-            base.get_config(wrong)
+def test_images_of_an_older_layout_are_named(custom, capsys):
+    images, *_ = pipeline.prepare_split(custom, "train")
+    old = Path(custom.root) / "train-images-0123456789"
+    Path(images).rename(old)
+    settings = json.loads((old / "settings.json").read_text()) | {"records_version": 2}
+    (old / "settings.json").write_text(json.dumps(settings))
+    for _ in range(2):
+        assert len(pipeline.open_split(custom, "train").infos) == 4
+    assert capsys.readouterr().err.count(f"{old} is of an older layout and is not read: delete that folder") == 1

@@ -12,12 +12,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo, with_novel
-from maskdiff_jax.data.formats import coco, ground_truth
+from maskdiff_jax.data.formats import coco
 from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.evaluation import coco_eval
+from tests.data.small_json import odd_json
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
+
 NOVEL = ["person", "car", "chair", "bottle"]
 
 
@@ -120,42 +122,6 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
     assert metrics["bbox/APl"] == pytest.approx(50.0) and metrics["bbox/APs"] == pytest.approx(100.0)
 
 
-def odd_json():
-    """What the loader drops or fixes and COCOeval reads all the same."""
-    square = lambda x, y, n: [[x, y, x + n, y, x + n, y + n, x, y + n]]
-    runs = np.zeros((100, 120), bool)
-    runs[30:60, 70:90] = True
-    of = lambda i, image, box, segmentation, area, **more: {
-        "id": i, "image_id": image, "category_id": 1 + i % 2, "bbox": box, "segmentation": segmentation,
-        "area": area, "iscrowd": 0,
-    } | more  # fmt: skip
-    return {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 120} for i in (5, 9)],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 4, "name": "never there"}],
-        "annotations": [
-            of(10, 5, [10, 10, 20, 20], square(10, 10, 20), 400.0),
-            of(12, 5, [40, 10, 30, 0], square(40, 10, 10), 100.0),  # no height
-            of(11, 5, [50, 50, 0.0, 0.0], square(50, 50, 40), 1600.0),  # no box at all
-            of(20, 5, [-15, 80, 40, 30], square(-15, 80, 40), 750.0),  # reaches out
-            of(21, 5, [-40, -40, 20, 20], square(-40, -40, 20), 400.0),  # outside
-            of(22, 5, [60, 60, 10, 10], square(60, 60, 10), 5000.0),  # area of another class of size
-            of(23, 5, [80, 10, 20, 20], square(80, 10, 20), 0),  # no area
-            of(24, 5, [80, 40, 20, 20], square(80, 40, 20), -3),
-            of(25, 5, [80, 40, 20, 20], square(80, 40, 20), 10**9),
-            of(30, 9, [10, 10, 5, 5], [[10, 10, 10, 10, 10, 10]], 25),  # mask without a pixel
-            of(32, 9, [0, 60, 120, 40], {"size": [100, 120], "counts": [12000]}, 9),  # likewise
-            of(33, 9, [70, 30, 20, 30], encode_mask(runs), 600, iscrowd=1),
-            of(34, 9, [10, 60, 0, 20], square(10, 60, 20), 400, iscrowd=1),  # degenerate crowd
-            of(36, 9, [20, 20, 30, 30], [*square(20, 20, 30), [1, 1, 5, 5]], 900),  # a line beside a polygon
-            of(38, 9, [50, 0, 40, 40], {"size": [50, 60], "counts": encode_mask(runs[:50, :60])["counts"]}, 90),
-            of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),
-            of(39, 9, [5, 5, 30, 40], square(5, 5, 35), 1200),  # the same again, counted twice
-            of(0, 9, [60, 60, 20, 20], square(60, 60, 20), 400),
-            of(40, 77, [5, 5, 9, 9], square(5, 5, 9), 81),  # an image that is not listed
-        ],
-    }  # fmt: skip
-
-
 def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
     path, raw = tmp_path / "odd.json", odd_json()
     path.write_text(json.dumps(raw))
@@ -181,37 +147,3 @@ def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
             if value >= 0:
                 assert metrics[f"{kind}/{name}"] == pytest.approx(100 * value), (kind, name)
         assert sum(v > 0 for v in judge.stats[:6]) >= 4
-
-
-def test_the_ground_truth_is_the_files(tmp_path):
-    path, raw = tmp_path / "odd.json", odd_json()
-    path.write_text(json.dumps(raw))
-    true, listed = COCO(str(path)), [a for a in raw["annotations"] if a["image_id"] != 77]
-    found = coco.load(path, tmp_path, problems=Counter()).truth()["annotations"]
-    for mine, theirs in zip(found, listed, strict=True):
-        assert {k: mine[k] for k in theirs if k != "segmentation"} == {
-            k: v for k, v in theirs.items() if k != "segmentation"
-        }
-        counts = true.annToRLE(theirs)["counts"]
-        assert mine["segmentation"]["counts"] == (counts if isinstance(counts, str) else counts.decode())
-
-
-def test_what_the_official_tool_cannot_read_is_fixed_or_left_out(tmp_path):
-    raw = odd_json()
-    good = raw["annotations"][0]
-    del raw["annotations"][1:]
-    changes = [
-        {"id": 10, "bbox": [1, 2, 3, 4]}, {"id": None}, {"id": "x"}, {"segmentation": []}, {"segmentation": [[1, 2]]},
-        {"segmentation": {"size": [100, 120], "counts": "0"}}, {"bbox": None}, {"area": "large"}, {"area": 10**400},
-        {"iscrowd": None}, {"iscrowd": "x"}, {"bbox": None, "segmentation": None}, {"bbox": [1, 2, float("nan"), 3]},
-        {"image_id": []}, {"segmentation": [[1e9, 0, 1e9, 1, 0, 1]]},
-    ]  # fmt: skip
-    raw["annotations"] += [good | {"id": 100 + k} | c for k, c in enumerate(changes)] + [5]
-    path = tmp_path / "odd.json"
-    path.write_text(json.dumps(raw))
-    found = ground_truth.load(path)["annotations"]
-    assert len(found) == 1 + len(changes) - 3  # iscrowd "x", neither box nor mask, an image that is a list
-    assert len({a["id"] for a in found}) == len(found) and [a["id"] for a in found][:4] == [10, 1, 2, 3]
-    assert sum("segmentation" not in a for a in found) == 4
-    assert all(a["area"] == 400 and a["iscrowd"] == 0 for a in found)
-    assert [a["bbox"] for a in found if "segmentation" in a] == [good["bbox"], [1, 2, 3, 4]] + [good["bbox"]] * 7

@@ -62,18 +62,14 @@ def write_images(
 def open_images(folder: Path) -> Dataset:
     """The dataset that `write_images` wrote; ValueError if its files are damaged."""
     index, source = shards.open_shards(folder)
-    try:
-        with _no_collection():
-            infos = _infos(index["images"], index["annotations"])
-        read = functools.partial(_read_image, source), functools.partial(_encoded, source)
-        opened = Dataset(
+    with shards.named_damage(folder), _no_collection():
+        infos = _infos(index["images"], index["annotations"])
+        _check_count(len(infos), source)
+        return Dataset(
             index["name"], index["split"], tuple(Category(*c) for c in index["categories"]), infos,
-            read=read[0], annotation_order=tuple(index["annotation_order"]), encoded=read[1],
+            read=functools.partial(_read_image, source), annotation_order=tuple(index["annotation_order"]),
+            encoded=functools.partial(_encoded, source),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise shards.damaged(folder, error) from error
-    _check_count(folder, len(infos), source)
-    return opened
 
 
 def write_crops(
@@ -95,14 +91,12 @@ def write_crops(
 def open_crops(folder: Path) -> Crops:
     """The crops that `write_crops` wrote; ValueError if its files are damaged."""
     index, source = shards.open_shards(folder)
-    try:
+    with shards.named_damage(folder):
         boxes = np.array(index["box"], np.float64).T
         infos = CropInfos(index["annotation_id"], index["image_id"], index["class_id"], boxes)
+        _check_count(len(infos), source)
         categories = tuple(Category(*c) for c in index["categories"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise shards.damaged(folder, error) from error
-    _check_count(folder, len(infos), source)
-    return Crops(categories, infos, functools.partial(_read_crop, source))
+        return Crops(categories, infos, functools.partial(_read_crop, source))
 
 
 def write_shots(
@@ -144,10 +138,11 @@ def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
     """
     index, source = shards.open_shards(folder)
     ids = CropInfos.of(crops.infos).annotation_ids
-    if not np.array_equal(index.get("annotation_id"), ids):
-        raise shards.damaged(folder, "it holds other objects than the crops beside it")
-    _check_count(folder, len(ids), source)
-    return functools.partial(_read_shot, source)
+    with shards.named_damage(folder):
+        if not np.array_equal(index["annotation_id"], ids):
+            raise ValueError("it has other objects than the crops beside it")
+        _check_count(len(ids), source)
+        return functools.partial(_read_shot, source)
 
 
 def _images_of(dataset: Dataset, start: int, stop: int) -> Callable[[int], dict]:
@@ -291,6 +286,6 @@ def _read_shot(source: Shards, i: int) -> np.ndarray:
     return instance_crops.decode(bytes_of(example, "pixels"), (size, size))
 
 
-def _check_count(folder: Path, wanted: int, source: Shards) -> None:
+def _check_count(wanted: int, source: Shards) -> None:
     if wanted != len(source):
-        raise shards.damaged(folder, f"it has {len(source)} examples instead of {wanted}")
+        raise ValueError(f"it has {len(source)} examples instead of {wanted}")

@@ -130,7 +130,7 @@ def open_shards(folder: Path) -> tuple[dict[str, Any], Shards]:
     Raises:
       ValueError: the index is not the one that was written, or a file is missing or of another size.
     """
-    try:
+    with named_damage(folder):
         text = (folder / "index.json").read_bytes()
         if json.loads((folder / "settings.json").read_bytes())["index_digest"] != _digest(text):
             raise ValueError("the checksum of index.json is wrong")
@@ -139,15 +139,24 @@ def open_shards(folder: Path) -> tuple[dict[str, Any], Shards]:
             found = (folder / name).stat().st_size
             if found != size:
                 raise ValueError(f"{name} has {found} bytes instead of {size}")
-        return index, Shards(str(folder), tuple((f, n) for f, n, _ in index["files"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return index, Shards(str(folder), tuple((f, int(n)) for f, n, _ in index["files"]))
+
+
+@contextlib.contextmanager
+def named_damage(folder: Path) -> Iterator[None]:
+    """Turns every error of reading the files of a set into `damaged`."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise damaged(folder, error) from error
 
 
 def damaged(folder: str | Path, why: object) -> ValueError:
     """What to raise when a set does not hold what it should."""
+    text = " ".join(str(why).split())  # some libraries' messages have several lines
+    text = text if len(text) < 300 else text[:297] + "..."
     return ValueError(
-        f"the prepared set {folder} is damaged ({why}): delete that folder (launch/prepare_data.py writes it again)"
+        f"the prepared set {folder} is damaged ({text}): delete that folder (launch/prepare_data.py writes it again)"
     )
 
 
