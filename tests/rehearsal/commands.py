@@ -58,7 +58,7 @@ def _stage_1() -> list[Command]:
         ),
         Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json", short=True),
         Command(f"train.py --config {base} --config.init_from={start}", f"{run}/checkpoints/final", short=True),
-        Command(f"evaluate.py --config {base} --config.init_from={start}", f"{run}/metrics.json", metrics=(*AP, *BASE)),
+        Command(f"evaluate.py {run}", f"{run}/metrics.json", metrics=(*AP, *BASE)),
     ]
 
 
@@ -69,7 +69,7 @@ def _few_shot() -> list[Command]:
         config, run = f"configs/fewshot.py:coco,shots={k},weights=msra", f"runs/fewshot-coco-{k}shot-seed0"
         commands += [
             Command(f"train.py --config {config}", f"{run}/checkpoints/final", short=k == 1),
-            Command(f"evaluate.py --config {config}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
+            Command(f"evaluate.py {run}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
         ]
     return commands
 
@@ -78,14 +78,14 @@ def _shot_files() -> list[Command]:
     """Other ways to K shots: files as TFA publishes them, its sampler, iMTFA's; another seed for the report."""
     sampler, files = "--config.fewshot.sampler=imtfa", "datasets/coco/imtfa"
     from_files = "--config.fewshot.shots_from=datasets/coco/cocosplit"
-    second = f"--config configs/fewshot.py:coco,shots=1,seed=1 {sampler}"
+    second, run = f"--config configs/fewshot.py:coco,shots=1,seed=1 {sampler}", "runs/fewshot-coco-1shot-seed1"
     return [
         Command(f"shots.py --config configs/fewshot.py:coco {sampler} --output={files}", f"{files}/seed9"),
         Command(f"shots.py --config configs/fewshot.py:coco {sampler} --output=datasets/coco/cocosplit --seeds=3"),
         Command(f"train.py --config configs/fewshot.py:coco,shots=5,seed=3 {from_files}"),
         Command("train.py --config configs/fewshot.py:coco,shots=10,seed=1 --config.fewshot.sampler=tfa"),
         Command(f"train.py {second}"),
-        Command(f"evaluate.py {second}", "runs/fewshot-coco-1shot-seed1/metrics.json", metrics=(*AP, *NOVEL)),
+        Command(f"evaluate.py {run}", f"{run}/metrics.json", metrics=(*AP, *NOVEL)),
     ]
 
 
@@ -93,23 +93,23 @@ def _novel_and_voc() -> list[Command]:
     """COCO-Novel and COCO2VOC, the latter also with the classes of each photo given."""
     ten, one = "runs/novel-coco-10shot-seed0", "runs/novel-coco-1shot-seed0"
     novel = "--config configs/fewshot.py:coco,shots={} --config.fewshot.classes=novel --workdir={}"
-    every, run = "--config configs/fewshot.py:coco,shots=1", "runs/fewshot-coco-1shot-seed0"
+    run = "runs/fewshot-coco-1shot-seed0"
     voc, given = "--config.eval.source=voc", "--config.eval.gt_classes_only=true"
     both = (*NOVEL, "gt_classes_only/bbox/novel/AP", "gt_classes_only/segm/novel/AP")
     return [
         Command(f"train.py {novel.format(10, ten)}", f"{ten}/checkpoints/final"),
-        Command(f"evaluate.py {novel.format(10, ten)}", f"{ten}/metrics.json", metrics=NOVEL),
+        Command(f"evaluate.py {ten}", f"{ten}/metrics.json", metrics=NOVEL),
         Command(f"train.py {novel.format(1, one)}", f"{one}/checkpoints/final"),
-        Command(f"evaluate.py {novel.format(1, one)} {voc} {given}", f"{one}/voc/metrics.json", metrics=both),
-        Command(f"evaluate.py {every} {voc}", f"{run}/voc/metrics.json", metrics=NOVEL),
-        Command(f"evaluate.py {every} {voc} {given}", f"{run}/voc/metrics.json", metrics=both, short=True),
+        Command(f"evaluate.py {one} {voc} {given}", f"{one}/voc/metrics.json", metrics=both),
+        Command(f"evaluate.py {run} {voc}", f"{run}/voc/metrics.json", metrics=NOVEL),
+        Command(f"evaluate.py {run} {voc} {given}", f"{run}/voc/metrics.json", metrics=both, short=True),
     ]
 
 
 def _use() -> list[Command]:
     runs = "runs/base-coco runs/fewshot-coco-1shot-seed0 runs/fewshot-coco-1shot-seed1"
-    export = "export.py --config configs/fewshot.py:coco,shots=1 --output=exports/coco"
-    sample = "sample.py --model=exports/coco --min_score=0.0 photo.jpg gray.jpg"
+    export = "export.py runs/fewshot-coco-1shot-seed0 --output=exports/coco"
+    sample = "sample.py exports/coco photo.jpg gray.jpg --min_score=0.0"
     return [
         Command(f"report.py {runs} --output=runs/report", "runs/report/index.html", small=None),
         Command(export, "exports/coco/export.json", short=True),
@@ -121,7 +121,7 @@ def _zoo() -> list[Command]:
     zoo = "--config configs/base.py:coco,weights=zoo --workdir=runs/zoo"
     return [
         Command(f"import_weights.py {zoo} model_final_b275ba.pkl", "runs/zoo/weights.json"),
-        Command(f"evaluate.py {zoo}", "runs/zoo/metrics.json", metrics=("bbox/AP",), boxes_only=True),
+        Command("evaluate.py runs/zoo", "runs/zoo/metrics.json", metrics=("bbox/AP",), boxes_only=True),
     ]
 
 
@@ -135,7 +135,7 @@ def _paper() -> list[Command]:
             Command(f"import_weights.py --config {base} --workdir={start} R-50.pkl", f"{start}/weights.json"),
             Command(f"train.py --config {base} --config.init_from={start}"),
             Command(f"train.py --config {few}", f"{run}/checkpoints/final"),
-            Command(f"evaluate.py --config {few}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
+            Command(f"evaluate.py {run}", f"{run}/metrics.json", metrics=(*AP, *BASE, *NOVEL)),
         ]
     # COCO-Novel and COCO2VOC, from the same stage 1
     few, run = "configs/fewshot.py:coco,paper=true,shots=1", "runs/novel-coco-paper-1shot-seed0"
@@ -147,9 +147,9 @@ def _paper() -> list[Command]:
     every = "runs/fewshot-coco-paper-1shot-seed0"
     more = [
         Command(f"train.py {novel}", f"{run}/checkpoints/final"),
-        Command(f"evaluate.py {novel}", f"{run}/metrics.json", metrics=NOVEL),
-        Command(f"evaluate.py {novel} {voc}", f"{run}/voc/metrics.json", metrics=both),
-        Command(f"evaluate.py --config {few} {voc}", f"{every}/voc/metrics.json", metrics=both),
+        Command(f"evaluate.py {run}", f"{run}/metrics.json", metrics=NOVEL),
+        Command(f"evaluate.py {run} {voc}", f"{run}/voc/metrics.json", metrics=both),
+        Command(f"evaluate.py {every} {voc}", f"{every}/voc/metrics.json", metrics=both),
     ]
     # with ten shots as many inputs as in the other reading: programs are shared
     short = [c._replace(short="shots=10" in c.line) for c in commands]
