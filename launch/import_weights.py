@@ -5,7 +5,8 @@
 
 Reads detectron2's pickles (ImageNet backbones, detectors of the model zoo), ResNet-50 of torchvision and timm, TFA's
 detectors and UNets of guided-diffusion, as .pkl, .pth, .pt or .safetensors, and prints which it is. Writes
-WORKDIR/config.json, checkpoints/final and weights.json. docs/paper_recipe.md lists where to download the files.
+WORKDIR/config.json, checkpoints/final and weights.json; WORKDIR is runs/weights-<weights> unless it is given.
+docs/paper_recipe.md lists where to download the files.
 """
 
 import sys
@@ -29,11 +30,10 @@ def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
             "name the weight file, for example: import_weights.py --config configs/base.py:coco,weights=msra R-50.pkl"
         )
     document = convert.run(config, workdir, files)
-    for x in document["files"]:
-        print(
-            f"{x['file']}: {x['kind']}, {x['tensors']} tensors with {x['parameters']:,} parameters; round trip: equal"
-        )
-        if names := x["unused"]:
+    for file in document["files"]:
+        size = f"{file['tensors']} tensors with {file['parameters']:,} parameters"
+        print(f"{file['file']}: {file['kind']}, {size}; round trip: equal")
+        if names := file["unused"]:
             more = f" and {len(names) - SHOWN} more, see weights.json" if len(names) > SHOWN else ""
             print(f"  unused keys: {', '.join(names[:SHOWN])}{more}")
     print(f"filled from the files: {', '.join(convert.summary(document['filled']))}")

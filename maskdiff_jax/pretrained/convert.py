@@ -65,64 +65,64 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
     if (workdir / CHECKPOINTS).is_dir() and not (workdir / IMPORTED).is_file():
         raise FileExistsError(f"{workdir} holds a trained run: give another --workdir")
     found = {Path(path): files.read(path) for path in paths}
-    parts = [TARGETS[x.kind].part for x in found.values()]
+    parts = [TARGETS[loaded.kind].part for loaded in found.values()]
     if not parts or len(parts) != len(set(parts)) or len(found) != len(paths):
-        kinds = ", ".join(x.kind for x in found.values()) or "none"
+        kinds = ", ".join(loaded.kind for loaded in found.values()) or "none"
         raise ValueError(f"give one file for the detector, one for the mask head, or both; given: {kinds}")
-    for path, x in found.items():
-        check_kind(config, path, x)
+    for path, loaded in found.items():
+        check_kind(config, path, loaded)
 
     params = jax.device_get(initial_params(config, build(config.model)))
     documents, filled = [], set()
-    for path, x in found.items():
-        params = fill(params, path, x)
-        documents.append(describe(path, x))
-        filled |= filled_paths(x)
+    for path, loaded in found.items():
+        params = fill(params, path, loaded)
+        documents.append(describe(path, loaded))
+        filled |= filled_paths(loaded)
     check_norms(config, params)
     ours = list(_flat(params))
     document = {
         "files": documents, "filled": [p for p in ours if p in filled], "new": [p for p in ours if p not in filled],
     }  # fmt: skip
     create(workdir, config)
+    atomic.write_json(workdir / IMPORTED, document)  # before the weights: it marks the folder as one to import into
     checkpoint.save_params(weights_folder(workdir), params)
-    atomic.write_json(workdir / IMPORTED, document)
     return document
 
 
 # ----------------------------------------------------------------------------------------------- checks
 
 
-def check_kind(config: ConfigDict, path: Path, x: files.Checkpoint) -> None:
+def check_kind(config: ConfigDict, path: Path, loaded: files.Checkpoint) -> None:
     """Whether the config describes the net and the pixels that a checkpoint was trained with.
 
     Raises:
       ValueError: it does not; names the option that makes it so.
     """
-    presets = TARGETS[x.kind].presets
-    name = f"{path} is of kind '{x.kind}' ({files.KINDS[x.kind][1]})"
+    presets = TARGETS[loaded.kind].presets
+    name = f"{path} is of kind '{loaded.kind}' ({files.KINDS[loaded.kind][1]})"
     best = presets[0] if presets else config.weights
-    if x.kind == "detectron2":
-        best = _check_classifier(config, name, x)
-        _check_pixels(config, name, x)
-    if x.kind == "guided-diffusion":
+    if loaded.kind == "detectron2":
+        best = _check_classifier(config, name, loaded)
+        _check_pixels(config, name, loaded)
+    if loaded.kind == "guided-diffusion":
         _check_groups(config, name)
     if presets and config.weights not in presets:
         raise ValueError(f"{name}, which goes with weights={best}, not weights={config.weights}: {_fix(config, best)}")
 
 
-def _check_classifier(config: ConfigDict, name: str, x: files.Checkpoint) -> str:
+def _check_classifier(config: ConfigDict, name: str, loaded: files.Checkpoint) -> str:
     """The preset of the detector's classifier."""
-    theirs, preset = ("linear", "zoo") if _CLASSIFIER_BIAS in x.tensors else ("cosine", "msra")
+    theirs, preset = ("linear", "zoo") if _CLASSIFIER_BIAS in loaded.tensors else ("cosine", "msra")
     ours = config.model.detector.classifier
     if theirs != ours:
         raise ValueError(f"{name} with a {theirs} classifier, the config has a {ours} one: {_fix(config, preset)}")
     return preset
 
 
-def _check_pixels(config: ConfigDict, name: str, x: files.Checkpoint) -> None:
+def _check_pixels(config: ConfigDict, name: str, loaded: files.Checkpoint) -> None:
     """Some versions of detectron2 store the mean and the deviation of the pixels."""
     for field in ("pixel_mean", "pixel_std"):
-        stored, ours = x.tensors.get(field), tuple(config.model.detector[field])
+        stored, ours = loaded.tensors.get(field), tuple(config.model.detector[field])
         if stored is not None and not (stored.size == 3 and np.allclose(stored.ravel(), ours, rtol=1e-3)):
             raise ValueError(
                 f"{name}, trained with {field} {stored.ravel().tolist()}; the config has {ours}: give "
@@ -160,42 +160,42 @@ def check_norms(config: ConfigDict, params: dict) -> None:
 # -------------------------------------------------------------------------------------------- conversion
 
 
-def fill(params: dict, path: Path, x: files.Checkpoint) -> dict:
+def fill(params: dict, path: Path, loaded: files.Checkpoint) -> dict:
     """Parameters in which a checkpoint's tensors replace ours.
 
     Raises:
       ValueError: names or shapes that do not fit, or a round trip that does not give the file's numbers.
     """
-    target = TARGETS[x.kind]
+    target = TARGETS[loaded.kind]
     part = params[target.part]
     template = {target.child: part[target.child]} if target.child else part
     try:
-        new = rules.convert(x.tensors, target.table, template, keep=target.keep)
+        new = rules.convert(loaded.tensors, target.table, template, keep=target.keep)
     except ValueError as error:
         raise ValueError(
-            f"{path} ({x.kind}): {error}\nthe config describes the model: model.detector.blocks, model.num_classes, "
-            "model.mask.unet and so on must be as in the file"
+            f"{path} ({loaded.kind}): {error}\nthe config describes the model: model.detector.blocks, "
+            "model.num_classes, model.mask.unet and so on must be as in the file"
         ) from error
-    returned = rules.export(new, target.table, {name: tensor.shape for name, tensor in x.tensors.items()})
-    wrong = [name for name, tensor in returned.items() if not _same_bits(tensor, x.tensors[name])]
+    returned = rules.export(new, target.table, {name: tensor.shape for name, tensor in loaded.tensors.items()})
+    wrong = [name for name, tensor in returned.items() if not _same_bits(tensor, loaded.tensors[name])]
     if wrong:
-        raise ValueError(f"{path} ({x.kind}): the round trip changes {', '.join(wrong)}")
+        raise ValueError(f"{path} ({loaded.kind}): the round trip changes {', '.join(wrong)}")
     return params | {target.part: part | new}
 
 
-def filled_paths(x: files.Checkpoint) -> set[str]:
+def filled_paths(loaded: files.Checkpoint) -> set[str]:
     """Paths of all parameters that a checkpoint fills: "detector/backbone/stem/conv1/kernel" ..."""
-    target = TARGETS[x.kind]
-    return {f"{target.part}/{path}" for path in rules.filled_paths(x.tensors, target.table)}
+    target = TARGETS[loaded.kind]
+    return {f"{target.part}/{path}" for path in rules.filled_paths(loaded.tensors, target.table)}
 
 
-def describe(path: Path, x: files.Checkpoint) -> dict:
+def describe(path: Path, loaded: files.Checkpoint) -> dict:
     """A checkpoint's entry in weights.json."""
-    unused = rules.unused_names(x.tensors, TARGETS[x.kind].table)
-    used = x.tensors.keys() - set(unused)
+    unused = rules.unused_names(loaded.tensors, TARGETS[loaded.kind].table)
+    used = loaded.tensors.keys() - set(unused)
     return {
-        "kind": x.kind, "file": path.name, "sha256": _sha256(path), "tensors": len(used),
-        "parameters": sum(int(x.tensors[name].size) for name in used), "unused": unused,
+        "kind": loaded.kind, "file": path.name, "sha256": _sha256(path), "tensors": len(used),
+        "parameters": sum(int(loaded.tensors[name].size) for name in used), "unused": unused,
     }  # fmt: skip
 
 

@@ -39,14 +39,14 @@ class Checkpoint(NamedTuple):
 
 # kind -> (names that only such a checkpoint has, what it is)
 KINDS = {
-    "msra": (("conv1_w", "res2_0_branch2a_w"), "ImageNet backbone in Caffe2 names (detectron2's MSRA/R-50.pkl)"),
+    "msra": (("conv1_w", "res2_0_branch2a_w"), "ImageNet backbone in Caffe2 names, as detectron2's MSRA/R-50.pkl"),
     "detectron2": (
         ("backbone.bottom_up.stem.conv1.weight", "proposal_generator.rpn_head.conv.weight"),
         "Faster or Mask R-CNN with FPN of detectron2 or TFA",
     ),
     "detectron2-backbone": (
         ("stem.conv1.weight", "res2.0.conv1.weight"),
-        "ImageNet backbone in detectron2's names (torchvision/R-50.pkl)",
+        "ImageNet backbone in detectron2's names, as its torchvision/R-50.pkl",
     ),
     "resnet": (("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv3.weight"), "ResNet-50 of torchvision or timm"),
     "guided-diffusion": (("time_embed.0.weight", "input_blocks.0.0.weight"), "UNet of guided-diffusion"),
@@ -75,11 +75,11 @@ def read(path: str | Path) -> Checkpoint:
 def _kind(path: Path, tensors: dict[str, np.ndarray]) -> str:
     found = [kind for kind, (names, _) in KINDS.items() if all(n in tensors for n in names)]
     if len(found) != 1:
-        known = "; ".join(f"{kind}: {text}" for kind, (_, text) in KINDS.items())
+        known = "; ".join(f"{kind} ({text})" for kind, (_, text) in KINDS.items())
+        count = f"{len(tensors)} tensor{'' if len(tensors) == 1 else 's'}"
         first = _printable(", ".join(list(tensors)[:5]))
         raise ValueError(
-            f"{path} holds {len(tensors)} tensors ({first} ...), which are of no known kind of checkpoint; known are "
-            f"{known}"
+            f"{path} holds {count} ({first} ...), which are of no known kind of checkpoint. The known kinds are {known}"
         )
     return found[0]
 

@@ -165,6 +165,21 @@ def test_a_wrong_inverse_is_noticed(tmp_path, monkeypatch):
     assert not (tmp_path / "x").exists()
 
 
+def test_an_import_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch):
+    path = save(tmp_path, names.backbone(names.msra_name))
+
+    def interrupted(folder, params):
+        folder.parent.mkdir(parents=True)
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_params", interrupted)
+        with pytest.raises(OSError, match="disk is full"):
+            convert.run(config("coco"), tmp_path / "run", [path])
+    convert.run(config("coco"), tmp_path / "run", [path])
+    assert "detector/backbone/stem/conv1/kernel" in load(config("coco"), tmp_path / "run")
+
+
 def test_other_stages_folders_and_weights_are_refused(tmp_path):
     path = save(tmp_path, names.backbone(names.msra_name))
     for arg in ("weights=scratch", "weights=torchvision"):
