@@ -317,5 +317,7 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _fail(error: BaseException, code: int) -> None:
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and not error.filename:
+        text = error.strerror  # without the number of the system's error
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,8 @@
-"""From ``config.model`` to functions: the only reader of that part of the config."""
+"""Builds a model from ``config.model``: the detector and the mask head, as functions of their parameters.
+
+Only ``build`` hands the fields of ``config.model`` to networks. Other modules read single fields of it: num_classes,
+the sizes of masks and support sets, the options of the sampler.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,18 +32,21 @@ class Model(NamedTuple):
     segment: Callable[[PyTree, Array, Array, Array, Array], Array]
     # the same arguments -> noisy masks y [S, N, M, M], estimates x0 [S, N, M, M] after each step
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
-    # steps, halve, weight (see MaskHead) -> a loss as mask_loss; its params also hold "teacher", a mask head
+    # steps, halve, weight (see MaskHead) -> a loss like mask_loss, whose params also hold "teacher", a mask head
     distill: Callable[[int, bool, float], Callable[[PyTree, Array, MaskBatch], tuple[Array, dict]]]
 
 
 def build(config: ConfigDict) -> Model:
-    """The model of ``config.model``.
+    """The model that ``config.model`` describes.
+
+    Args:
+      config: ``config.model``, of a whole config.
 
     Raises:
-      ValueError: an unknown mask head or option, with the known ones.
+      ValueError: an unknown mask head or option; lists the known ones.
     """
     if config.mask.head not in MASK_HEADS:
-        raise ValueError(f"unknown model.mask.head '{config.mask.head}': known are {', '.join(MASK_HEADS)}")
+        raise ValueError(f"unknown model.mask.head '{config.mask.head}': choose {', '.join(MASK_HEADS)}")
     fields = config.to_dict()
     mask = {k: v for k, v in fields["mask"].items() if k not in ("head", "min_shots")}
     shared = {"num_classes": config.num_classes, "dtype": config.dtype}
@@ -47,8 +54,8 @@ def build(config: ConfigDict) -> Model:
     head = MASK_HEADS[config.mask.head](**shared, **mask)
 
     def init(key: Array) -> PyTree:
-        k1, k2 = jax.random.split(key)
-        return {"detector": detector.init(k1), "mask_head": head.init(k2)}
+        detector_key, head_key = jax.random.split(key)
+        return {"detector": detector.init(detector_key), "mask_head": head.init(head_key)}
 
     def distill(steps: int, halve: bool, weight: float) -> Callable:
         loss = head.distill(steps, halve, weight)

@@ -1,17 +1,19 @@
 """A model small enough for tests: random weights and shots, 64 px images, 16 px masks. Made and compiled once."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import fewshot
+from maskdiff_jax import checkpoint, workdir
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.inference import predictor
 from maskdiff_jax.inference.export import TrainedModel
 from maskdiff_jax.model import build
-from maskdiff_jax.types import SupportSet
+from maskdiff_jax.types import Batch, SupportSet
 
 
 def config() -> ConfigDict:
@@ -45,3 +47,21 @@ def trained() -> TrainedModel:
 def model() -> predictor.Predictor:
     """A predictor of `trained`, with one sample per object."""
     return predictor.Predictor(trained(), noise_seed=0, samples=1, min_score=0.0, keep_samples=False)
+
+
+def write_run(folder: Path) -> Path:
+    """A run folder as training leaves it, with the weights of `trained`; the dataset will be in `data` beside it."""
+    c = config().unlock()
+    c.data.update(root=str(folder.parent / "data"), shapes_support=60, shapes_test=6)
+    c.fewshot.shots = 2
+    c.eval.update(batch=3, mask_batch=4, figures=2)
+    workdir.create(folder, c.lock())
+    checkpoint.save_params(workdir.weights_folder(folder), trained().params)
+    return folder
+
+
+def batch_of_ids(image_ids: list[int]) -> Batch:
+    """Black images with these ids; -1 is padding."""
+    one = predictor.as_batch(np.zeros((64, 64, 3), np.uint8), 0, config().data)
+    batch = jax.tree.map(lambda x: np.repeat(x, len(image_ids), 0), one)
+    return batch._replace(image_id=np.array(image_ids, np.int32))

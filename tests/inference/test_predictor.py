@@ -1,5 +1,6 @@
 """The interface for users: images of any size, the same masks for the same image, a run folder as well as an export."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -7,14 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskdiff_jax import checkpoint, workdir
+from maskdiff_jax import workdir
 from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.inference import export, predictor, segment
 from maskdiff_jax.ops import masks
 from tests import lowered, tiny
 from tests.reference import paste as reference
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +105,27 @@ def test_other_shots_give_other_masks_without_compiling(model):
     assert (first.region_soft != second.region_soft).any() and seg.sample._cache_size() == programs
 
 
-def test_samples_are_kept_when_asked_for(exported):
+def load(folder, model, **options):
+    """A predictor of an export that takes its detections from the programs of `model`, which are compiled already."""
+    found = predictor.load(folder, **options)
+    found._segmenter = found._segmenter._replace(detect=model._segmenter.detect)
+    return found
+
+
+def test_samples_are_kept_when_asked_for(exported, model):
     image = picture(60, 90)
-    kept = predictor.load(exported, samples=3, keep_samples=True, min_score=0.0)(image)
+    several = load(exported, model, samples=3, keep_samples=True)
+    kept = several(image)
     assert kept.samples is not None and kept.samples.shape == (len(kept.boxes), 3, 60, 90) and len(kept.boxes)
     np.testing.assert_allclose(kept.samples.mean(1), kept.soft, atol=1e-5)
     assert np.abs(kept.samples[:, 0] - kept.samples[:, 1]).max() > 1e-3
-    blank = predictor.load(exported, samples=3, keep_samples=True, min_score=1.0)(image)
+    several._min_score = 1.0
+    blank = several(image)
     assert blank.samples is not None and blank.samples.shape == (0, 3, 60, 90)
 
 
-def test_min_score_drops_detections(exported):
-    found = predictor.load(exported, min_score=1.0)(picture(64, 64))
+def test_min_score_drops_detections(exported, model):
+    found = load(exported, model, min_score=1.0)(picture(64, 64))
     assert found.masks.shape == (0, 64, 64) and found.labels == []
 
 
@@ -151,16 +159,10 @@ def test_an_export_predicts_as_the_model_did(exported, model):
 
 def test_a_run_folder_is_a_model(tmp_path, model):
     """Without an export: config and weights from the folder, the shots from the dataset."""
-    config = tiny.config().unlock()
-    config.data.update(root=str(tmp_path / "data"), shapes_support=60)
-    config.fewshot.shots = 2
-    run = tmp_path / "run"
-    workdir.create(run, config)
-    with pytest.raises(FileNotFoundError, match="train first"):
-        predictor.load(run)
-    checkpoint.save_params(workdir.weights_folder(run), tiny.trained().params)
+    run = tiny.write_run(tmp_path / "run")
+    config = workdir.read_config(run)
     config.model.mask.diffusion.steps = 1
-    found = predictor.load(run, config=config.lock(), samples=3)
+    found = predictor.load(run, config=config, samples=3)
     assert [c.name for c in found.categories if c.novel] == ["star", "ring", "arrow", "crescent"]
     assert found._config.model.mask.diffusion.steps == 1 and found._samples == 3
     assert (
@@ -168,3 +170,6 @@ def test_a_run_folder_is_a_model(tmp_path, model):
         and np.asarray(found._segmenter.shots).any((1, 2, 3, 4)).all()
     )
     jax.tree.map(np.testing.assert_array_equal, found._params, model._params)
+    shutil.rmtree(workdir.weights_folder(run))
+    with pytest.raises(FileNotFoundError, match="train first"):
+        predictor.load(run)

@@ -7,19 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskdiff_jax import checkpoint, workdir
+from maskdiff_jax import workdir
 from tests import launched, tiny
 
 
 def test_the_printed_commands_segment_an_image(tmp_path, capsys):
     """A trained run, tiny: the export and the masks are where the commands say, for the image that was saved."""
-    config = tiny.config().unlock()
-    config.data.update(root=str(tmp_path / "data"), shapes_support=60, shapes_test=4)
-    config.fewshot.shots = 2
-    run = tmp_path / "fewshot"
-    workdir.create(run, config)
-    checkpoint.save_params(workdir.weights_folder(run), tiny.trained().params)
-    launched.load("quickstart")["print_usage"](tmp_path, config.lock(), run)
+    run = tiny.write_run(tmp_path / "fewshot")
+    launched.load("quickstart")["print_usage"](tmp_path, workdir.read_config(run), run)
     title, *commands = capsys.readouterr().out.strip().splitlines()
     assert title == "segment an image with this model:" and len(commands) == 2
     for command in commands:
