@@ -19,7 +19,7 @@ def test_the_script_from_folders_to_page(tmp_path):
     write_run(tmp_path / "fewshot", document(), FIGURES)
     with (tmp_path / "base/metrics.jsonl").open("a") as file:
         file.write('{"phase": "jo')
-    done = report(tmp_path, "base", "fewshot")
+    done = report(tmp_path, "base", "--workdir=fewshot")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[3].startswith("stage 1: base classes  all") and "stage 2: 5 shots" in done.stdout
     assert done.stdout.endswith("\nreport: fewshot/report/index.html\n")
