@@ -1,4 +1,4 @@
-"""Gaussian diffusion: schedules, noising, what a net predicts. Drawing is in sampler.py.
+"""Gaussian diffusion: schedules, adding noise, the forms of a prediction. Sampling is in sampler.py.
 
 Glossary. T steps of noise; the index t = 0..T-1 counts them from zero, so t = 0 is one step of noise and
 t = T-1 is (almost) pure noise. y_0, here `x0`, is the clean array, y_t the noisy one, eps its noise:
@@ -22,13 +22,13 @@ from maskdiff_jax.types import Array
 
 # ---------------------------------------------------------------------------------- schedules
 def linear_betas(timesteps: int) -> np.ndarray:
-    """[T] float64: 1e-4..0.02 for T = 1000 [P], scaled so that other T end at the same noise; below 1."""
+    """[T] float64: 1e-4..0.02 for T = 1000, as in the paper; scaled so that other T end at the same noise; below 1."""
     scale = 1000.0 / timesteps
     return np.minimum(np.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=np.float64), 0.999)
 
 
 def cosine_betas(timesteps: int) -> np.ndarray:
-    """[T] float64: abar follows a squared cosine; betas are cut at 0.999 [Nichol and Dhariwal]."""
+    """[T] float64: abar follows a squared cosine; betas are clipped at 0.999 [Nichol and Dhariwal]."""
     edge = np.cos((np.arange(timesteps + 1, dtype=np.float64) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1.0 - edge[1:] / edge[:-1], 0.999)
 
@@ -128,7 +128,7 @@ def noise_chain(schedule: Schedule, key: Array, x0: Array) -> Array:
     return jax.lax.scan(step, x0.astype(jnp.float32), (jnp.arange(len(betas)), betas))[1]
 
 
-# ---------------------------------------------------------------------------------- what a net predicts
+# ---------------------------------------------------------------------------------- the forms of a prediction
 def _x0_from_eps(s: Schedule, y, t, out, scale):
     return _at(s.sqrt_recip_alphas_cumprod, t, y) * y - _at(s.sqrt_recipm1_alphas_cumprod, t, y) * out
 
@@ -173,7 +173,7 @@ PRECONDITIONS = {"none": _net_is_eps, "skip": _net_with_skip, "edm": _net_as_edm
 
 
 def precondition(schedule: Schedule, name: str, y: Array, t: Array, out: Array, scale: float = 1.0) -> Array:
-    """The noise that a net's output stands for, in four forms; what is predicted stays the noise.
+    """The noise that a net's output encodes, in four forms; the prediction stays the noise.
 
     For data of variance scale^2, y_t has variance `var` = scale^2 abar + 1 - abar.
 
@@ -184,8 +184,8 @@ def precondition(schedule: Schedule, name: str, y: Array, t: Array, out: Array, 
         for the noise: the best linear guess plus an output of unit variance at every t. For scale 1 the output is
         the v of Salimans and Ho 2022.
         "logit": the noise that follows from y_0 = scale tanh(scale sqrt(abar) / (1 - abar) y_t + out / 2), exact for
-        data that are +-scale: out is the logit that a pixel has before y_t is looked at, the first term is
-        what y_t adds to it by Bayes' rule.
+        data that are +-scale: out is a pixel's logit before y_t is known, the first term is
+        the evidence of y_t by Bayes' rule.
       y, t, out: y_t [N, ...], t [N], the net's output [N, ...].
       scale: of the data.
 
@@ -212,7 +212,7 @@ LOSS_WEIGHTS = {"min_snr": _min_snr, "truncated_snr": _truncated_snr}
 def loss_weights(
     schedule: Schedule, name: str, prediction: str, *, gamma: float = 5.0, scale: float = 1.0
 ) -> np.ndarray:
-    """What the squared error of a prediction is multiplied with at each t.
+    """The weight of a prediction's squared error at each t.
 
     With snr = scale^2 abar / (1 - abar) the squared error of eps is snr times that of y_0 / scale, and the one of v
     snr + scale^2 times; the weights are chosen for y_0 / scale and divided by that factor.
@@ -220,7 +220,7 @@ def loss_weights(
     Args:
       name: "none": 1 [Ho et al. 2020; the paper's Eq. 4]. "min_snr": min(snr, gamma) on y_0 [Hang et al. 2023]: less
         weight where there is little noise. "truncated_snr": max(snr, 1) on y_0 [Salimans and Ho 2022]: more weight
-        where there is almost nothing else, which departs from Eq. 4.
+        where there is almost only noise, which departs from Eq. 4.
       prediction: "eps", "x0" or "v".
 
     Returns:
@@ -241,7 +241,7 @@ def loss_weights(
 
 
 def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, scale: float = 1.0) -> Array:
-    """The estimate of y_0 that a net's output stands for.
+    """The estimate of y_0 that a net's output encodes.
 
     Args:
       prediction: "eps": the noise; "x0": y_0 / scale; "v": sqrt(abar) eps - sqrt(1 - abar) y_0; "sigmoid":
@@ -252,12 +252,6 @@ def to_x0(schedule: Schedule, prediction: str, y: Array, t: Array, out: Array, s
       ValueError: unknown prediction.
     """
     return choose(PREDICTIONS, prediction, "diffusion.prediction")(schedule, y, t, out, scale)
-
-
-def to_eps(schedule: Schedule, y: Array, t: Array, x0: Array) -> Array:
-    """The noise that `x0` implies in y_t."""
-    recip, recipm1 = schedule.sqrt_recip_alphas_cumprod, schedule.sqrt_recipm1_alphas_cumprod
-    return (_at(recip, t, y) * y - x0) / _at(recipm1, t, y)
 
 
 def velocity(schedule: Schedule, x0: Array, t: Array, eps: Array) -> Array:

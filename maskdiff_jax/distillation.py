@@ -1,8 +1,8 @@
 """Teaching a diffusion model to sample in fewer network evaluations, from the estimates of a frozen teacher.
 
-Guidance distillation [Meng et al. 2023, arXiv:2210.03142, Section 3.1]: one evaluation of the student gives the guided
-estimate, for which the teacher needs two (with and without the class). Progressive distillation [Salimans and Ho
-2022, arXiv:2202.00512, Algorithm 2]: one DDIM step of the student leads where two of the teacher lead.
+Guidance distillation [Meng et al. 2023, arXiv:2210.03142, Section 3.1]: one evaluation of the student returns the
+guided estimate, for which the teacher needs two (with and without the class). Progressive distillation [Salimans and
+Ho 2022, arXiv:2202.00512, Algorithm 2]: one DDIM step of the student leads where two of the teacher lead.
 
 Glossary as in diffusion.py. N objects, S sampling steps of the student; arrays are [N, ...]. The data are +-b, with
 b = `scale`. Nothing here knows masks or nets: student and teacher are functions.
@@ -24,7 +24,7 @@ class Distillation(NamedTuple):
     """One round of distillation; made by `make_distillation`."""
 
     schedule: df.Schedule
-    prediction: str  # what the student's output stands for, see `df.to_x0`
+    prediction: str  # what the student's output encodes, see `df.to_x0`
     scale: float  # b
     teacher_plan: sampler.Plan  # deterministic DDIM
     stride: int  # steps of the teacher that become one of the student: 1 or 2
@@ -36,7 +36,7 @@ class Distilled(NamedTuple):
 
     loss: Array  # [N]
     estimate: Array  # [N, ...] the student's estimate of y_0, -b..b for "sigmoid"
-    target: Array  # [N, ...] the estimate that it should give, in -b..b
+    target: Array  # [N, ...] the teacher's estimate, in -b..b
 
 
 def make_distillation(

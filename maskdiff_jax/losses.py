@@ -1,4 +1,7 @@
-"""Losses: each one masked and normalized in one visible way; plain arrays in, one number out."""
+"""Losses of the detector and of the mask heads, as pure functions of arrays.
+
+B images, N objects, R sampled anchors or RoIs, C classes. Everything is float32.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +23,11 @@ def rpn_losses(
     """Objectness and box loss of the sampled anchors [detectron2 proposal_generator/rpn.py].
 
     Args:
-      logits: [B, S] of S anchors per image.
-      deltas: [B, S, 4] predicted.
-      is_fg: [B, S] bool, anchors that stand for an object.
-      used: [B, S] bool, anchors in the loss.
-      targets: [B, S, 4] deltas wanted; read where is_fg and used.
+      logits: [B, R] of R anchors per image.
+      deltas: [B, R, 4] predicted.
+      is_fg: [B, R] bool, foreground anchors.
+      used: [B, R] bool, anchors in the loss.
+      targets: [B, R, 4] regression targets; read where is_fg and used.
       samples: the nominal number of anchors per image. Both sums are divided by samples * B, however
         many anchors were found.
       beta: knee of the smooth L1 loss.
@@ -39,30 +42,30 @@ def rpn_losses(
 
 
 def roi_losses(
-    logits: Array, deltas: Array, classes: Array, used: Array, targets: Array, *, beta: float
+    logits: Array, deltas: Array, labels: Array, used: Array, targets: Array, *, beta: float
 ) -> tuple[Array, Array]:
     """Class and box loss of the sampled RoIs [detectron2 and TFA roi_heads/fast_rcnn.py].
 
     Args:
       logits: [..., C + 1] float32, background last.
       deltas: [..., C, 4] per class, or [..., 1, 4] for all classes.
-      classes: [...] int, 0..C; anything where not used.
+      labels: [...] int, 0..C, background is C; anything where not used.
       used: [...] bool.
-      targets: [..., 4] deltas wanted; read where used and not background.
+      targets: [..., 4] regression targets; read where used and not background.
       beta: knee of the smooth L1 loss.
 
     Returns:
-      mean cross-entropy over the used RoIs; smooth L1 of the objects' own class columns, summed and divided
-      by the number of ALL used RoIs. Both 0 where no RoI is used.
+      mean cross-entropy over the used RoIs; smooth L1 of the foreground RoIs at their class's deltas, summed and
+      divided by the number of ALL used RoIs. Both 0 where no RoI is used.
     """
     background = logits.shape[-1] - 1
-    classes = jnp.clip(classes, 0, background)  # padding is -1, which would index from the end
+    labels = jnp.clip(labels, 0, background)  # padding is -1, which would index from the end
     count = jnp.maximum(used.sum(), 1)
-    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], -1)[..., 0]
-    column = jnp.minimum(classes, deltas.shape[-2] - 1)[..., None, None]
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    column = jnp.minimum(labels, deltas.shape[-2] - 1)[..., None, None]
     own = jnp.take_along_axis(deltas, column, -2)[..., 0, :]
     box = smooth_l1(own, targets, beta=beta).sum(-1)
-    fg = used & (classes < background)
+    fg = used & (labels < background)
     return jnp.where(used, entropy, 0.0).sum() / count, jnp.where(fg, box, 0.0).sum() / count
 
 
@@ -70,10 +73,10 @@ def roi_mask_loss(logits: Array, classes: Array, used: Array, target: Array) -> 
     """Mask R-CNN's mask loss [detectron2 roi_heads/mask_head.py]: mean binary cross-entropy.
 
     Args:
-      logits: [R, S, S, C] one mask per class, or [R, S, S, 1] for all classes.
-      classes: [R] int, whose mask is trained; anything where not used.
-      used: [R] bool, boxes of objects.
-      target: [R, S, S] in 0..1.
+      logits: [R, H, W, C] one mask per class, or [R, H, W, 1] for all classes.
+      classes: [R] int in 0..C-1, the class whose mask is trained; anything where not used.
+      used: [R] bool, foreground boxes.
+      target: [R, H, W] in 0..1.
 
     Returns:
       The mean over the pixels of all used boxes; 0 where none is used.
@@ -106,10 +109,10 @@ def gaussian_kl(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array
 
 
 def discretized_gaussian_nll(x: Array, mean: Array, log_var: Array, *, scale: float) -> Array:
-    """Elementwise -log P(x) in nats where x stands for one of 256 gray levels between -scale and scale.
+    """Elementwise -log P(x) in nats; x is one of 256 gray levels between -scale and scale.
 
     P is the normal distribution's mass in the level's bin; the outermost bins reach to infinity. The normal
-    CDF is guided-diffusion's tanh approximation.
+    CDF is the tanh approximation of guided-diffusion's `losses.py`.
     """
 
     def cdf(z):

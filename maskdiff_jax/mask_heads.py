@@ -202,7 +202,7 @@ def denoise(
 
 
 def _estimate(s: Settings, y: Array, t: Array, output: Array) -> Array:
-    """The estimate of y_0 [N, M, M, 1] that the net's output stands for."""
+    """The estimate of y_0 [N, M, M, 1] that the net's output encodes."""
     return df.to_x0(s.schedule, s.prediction, y, t, output, s.scale)
 
 

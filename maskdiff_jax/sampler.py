@@ -108,7 +108,7 @@ SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 class Plan(NamedTuple):
     """The S steps of a sampler, most noise first."""
 
-    t: np.ndarray  # [S] int32, indices of the training process: what the denoiser is told
+    t: np.ndarray  # [S] int32, indices of the training process, as the denoiser takes them
     coefficients: Coefficients
     log_variance: np.ndarray | None  # [S, 2] smallest and largest, where the denoiser chooses between
 

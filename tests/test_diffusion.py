@@ -64,7 +64,7 @@ def test_noise_chain_has_the_closed_form_marginals():
     abar = s.alphas_cumprod
     np.testing.assert_allclose(chain.mean((1, 2)), 0.7 * np.sqrt(abar), atol=0.02)
     np.testing.assert_allclose(chain.std((1, 2)), np.sqrt(1 - abar), atol=0.02)
-    # neighbors in the chain correlate as the product of one-step signals says
+    # neighbors in the chain correlate as the product of one-step signals
     eps = jax.random.normal(jax.random.key(1), x0.shape)
     closed = df.add_noise(s, x0, jnp.full(40_000, 7), eps)
     np.testing.assert_allclose([closed.mean(), closed.std()], [chain[7].mean(), chain[7].std()], atol=0.02)
@@ -81,14 +81,13 @@ def test_predictions_are_inverses(b):
     assert outs.keys() == df.PREDICTIONS.keys()
     for kind, out in outs.items():
         np.testing.assert_allclose(df.to_x0(LINEAR, kind, y, t, out, b), x0, atol=1e-3, err_msg=kind)
-    np.testing.assert_allclose(df.to_eps(LINEAR, y, t, x0)[1:], eps[1:], atol=1e-4)
     p = jax.nn.sigmoid(0.3)
     np.testing.assert_allclose(df.to_x0(LINEAR, "sigmoid", y, t, jnp.full_like(y, 0.3), b), b * (2 * p - 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("b", [1.0, 0.5])
 def test_preconditions_are_forms_of_the_noise(b):
-    """Each form inverted by hand: the output that stands for the true noise gives it back."""
+    """Each form inverted by hand: the output that encodes the true noise decodes to it."""
     x0, eps, t = b * np.sign(numbers(0, (1000, 64))), numbers(1, (1000, 64)), np.arange(1000)
     y = np.asarray(df.add_noise(LINEAR, x0, t, eps))
     signal, sigma = (np.sqrt(a)[:, None] for a in (LINEAR.alphas_cumprod, 1 - LINEAR.alphas_cumprod))
@@ -100,7 +99,7 @@ def test_preconditions_are_forms_of_the_noise(b):
         got = df.precondition(LINEAR, name, y, t, out, b)
         # float32: eps = (y - signal x0) / sigma has its rounding divided by sigma, 0.01 at t = 0
         np.testing.assert_allclose(got, eps, atol=5e-5, err_msg=name)
-    # what the net of "edm" has to put out: unit variance at every t, nothing of it left in y_t
+    # the output of a net with "edm": unit variance at every t, uncorrelated with y_t
     assert abs((unit**2).mean(1).reshape(20, 50).mean(1) - 1).max() < 0.1
     assert abs((unit * y).mean()) < 0.02
     if b == 1.0:
@@ -125,8 +124,9 @@ def test_loss_weights_are_the_same_for_every_prediction(kind, b):
     """Weight times squared error is the named weight times the squared error of y_0 / b."""
     x0, wrong, eps, t = b * np.sign(numbers(0)), b * np.tanh(numbers(2)), numbers(1), np.array([50, 250, 700])
     y = df.add_noise(LINEAR, x0, t, eps)
-    forms = {"eps": lambda x: df.to_eps(LINEAR, y, t, x), "x0": lambda x: x / b}
-    forms["v"] = lambda x: df.velocity(LINEAR, x, t, df.to_eps(LINEAR, y, t, x))
+    signal, sigma = (np.sqrt(a)[t][:, None, None, None] for a in (LINEAR.alphas_cumprod, 1 - LINEAR.alphas_cumprod))
+    noise_of = lambda x: (y - signal * x) / sigma
+    forms = {"eps": noise_of, "x0": lambda x: x / b, "v": lambda x: df.velocity(LINEAR, x, t, noise_of(x))}
     error = np.asarray((forms[kind](wrong) - forms[kind](x0)) ** 2).mean((1, 2, 3))
     of_y0 = (((wrong - x0) / b) ** 2).mean((1, 2, 3))
     abar = LINEAR.alphas_cumprod[t]

@@ -1,4 +1,4 @@
-"""The mask heads on 8 px regions: what goes in, what comes out, and that they learn."""
+"""The mask heads on 8 px regions: losses, sampling, guidance, and that they learn."""
 
 import jax
 import jax.numpy as jnp

@@ -15,7 +15,7 @@ jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def options(unet=None, diffusion=None, **changes) -> dict:
-    """The keyword arguments that a preset gives, shrunk."""
+    """The keyword arguments of a preset, shrunk."""
     config = base.get_config("shapes").model
     given = config.mask.to_dict()
     for field in ("head", "min_shots"):  # read by others

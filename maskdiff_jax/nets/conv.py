@@ -1,4 +1,7 @@
-"""Convolutions as the detector uses them: symmetric zero padding, and 1x1 ones as a matrix product."""
+"""Convolutions of the detector: symmetric zero padding, 1x1 ones as matrix products.
+
+N images, H x W cells, C input channels, F output channels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +29,10 @@ def conv(x: Array, kernel: Array, *, stride: int = 1) -> Array:
 
 @jax.custom_vjp
 def matmul_f32(x: Array, kernel: Array) -> Array:
-    """[..., F] by [F, C] of one dtype -> [..., C] float32: what a matrix product has summed, not rounded to 16 bits.
+    """[..., F] by [F, C] of one dtype -> [..., C] float32: the sums of the products are not rounded to 16 bits.
 
-    For what leaves a network: a logit of 10 in bfloat16 is off by up to 0.03. Its gradient is rounded to the dtype of
-    `x` before it goes back, as that of any other layer; the sums of both products are float32.
+    For the outputs of a network: a logit of 10 in bfloat16 is off by up to 0.03. The gradient of the result is rounded
+    to the dtype of `x`, as that of any other layer; the sums of both products of the gradient are float32.
     """
     return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
 
@@ -52,7 +55,7 @@ class Linear(nn.Module):
     """A matrix product with bias whose float32 result is not rounded, see `matmul_f32`.
 
     Attributes:
-      features: channels put out.
+      features: output channels.
       kernel_init: of the kernel; the bias starts at 0.
       dtype: of the factors.
       as_conv: the kernel has the shape [1, 1, F, features] of a 1x1 convolution.
@@ -76,7 +79,7 @@ class Conv(nn.Module):
     """Convolution with bias, stride 1.
 
     Attributes:
-      features: channels put out.
+      features: output channels.
       size: side of the kernel, odd.
       kernel_init: of the kernel; the bias starts at 0.
       dtype: of the computation.

@@ -1,4 +1,7 @@
-"""Feature pyramid on the backbone's stages [Lin et al. 2017; detectron2 modeling/backbone/fpn.py], NHWC."""
+"""Feature pyramid on the backbone's stages [Lin et al. 2017; detectron2 modeling/backbone/fpn.py].
+
+N images, H x W cells, C channels of the backbone, F channels of the pyramid. Level l has stride 2**l px.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,7 +17,7 @@ class FPN(nn.Module):
 
     Attributes:
       features: channels F of every level.
-      lowest: finest level built; 2 has stride 4.
+      lowest: the finest level; 2 has stride 4.
       dtype: of the computation.
     """
 

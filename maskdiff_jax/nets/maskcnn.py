@@ -1,7 +1,7 @@
 """Mask R-CNN's convolutional mask head, which MTFA and iMTFA add to TFA's detector.
 
-R boxes, F channels, C classes. Follows detectron2 roi_heads/mask_head.py, MaskRCNNConvUpsampleHead
-(reference: fsis_protocol.md, section 3.1).
+R boxes, S cells per side, F channels, C classes. Follows MaskRCNNConvUpsampleHead of detectron2
+modeling/roi_heads/mask_head.py.
 """
 
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Double(nn.Module):
     """Transposed convolution, kernel 2, stride 2: every cell becomes 2 x 2 cells, none overlap.
 
     Attributes:
-      features: channels put out.
+      features: output channels.
       dtype: of the computation.
     """
 

@@ -1,4 +1,4 @@
-"""Group normalization with its affine and activation folded into one pass over the features.
+"""Group normalization with its affine and activation computed in one pass over the features.
 
 C channels in G groups; N objects of a batch; the spatial axes are the ones between N and C. On a CPU a norm costs
 more than the small convolution beside it, so the features are read twice going forward (per-channel sums, then
@@ -19,7 +19,7 @@ Activation = Callable[[Array], Array] | None
 
 
 def silu(x: Array) -> Array:
-    """x sigmoid(x), elementwise; through tanh, which XLA computes twice as fast on a CPU as what jax.nn.silu needs."""
+    """x sigmoid(x), elementwise; through tanh, on a CPU twice as fast in XLA as jax.nn.silu's logistic."""
     return 0.5 * x * (1.0 + jnp.tanh(0.5 * x))
 
 
@@ -40,7 +40,7 @@ def _forward(x: Array, a: Array, b: Array, mask: Array | None, groups: int, eps:
     if mask is not None:
         seen, cells = f * mask, jnp.maximum(mask.sum(space), 1.0)
     count = cells * (x.shape[-1] // groups)
-    # both sums over groups at once: one kernel fewer on a GPU. Beside each other in C, because devices divide N
+    # both sums over groups at once: one kernel fewer on a GPU. Joined along C, because devices share N
     sums = jnp.concatenate([seen.sum(space), (seen * f).sum(space)], -1)
     mean, square = jnp.split(_over_group(sums, 2 * groups), 2, -1)
     mean = mean / count
@@ -69,8 +69,8 @@ def norm_act(x: Array, a: Array, b: Array, mask: Array | None, groups: int, eps:
 def _backward(groups: int, eps: float, act: Activation, saved: Any, dy: Array) -> tuple:
     x, a, b, mask, mean, variance, inv, count = saved
     space, gain = tuple(range(1, x.ndim - 1)), inv * a
-    # 16 bits mean an accelerator, which waits for memory. The compiler would store the float32 gradient between its
-    # three uses: from inputs that a barrier makes look new each use computes it again
+    # 16 bits mean an accelerator, whose limit is memory bandwidth. The compiler would store the float32 gradient
+    # between its three uses; behind a barrier on its inputs each use computes it again
     fresh = jax.lax.optimization_barrier if x.dtype.itemsize == 2 else lambda values: values
 
     def widened(x, dy):

@@ -1,6 +1,6 @@
 """The heads of Faster R-CNN: proposals, box features, classifier and box regression.
 
-C classes (background is class C), F channels, A anchors per cell, R boxes.
+C classes (background is class C), N images, F channels, A anchors per cell, R boxes.
 """
 
 import jax
@@ -41,12 +41,12 @@ class RPNHead(nn.Module):
         small = nn.initializers.normal(0.01)
         shared = Conv(channels, 3, small, self.dtype, name="conv")
         cells = [nn.relu(shared(x)) for x in features.values()]
-        # the 1x1 layers see the cells of all levels as one row. Their results stay float32: in bfloat16 many of the
+        # the 1x1 layers take the cells of all levels at once. Their results stay float32: in bfloat16 many of the
         # some 200,000 logits that are ranked are equal, and a large anchor's corner is off by a pixel
-        row = jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in cells], 1)
-        logits = Linear(self.anchors, small, self.dtype, as_conv=True, name="objectness")(row)
-        deltas = Linear(4 * self.anchors, small, self.dtype, as_conv=True, name="deltas")(row)
-        logits, deltas = logits.reshape(len(row), -1), deltas.reshape(len(row), -1, 4)
+        joined = jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in cells], 1)
+        logits = Linear(self.anchors, small, self.dtype, as_conv=True, name="objectness")(joined)
+        deltas = Linear(4 * self.anchors, small, self.dtype, as_conv=True, name="deltas")(joined)
+        logits, deltas = logits.reshape(len(joined), -1), deltas.reshape(len(joined), -1, 4)
         ends = np.cumsum([x.shape[1] * x.shape[2] * self.anchors for x in cells])[:-1]
         split = (jnp.split(v, ends, 1) for v in (logits, deltas))
         logits, deltas = (dict(zip(features, parts, strict=True)) for parts in split)
@@ -81,7 +81,7 @@ class BoxPredictor(nn.Module):
       classifier: "cosine" or "linear".
       cosine_scale: factor of the cosine.
       agnostic: one box per RoI instead of one per class.
-      dtype: of the factors of the matrix products; their results are not rounded to it.
+      dtype: of the factors of the matrix products; the results are float32.
     """
 
     num_classes: int
@@ -109,10 +109,10 @@ class BoxPredictor(nn.Module):
 class Cosine(nn.Module):
     """scale * x / (|x| + eps) . w / (|w| + eps), without bias [TFA fast_rcnn.py, CosineSimOutputLayers].
 
-    Rows start as unit vectors of random direction: TFA normalizes its N(0, 0.01) rows in the first call.
+    Columns start as unit vectors of random direction: TFA normalizes its N(0, 0.01) weights in the first call.
 
     Attributes:
-      features: rows, C + 1.
+      features: columns, C + 1.
       scale: factor of the cosine.
       dtype: of the matrix product.
     """
@@ -132,12 +132,12 @@ def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = j
     """The cosine classifier as a pure function.
 
     TFA overwrites the weight by its normalized version before each call, so the norm is outside the gradient and a
-    step of descent moves unit vectors. The overwriting is done by the training step, after every update: see
-    `optim.unit_columns`. Without it the columns would grow or shrink without end.
+    step of descent moves unit vectors. The training step does this after every update: see
+    `training.optim.unit_columns`. Without it the columns would grow or shrink without end.
 
     Args:
       x: [..., F].
-      kernel: [F, C + 1], columns of length 1 in training; elsewhere of any length, e.g. the EMA of unit columns.
+      kernel: [F, C + 1], columns of length 1 in training; otherwise of any length, e.g. the EMA of unit columns.
       scale: factor of the cosine.
       dtype: of the matrix product.
 

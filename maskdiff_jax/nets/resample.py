@@ -1,4 +1,4 @@
-"""How the UNet changes the side of a map: repeating, averaging, folding pixels into channels, convolving up.
+"""How the UNet changes the side of a map: nearest upsampling, mean pooling, space to depth, upsampling convolution.
 
 N objects, H x W pixels, F channels, channels last.
 """
@@ -11,12 +11,12 @@ from flax import linen as nn
 
 from maskdiff_jax.types import Array
 
-# PyTorch's default start: variance 1 / (3 fan_in), a third of flax's
+# PyTorch's default initialization: variance 1 / (3 fan_in), a third of flax's
 KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def bias_of(fan_in: int):
-    """PyTorch's start of a bias behind this many inputs."""
+    """PyTorch's default initialization of the bias of a layer with this many inputs."""
     limit = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
 
@@ -30,9 +30,9 @@ def upsample(x: Array) -> Array:
 class UpConv(nn.Module):
     """A 3x3 convolution of the `upsample`d input, without building it.
 
-    Of an output pixel's 3x3 taps several fall on the same input pixel. Adding their weights first leaves four
-    2x2 convolutions, one per row and column parity: 4/9 of the products. Parameters may hold what `fold_kernel` gives
-    as "folded" in place of "kernel".
+    Of an output pixel's 3x3 taps several fall on the same input pixel. Adding their weights first makes it four
+    2x2 convolutions, one per row and column parity: 4/9 of the products. Parameters may hold the result of
+    `fold_kernel` as "folded" in place of "kernel".
     """
 
     features: int
@@ -61,7 +61,7 @@ class UpConv(nn.Module):
 
 def fold_kernel(kernel: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """[3, 3, F, features] -> the four [2, 2, F, features] kernels of `UpConv`, by row and column parity."""
-    # an even row sees rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one rows (0, 1)
+    # an even output row depends on rows (-1, 0) of the input, with weights (k0, k1 + k2); an odd one on rows (0, 1)
     rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
 
     def by_column(k):

@@ -1,4 +1,7 @@
-"""ResNet with bottleneck blocks [He et al. 2016; detectron2 modeling/backbone/resnet.py], NHWC."""
+"""ResNet with bottleneck blocks [He et al. 2016; detectron2 modeling/backbone/resnet.py].
+
+N images, H x W cells, C channels; stage res{l} has stride 2**l px.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ _MSRA = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalization with stored statistics; its four leaves never get a gradient.
+    """Batch normalization with stored statistics; its four parameters get no gradient.
 
     Attributes:
       act: whether a ReLU follows.
@@ -38,7 +41,7 @@ class ConvNorm(nn.Module):
     """Convolution without bias, symmetric zero padding, norm and optional ReLU.
 
     Attributes:
-      features: channels put out.
+      features: output channels.
       kernel: side of the kernel, odd.
       stride: of the convolution.
       norm: "frozen_bn" or "group" (min(32, C / 4) groups).
@@ -73,7 +76,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions and a shortcut.
 
     Attributes:
-      features: channels put out, four times those inside.
+      features: output channels, four times those inside.
       stride: of the block; it sits in the first 1x1 (`stride_in_1x1`) or in the 3x3 convolution.
     """
 
@@ -123,7 +126,7 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks: bottleneck blocks of each stage; ResNet-50 has (3, 4, 6, 3).
-      width: channels of the stem; stage i puts out 4 * width * 2**i.
+      width: channels of the stem; stage i has 4 * width * 2**i.
       norm: "frozen_bn" or "group".
       stride_in_1x1: where a stage's stride sits, see `Bottleneck`.
     """
@@ -140,12 +143,12 @@ class ResNet(nn.Module):
         Args:
           x: [N, H, W, 3] normalized pixels, H and W multiples of 32.
           masks: level -> [N, H / 2**level, W / 2**level, 1] in the dtype of `x` for levels 1..5, 1 where the
-            image is and 0 in the canvas around it; None where images fill their canvas. With masks the
-            result does not depend on the size of the canvas.
+            image is and 0 in the padding around it; None for images without padding. With masks the result does
+            not depend on the padded size.
 
         Returns:
-          level 2..5 -> [N, H / 2**level, W / 2**level, 4 * width * 2**(level - 2)]. Outside the masks the
-          values mean nothing.
+          level 2..5 -> [N, H / 2**level, W / 2**level, 4 * width * 2**(level - 2)]. Values outside the masks have
+          no meaning.
         """
         at = dict.fromkeys(range(1, 6)) if masks is None else masks
         x = Stem(self.width, self.norm, name="stem")(x, at[1])

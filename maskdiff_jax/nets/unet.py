@@ -134,7 +134,7 @@ class UNet(nn.Module):
         return Attention(heads, self.groups, dtype=self.dtype, name=name)(h)
 
     def _down(self, x: Array, block: Block) -> tuple[Array, list[Array]]:
-        """The features of the coarsest level, and those that the way up is joined with."""
+        """Features of the coarsest level, and the skip connections from the finest to the coarsest."""
         h = space_to_depth(x, self.stem_patch) if self.stem_patch > 1 else x
         h = conv(h.astype(self.dtype), self.width, 3, "stem", dtype=self.dtype)
         skips = [h]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from maskdiff_jax.ops import boxes as box_ops
 from maskdiff_jax.types import Array
 
-# a box that overlaps an ignored object at least this much is no background; our choice, see docs/design.md, "Ignored
-# objects"
+# a box that overlaps an ignored object at least this much is no background. detectron2 knows no ignored objects when it
+# trains: the limits are ours
 IGNORE_IOU = 0.3  # of RoIs: below, a box shows little of the object
 IGNORE_COVER = 0.5  # share of an anchor's own area: small anchors inside a large object
 

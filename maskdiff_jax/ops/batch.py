@@ -12,10 +12,10 @@ DATA = "data"  # the mesh axis over which batches are divided
 def per_image(f: Callable[..., Any], in_axes: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
     """`jax.vmap(f)`; under a mesh each device computes its own images alone.
 
-    Left to the compiler, a loop over a batch that is divided over devices stops for all of them in every iteration,
+    Left to the compiler, a loop over a batch that is divided over devices synchronizes all of them in every iteration,
     and sorting or indexing gathers all images on each device. So where a mesh with an axis "data" is in scope
     (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while a function is traced), the vmapped function runs under
-    `jax.shard_map`. What B images share must not be differentiated.
+    `jax.shard_map`. Arguments that B images share must not be differentiated.
 
     Args:
       f: arrays of one image -> arrays of one image. It must not close over traced arrays: they are arguments.

@@ -1,7 +1,7 @@
 """Boxes: areas, overlaps, clipping and the coder between boxes and regression deltas.
 
 Boxes are xyxy float32 in pixels with continuous coordinates: no "+1" anywhere [detectron2
-structures/boxes.py, modeling/box_regression.py]. A, N, M count boxes.
+structures/boxes.py, modeling/box_regression.py]. A anchors; N and M other numbers of boxes.
 """
 
 import math
@@ -16,7 +16,7 @@ MIN_SIDE = 1e-6  # px; keeps padding (empty boxes) finite in the coder
 
 
 def area(boxes: Array) -> Array:
-    """[..., 4] -> [...], px^2; 0 for boxes turned inside out."""
+    """[..., 4] -> [...], px^2; 0 for boxes with a negative side."""
     side = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
     return side[..., 0] * side[..., 1]
 
@@ -36,16 +36,16 @@ def iou(a: Array, b: Array) -> Array:
 
 
 def clip(boxes: Array, hw: Array) -> Array:
-    """[..., 4] boxes cut to an image of `hw` = (height, width)."""
+    """[..., 4] boxes clipped to an image of `hw` = (height, width)."""
     limit = jnp.stack([hw[1], hw[0], hw[1], hw[0]]).astype(boxes.dtype)
     return jnp.clip(boxes, 0.0, limit)
 
 
 def encode(src: Array, target: Array, weights: tuple[float, ...]) -> Array:
-    """Deltas [..., 4] that turn `src` into `target` boxes.
+    """Regression targets: the deltas [..., 4] that turn `src` into `target` boxes.
 
     (wx dcx / w, wy dcy / h, ww log(w' / w), wh log(h' / h)) with `weights` (wx, wy, ww, wh). Empty boxes
-    count as `MIN_SIDE` wide, so that padding gives finite numbers.
+    count as `MIN_SIDE` wide, so that padding stays finite.
     """
     size = jnp.maximum(src[..., 2:] - src[..., :2], MIN_SIDE)
     to_size = jnp.maximum(target[..., 2:] - target[..., :2], MIN_SIDE)

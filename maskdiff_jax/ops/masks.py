@@ -1,6 +1,7 @@
-"""From images to the square regions that masks are sampled in: cut, scale values. `data.paste` is the inverse.
+"""From images to the inputs of a mask head: crops, value ranges, the condition. `inference.paste` is the inverse.
 
-One image or one object at a time; boxes are xyxy in pixels (the first pixel covers 0..1) and may be traced.
+N objects, K shots, M mask side. All but `condition` are for one image or one object; boxes are xyxy
+in pixels (the first pixel covers 0..1) and may be traced.
 """
 
 import jax.numpy as jnp
@@ -21,13 +22,13 @@ def _resample_weights(start: Array, end: Array, size: int, length: int, valid: A
 
 
 def crop_resize(image: Array, box: Array, size: int, hw: Array | None = None) -> Array:
-    """Cuts a box out of an image and scales it to a square, as pillow's `resize(box=..., BILINEAR)` does.
+    """Crops a box from an image and resizes it to a square, as pillow's `resize(box=..., BILINEAR)` does.
 
     Args:
       image: [H, W, F], any real dtype.
-      box: [4] xyxy, inside the image; an empty one gives a flat region.
+      box: [4] xyxy, inside the image; an empty one gives a constant region.
       size: side of the result in px.
-      hw: [2] height and width of the image inside its canvas, whose rest is not looked at; None: all of it.
+      hw: [2] height and width of the image inside [H, W], the rest is padding; None: all of it.
 
     Returns:
       [size, size, F] float32, values in the image's range (up to half a gray level from pillow, which rounds
@@ -41,7 +42,7 @@ def crop_resize(image: Array, box: Array, size: int, hw: Array | None = None) ->
 
 
 def roi_target(mask: Array, box: Array, size: int) -> Array:
-    """What Mask R-CNN's head should answer for a box [detectron2 `BitMasks.crop_and_resize`].
+    """The target of Mask R-CNN's mask head for a box [detectron2 structures/masks.py, `BitMasks.crop_and_resize`].
 
     Args:
       mask: [H, W] of 0 and 1, the object in its image.
@@ -49,7 +50,7 @@ def roi_target(mask: Array, box: Array, size: int) -> Array:
       size: S, cells per side.
 
     Returns:
-      [S, S] float32, the share of each cell that is object; detectron2 trains on `>= 0.5` of it.
+      [S, S] float32, the object's share of each cell; detectron2 thresholds it at 0.5.
     """
     cells = roi_align(mask.astype(jnp.float32)[..., None], box[None], stride=1, size=size, sampling=0)
     return cells[0, ..., 0]
@@ -69,11 +70,11 @@ def unit_rgb(rgb: Array) -> Array:
 
 
 def composite_shot(rgba: Array, background: str) -> Array:
-    """A shot as the net sees it: the object, its background removed.
+    """A shot as the net's input: the object, its background removed.
 
     Args:
       rgba: [..., M, M, 4], 0..255, alpha = soft mask; all zero = an empty slot.
-      background: what replaces removed pixels: "gray" (0, the middle of the range) or "black" (-1).
+      background: value of removed pixels: "gray" (0, the middle of the range) or "black" (-1).
 
     Returns:
       [..., M, M, 3] float32 in -1..1; an empty slot is zero whatever the background.
@@ -90,7 +91,7 @@ def composite_shot(rgba: Array, background: str) -> Array:
 
 
 def condition(region: Array, shots: Array, *, slots: int, background: str) -> Array:
-    """Region and shots as channels beside each other.
+    """Region and shots, concatenated along the channels: what the UNet is conditioned on.
 
     Args:
       region: [N, M, M, 3] 0..255. shots: [N, K, M, M, 4] 0..255 RGBA; all zero = empty.

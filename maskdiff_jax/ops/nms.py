@@ -1,6 +1,6 @@
 """Exact greedy non-maximum suppression with static shapes, for ONE image.
 
-A candidate boxes, D results. Equal scores are ranked by position, as a stable sort does.
+A candidates, D results. Equal scores are ranked by position, as a stable sort does.
 """
 
 import jax
@@ -18,8 +18,8 @@ def nms(
     Args:
       boxes: [A, 4] xyxy, px.
       scores: [A].
-      threshold: a box goes when its IoU with a kept, higher box is larger than this.
-      classes: [A] or None; boxes of different classes do not meet.
+      threshold: a box is suppressed if its IoU with a kept box of higher score is larger than this.
+      classes: [A] or None; boxes of different classes do not suppress each other.
       valid: [A] bool or None; other boxes are neither kept nor suppress.
 
     Returns:
@@ -43,8 +43,8 @@ def nms_top(
 ) -> tuple[Array, Array]:
     """The `count` best boxes that class-aware greedy suppression keeps, without an [A, A] matrix.
 
-    Candidates are taken in blocks by descending score; a block meets the boxes kept so far, then itself.
-    What lies behind the `count`-th kept box cannot change the result, so the loop ends there: exact, and
+    Candidates are taken in blocks by descending score; a block is compared with the boxes kept so far, then with
+    itself. Candidates after the `count`-th kept box cannot change the result, so the loop ends there: exact, and
     usually one or two rounds.
 
     Args:
@@ -72,9 +72,9 @@ def nms_top(
         index = jax.lax.dynamic_slice(ranked, (i * block,), (block,))
         b, c = boxes[index], classes[index]
         old, filled = boxes[kept], jnp.arange(count) < found
-        meets = (box_ops.iou(old, b) > threshold) & (classes[kept][:, None] == c) & filled[:, None]
-        keep = _sorted_nms(b, valid[index] & (index >= 0) & ~meets.any(0), threshold, c)
-        # kept boxes beyond the last slot fall off the end
+        suppressed = (box_ops.iou(old, b) > threshold) & (classes[kept][:, None] == c) & filled[:, None]
+        keep = _sorted_nms(b, valid[index] & (index >= 0) & ~suppressed.any(0), threshold, c)
+        # kept boxes beyond the last slot are dropped
         slot = jnp.where(keep, found + jnp.cumsum(keep) - 1, count)
         return i + 1, jnp.minimum(found + keep.sum(), count), kept.at[slot].set(index, mode="drop")
 
@@ -87,7 +87,7 @@ def _sorted_nms(boxes: Array, valid: Array, threshold: float, classes: Array | N
     """Greedy suppression of boxes sorted by descending score: keep [A] bool.
 
     keep[i] = valid[i] and no j < i with keep[j] and IoU > threshold. Only smaller indices appear on the
-    right, so this has one fixpoint, the greedy answer; iterating from `valid` settles at least one more
+    right, so this has one fixpoint, the greedy result; iterating from `valid` settles at least one more
     index per round and in practice all of them within a few (the longest chain of suppressions).
     """
     over = box_ops.iou(boxes, boxes) > threshold

@@ -1,14 +1,14 @@
 """RoIAlign of ONE image, as detectron2's ROIAlignV2 (aligned) computes it, and its multi-level form.
 
-H, W feature cells, F channels, R boxes, S = `size` cells per side of the result. A box is cut into S x S
+H, W feature cells, F channels, R boxes, S = `size` cells per side of the result. A box is divided into S x S
 bins; each bin averages g_y x g_x bilinear samples, g = ceil(box / S) cells per axis (`sampling` 0) or a
 fixed number. A sample outside [-1, H] counts as 0, one within half a cell of the border is clamped.
 
 Bilinear samples on a grid are separable, so with Wy [S, H] and Wx [S, W] that average the samples of a
 bin along one axis the result is Wy feature Wx^T. That is exact for any number of samples and two matrix
 products, which suits small maps and parity; the gathered form costs the same for every map size but needs
-a fixed number of samples. Nothing here loops for a time that depends on the boxes: on a GPU the host would wait
-for the device in every iteration.
+a fixed number of samples. No loop's length depends on the boxes: on a GPU the host would
+wait for the device in every iteration.
 """
 
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def multilevel_roi_align(
     canonical: tuple[float, int],
     extents: dict[int, Array] | None = None,
 ) -> Array:
-    """Pools each box from the level that its area points to.
+    """Pools each box from the level of its area [Lin et al. 2017, Eq. 1].
 
     Args:
       features: level -> [H, W, F] of stride 2**level.
@@ -99,11 +99,11 @@ def _pool(features, boxes, level, *, size, sampling, extents):
     if count == 1:
         return _separable(maps, level, *bins)
 
-    def cut(x):  # into pieces of one size, the last one filled up: a remainder would be a second copy of the program
+    def pieces(x):  # of one size, the last one padded: a remainder would be a second copy of the program
         padded = jnp.pad(x, ((0, count * piece - r), *((0, 0),) * (x.ndim - 1)))
         return padded.reshape(count, piece, *x.shape[1:])
 
-    out = jax.lax.map(lambda one: _separable(maps, *one), jax.tree.map(cut, (level, *bins)))
+    out = jax.lax.map(lambda one: _separable(maps, *one), jax.tree.map(pieces, (level, *bins)))
     return out.reshape(count * piece, *out.shape[2:])[:r]
 
 
@@ -124,7 +124,7 @@ def split_boxes(boxes: int, most: int) -> tuple[int, int]:
 
 
 class _Map(NamedTuple):
-    """A level's features, the longer side first: it is contracted first, and what lies between is smaller."""
+    """A level's features, the longer side first: it is contracted first, which makes the intermediate smaller."""
 
     level: int
     feature: Array  # [A, B, F]
@@ -132,7 +132,7 @@ class _Map(NamedTuple):
 
 
 def _oriented(level: int, feature: Array) -> _Map:
-    if feature.dtype.itemsize == 2:  # else XLA would pad what lies between, which is much larger
+    if feature.dtype.itemsize == 2:  # else XLA would pad the intermediate, which is much larger
         feature = jnp.pad(feature, ((0, -feature.shape[0] % _UNIT), (0, -feature.shape[1] % _UNIT), (0, 0)))
     swapped = feature.shape[1] > feature.shape[0]
     return _Map(level, feature.swapaxes(0, 1) if swapped else feature, swapped)
@@ -176,9 +176,9 @@ def _separable(maps: list[_Map], level: Array, x: _Bins, y: _Bins) -> Array:
 
 
 def samples_per_bin(length: Array, size: int) -> Array:
-    """ceil(length / size) as an exact division gives it; 0 for lengths of at most 0.
+    """ceil(length / size) as by an exact division; 0 for lengths of at most 0.
 
-    XLA multiplies by the rounded reciprocal of a constant divisor, which is one too many for many multiples of 7,
+    XLA multiplies by the rounded reciprocal of a constant divisor, which yields one too many for many multiples of 7,
     e.g. 21, 42 and 49.
 
     Args:

@@ -1,4 +1,4 @@
-"""From the networks' numbers to boxes, for ONE image: proposals of the first stage, detections of the second.
+"""From the networks' outputs to boxes, for ONE image: proposals of the first stage, detections of the second.
 
 A_l anchors of level l, P proposals, D detections, C classes. Boxes are xyxy in pixels of the network's input.
 """
@@ -34,17 +34,17 @@ def propose(
     threshold: float,
     count: int,
 ) -> Proposals:
-    """The best anchors as boxes [detectron2 proposal_generator/proposal_utils.py].
+    """The best anchors as proposals [detectron2 proposal_generator/proposal_utils.py].
 
-    Per level the `pre_nms` best logits are decoded, clipped to the image and suppressed, boxes without area
-    dropped; of all levels together the `count` best stay.
+    Per level the `pre_nms` best logits are decoded, clipped to the image, boxes without area dropped, and suppressed;
+    of all levels together the `count` best are kept.
 
     Args:
       anchors, logits, deltas: level -> [A_l, 4], [A_l], [A_l, 4].
       inside: level -> [A_l] bool, anchors that exist for this image.
       hw: [2] height and width of the image, px.
       pre_nms: candidates per level.
-      threshold: IoU above which the lower box goes.
+      threshold: IoU above which the box of lower score is suppressed.
       count: P.
     """
     most = min(pre_nms, max(len(a) for a in anchors.values()))
@@ -79,7 +79,7 @@ def detections(
 ) -> Detections:
     """Softmax, decoding, and suppression within each class [detectron2 roi_heads/fast_rcnn.py].
 
-    Every (proposal, class) pair over the limit is a candidate; none is cut off beforehand (`nms.nms_top`).
+    Every (proposal, class) pair over the limit is a candidate; none is dropped beforehand (`nms.nms_top`).
 
     Args:
       logits: [P, C + 1], background last.
@@ -87,7 +87,7 @@ def detections(
       hw: [2] height and width of the image, px.
       weights: of the box coder.
       min_score: a candidate's probability must be larger.
-      threshold: IoU above which the lower box of the same class goes.
+      threshold: IoU above which the box of lower score and the same class is suppressed.
       count: D.
 
     Returns:

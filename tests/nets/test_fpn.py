@@ -21,7 +21,7 @@ def test_levels():
 
 
 def test_levels_are_sums_from_the_coarsest_down():
-    """With lateral kernels of ones and output kernels that pass the center on, by hand."""
+    """With lateral kernels of ones and identity output kernels, by hand."""
     net = fpn.FPN(1, 4, jnp.float32)
     params = jax.eval_shape(net.init, KEY, stages())["params"]
     params = jax.tree.map(lambda p: jnp.zeros(p.shape), params)

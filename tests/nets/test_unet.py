@@ -47,8 +47,8 @@ def test_parameter_counts_of_variants():
         61.8: UNet(blocks=1),
         86.8: UNet(stem_patch=2, multipliers=(1, 2, 3, 4), attention=(2,)),
     }
-    for wanted, net in millions.items():
-        assert round(count(shapes(net, 7)) / 1e6, 1) == wanted
+    for want, net in millions.items():
+        assert round(count(shapes(net, 7)) / 1e6, 1) == want
     released = UNet(width=256, attention=(2, 3, 4), resblock_updown=True, out_channels=6)
     classes = 1000 * 4 * 256  # the released net embeds its class beside the time
     assert count(shapes(released, 3)) + classes == 421_529_606

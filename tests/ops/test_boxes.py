@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff_jax.ops import boxes
-from tests.reference import boxes as twin
+from tests.reference import boxes as reference
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 side = st.floats(1.0, 300.0, width=32)
@@ -31,23 +31,23 @@ def test_clip():
 
 @settings(max_examples=60, deadline=None)
 @given(some, some)
-def test_iou_equals_twin(a, b):
+def test_iou_equals_the_reference(a, b):
     got = iou(jnp.array(a, jnp.float32), jnp.array(b, jnp.float32))
     a, b = np.float32(a).astype(float), np.float32(b).astype(float)
-    np.testing.assert_allclose(got, [[twin.iou(p, q) for q in b] for p in a], atol=1e-4)
+    np.testing.assert_allclose(got, [[reference.iou(p, q) for q in b] for p in a], atol=1e-4)
     assert (np.asarray(got) <= 1 + 1e-6).all() and (np.asarray(got) >= 0).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(some, some)
-def test_coder_round_trip_and_twin(src, target):
+def test_coder_round_trip_and_reference(src, target):
     src, target = jnp.array(src, jnp.float32), jnp.array(target, jnp.float32)
     deltas = encode(src, target, WEIGHTS)
     f = lambda v: np.asarray(v, float)
-    want = [twin.encode(s, t, WEIGHTS) for s, t in zip(f(src), f(target), strict=True)]
+    want = [reference.encode(s, t, WEIGHTS) for s, t in zip(f(src), f(target), strict=True)]
     np.testing.assert_allclose(deltas, want, rtol=1e-3, atol=1e-2)
     back = boxes.decode(deltas, src, WEIGHTS)
-    want = [twin.decode(d, s, WEIGHTS) for d, s in zip(f(deltas), f(src), strict=True)]
+    want = [reference.decode(d, s, WEIGHTS) for d, s in zip(f(deltas), f(src), strict=True)]
     np.testing.assert_allclose(back, want, rtol=1e-4, atol=1e-2)
     growth = f(target)[:, 2:] - f(target)[:, :2]
     fits = (growth < 60 * (f(src)[:, 2:] - f(src)[:, :2])).all(-1)  # the decoder's clamp

@@ -1,4 +1,4 @@
-"""Cutting regions, against pillow."""
+"""Cropping regions, against pillow; the input of a mask head."""
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +51,13 @@ def test_crop_resize_agrees_with_pillow_in_float():
         np.testing.assert_allclose(crop(gray[..., None], jnp.array(box), 32)[..., 0], ours, atol=0.05)
 
 
-def test_crop_resize_does_not_look_at_the_canvas():
+def test_crop_resize_ignores_padding():
     rgb = image()
-    canvas = np.zeros((64, 96, 3), np.uint8)
-    canvas[:60, :80] = rgb
+    padded = np.zeros((64, 96, 3), np.uint8)
+    padded[:60, :80] = rgb
     box = jnp.array([40.0, 30.0, 80.0, 60.0])
-    np.testing.assert_allclose(crop(canvas, box, 16, jnp.array([60, 80])), crop(rgb, box, 16), atol=1e-3)
-    assert np.abs(crop(canvas, box, 16) - crop(rgb, box, 16)).max() > 5
+    np.testing.assert_allclose(crop(padded, box, 16, jnp.array([60, 80])), crop(rgb, box, 16), atol=1e-3)
+    assert np.abs(crop(padded, box, 16) - crop(rgb, box, 16)).max() > 5
 
 
 def test_crop_resize_of_nothing_is_finite():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff_jax.ops import nms
-from tests.reference import boxes as twin
+from tests.reference import boxes as reference
 
 A = 12
 # whole numbers and few scores: exact IoUs, many ties
@@ -25,15 +25,15 @@ def unpack(rows):
 
 @settings(max_examples=150, deadline=None)
 @given(rows, st.sampled_from([0.1, 0.3, 0.5, 0.7]))
-def test_equals_greedy_twin(rows, threshold):
+def test_equals_the_greedy_reference(rows, threshold):
     boxes, scores, classes, valid = unpack(rows)
     real = np.flatnonzero(valid)
     limit = np.float32(threshold)
-    kept = [real[i] for i in twin.nms(boxes[real], scores[real], limit, classes[real])]
+    kept = [real[i] for i in reference.nms(boxes[real], scores[real], limit, classes[real])]
     keep = np.asarray(run(boxes, scores, limit, classes, valid))
     assert set(np.flatnonzero(keep)) == set(kept)
     index, filled = (np.asarray(v) for v in top(boxes, scores, limit, classes, valid))
-    assert list(index[filled]) == kept[:5]  # the order as well, and cut off at the count
+    assert list(index[filled]) == kept[:5]  # in the same order, truncated at the count
 
 
 def test_a_chain_of_suppressions():

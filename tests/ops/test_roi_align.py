@@ -17,7 +17,7 @@ FEATURE = np.random.default_rng(0).normal(size=(12, 16, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("sampling", [0, 1, 2, 3])
-def test_equals_twin(sampling):
+def test_equals_the_reference(sampling):
     pool = jax.jit(functools.partial(roi_align.roi_align, stride=4, size=7, sampling=sampling))
     want = [reference.roi_align(FEATURE.astype(float), b.astype(float), 4, 7, sampling) for b in BOXES]
     np.testing.assert_allclose(pool(FEATURE, BOXES), want, atol=2e-5)
@@ -70,7 +70,7 @@ def test_samples_of_exact_multiples(size):
 
 
 def test_boxes_of_exact_multiples_equal_the_reference():
-    """A side of 21 cells in 7 bins takes 3 samples per bin, as an exact division says."""
+    """A side of 21 cells in 7 bins takes 3 samples per bin, as by an exact division."""
     feature = np.random.default_rng(1).normal(size=(46, 50, 2)).astype(np.float32)
     boxes = np.float32([[0, 0, 4 * w, 4 * h] for w, h in ((21, 42), (42, 21), (49, 7), (14, 21))])
     got = jax.jit(functools.partial(roi_align.roi_align, stride=4, size=7, sampling=0))(feature, boxes)
@@ -111,7 +111,7 @@ def test_split_boxes():
 
 @pytest.mark.parametrize("rows", [9, 40])
 def test_no_loop_depends_on_the_boxes(rows, monkeypatch):
-    """Sample counts used to set the trips of a loop, of all levels together; what remains walks over pieces."""
+    """The only loops are over pieces of fixed size."""
     monkeypatch.setattr(roi_align, "_PIECE_BYTES", 7 * 16 * 3 * 4 * 16)  # 16 boxes at a time
     boxes = np.concatenate([BOXES] * 5)[:rows]
     maps = {2: FEATURE, 3: FEATURE[:6, :8]}

@@ -44,7 +44,7 @@ def test_parity_matcher(name, rows):
     low_quality = name.endswith("_lowq") and "no_lowq" not in name
     for valid, matrix in {
         "cut": (None, iou[:3] if rows else iou),
-        "masked": (np.array([True, True, True, not rows]), iou),  # a padded row must be as good as none
+        "masked": (np.array([True, True, True, not rows]), iou),  # a padded row must change nothing
     }.values():
         valid = np.ones(len(matrix), bool) if valid is None else valid
         index, label = assign.match(matrix, valid, thresholds=thresholds, labels=labels, low_quality=low_quality)
@@ -70,14 +70,14 @@ def test_parity_rpn_losses(which, beta):
     z = load("targets_rpn.npz")
     labels = z["rpn/labels" if which == "all" else "rpn/labels_sampled"]
     anchors = z["rpn/anchors"]
-    wanted = []
+    targets = []
     for i in range(2):
         gt = z[f"rpn/gt_boxes_image{i}"]
-        wanted.append(boxes.encode(anchors, gt[z["rpn/matched_gt_index"][i]], select.RPN_WEIGHTS))
+        targets.append(boxes.encode(anchors, gt[z["rpn/matched_gt_index"][i]], select.RPN_WEIGHTS))
 
     def loss(logits, deltas):
         cls, box = losses.rpn_losses(
-            logits, deltas, labels == 1, labels >= 0, jnp.stack(wanted), samples=256, beta=beta
+            logits, deltas, labels == 1, labels >= 0, jnp.stack(targets), samples=256, beta=beta
         )
         return cls + box, (cls, box)
 
@@ -100,13 +100,13 @@ def test_parity_roi_targets_and_losses(k, kind, beta):
     index, label = assign.match(iou, np.ones(len(gt), bool), thresholds=(0.5,), labels=(0, 1), low_quality=False)
     np.testing.assert_array_equal(index, z["roi/matched_gt_index"])
     np.testing.assert_array_equal(label, z["roi/match_label"])
-    classes = jnp.where(label == 1, z[f"roi/K{k}/gt_classes_of_boxes"][index], k)
-    np.testing.assert_array_equal(classes, z[f"roi/K{k}/proposal_classes"])
-    wanted = boxes.encode(proposals, gt[index], (10.0, 10.0, 5.0, 5.0))
+    labels = jnp.where(label == 1, z[f"roi/K{k}/gt_classes_of_boxes"][index], k)
+    np.testing.assert_array_equal(labels, z[f"roi/K{k}/proposal_classes"])
+    targets = boxes.encode(proposals, gt[index], (10.0, 10.0, 5.0, 5.0))
 
     def loss(logits, deltas):
         deltas = deltas.reshape(48, -1, 4)
-        cls, box = losses.roi_losses(logits, deltas, classes, np.ones(48, bool), wanted, beta=beta)
+        cls, box = losses.roi_losses(logits, deltas, labels, np.ones(48, bool), targets, beta=beta)
         return cls + box, (cls, box)
 
     args = z[f"roi/K{k}/logits"], z[f"roi/K{k}/{kind}/deltas"]
@@ -247,7 +247,7 @@ def model(which):
 
 @functools.cache
 def run(which):
-    """Everything a set shows, from one compiled program: a dict of what the parts put out."""
+    """All outputs that a set has goldens of, from one compiled program."""
     _, s, nets, params, image, hw = model(which)
     roi = load(f"det_roi{SETS[which]}.npz") if which != "c" or has_roi("c") else None
 
@@ -299,7 +299,7 @@ def test_parity_backbone_and_fpn(which):
 
 
 def pair(got, want):
-    """For each wanted row the index of the nearest that was got; no two the same, none left over."""
+    """For each row of `want` the index of the nearest row of `got`; a one-to-one mapping."""
     distance = np.abs(got[:, None] - want[None]).max(-1)
     index = distance.argmin(0)
     assert sorted(index) == list(range(len(got)))
@@ -373,8 +373,8 @@ def test_parity_detections(which, threshold):
 
 
 @pytest.mark.slow
-def test_canvas_does_not_change_a_real_detector():
-    """An image in its own padding and in a far larger canvas: the same detections, by the whole ResNet-50.
+def test_padding_does_not_change_a_real_detector():
+    """An image padded to a multiple of 32 and far more: the same detections, by the whole ResNet-50.
 
     The same with a tiny net, which always runs, is in test_detector.py.
     """
@@ -383,9 +383,9 @@ def test_canvas_does_not_change_a_real_detector():
     active = jnp.ones(80, bool)
     detect = jax.jit(made.detect)
     own = detect(params, image, hw, active)
-    canvas = np.full((1, 224, 256, 3), 99.0, np.float32)
-    canvas[:, :120, :150] = image
-    wide = detect(params, canvas, hw, active)
+    padded = np.full((1, 224, 256, 3), 99.0, np.float32)
+    padded[:, :120, :150] = image
+    wide = detect(params, padded, hw, active)
     (box, score, name), (other_box, other_score, other_name) = ([np.asarray(v[0]) for v in d] for d in (own, wide))
     count = int((name >= 0).sum())
     assert count > 20 and count == int((other_name >= 0).sum())
