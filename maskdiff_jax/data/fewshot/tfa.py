@@ -13,6 +13,7 @@ issue 25), and may have more than K objects.
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,8 @@ def write(
     levels = levels_of(sampler)
     objects = objects_of(coco_splits.read_table(json_path))
     raw = coco_json.parse(Path(json_path))  # whole entries, and what else the file has
-    categories = sorted(raw["categories"], key=lambda c: c["id"])
+    coco_json.images(raw["images"], Path(json_path))
+    names = [c["name"] for c in sorted(raw["categories"], key=lambda c: c["id"])]
     images = {i["id"]: i for i in raw["images"]}
     unlisted = [a["id"] for a in raw["annotations"] if a["image_id"] not in images]
     if unlisted:
@@ -139,7 +141,7 @@ def write(
     for seed in progress(seeds):
         sampled = sample(objects, seed, levels)
         stuck = [
-            f"{categories[c]['name']} at K = {next(k for k in levels if k not in sets)}"
+            f"{names[c]} at K = {next(k for k in levels if k not in sets)}"
             for c, sets in sampled.items()
             if len(sets) < len(levels)
         ]
@@ -150,19 +152,27 @@ def write(
             )
         for c, sets in sampled.items():
             for shots, ids in sets.items():
-                of = [annotations[i] for i in ids]
-                document = {
-                    "info": raw.get("info", {}),
-                    "licenses": raw.get("licenses", []),
-                    "images": [images[i] for i in dict.fromkeys(a["image_id"] for a in of)],
-                    "annotations": of,
-                    "categories": raw["categories"],
-                }
-                path = Path(folder) / f"seed{seed}" / file_name(shots, categories[c]["name"])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                atomic.write_json(path, document, indent=None)
+                path = Path(folder) / f"seed{seed}" / file_name(shots, names[c])
+                _write_shots(path, raw, images, [annotations[i] for i in ids])
                 written += 1
     return written
+
+
+def _write_shots(path: Path, raw: dict[str, Any], images: dict[int, dict], shots: list[dict]) -> None:
+    """Writes the annotations `shots`, with their images and all categories of the json `raw`."""
+    document = {
+        "info": raw.get("info", {}),
+        "licenses": raw.get("licenses", []),
+        "images": [images[i] for i in dict.fromkeys(a["image_id"] for a in shots)],
+        "annotations": shots,
+        "categories": raw["categories"],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        atomic.write_json(path, document, indent=None)
+    except ValueError as error:  # NaN, which Python reads and other readers refuse
+        ids = ", ".join(str(a["id"]) for a in shots)
+        raise ValueError(f"a number of the annotations {ids} or their images is not finite: fix the json") from error
 
 
 def levels_of(sampler: str) -> tuple[int, ...]:
@@ -201,21 +211,21 @@ def read(
       ValueError: a broken file, annotations of another class or data set, or too few.
     """
     chosen = tuple(class_ids)
-    place = Path(folder) / f"seed{seed}"
-    if seed == 0 and not place.is_dir():
-        place = Path(folder)
+    seed_folder = Path(folder) / f"seed{seed}"
+    if seed == 0 and not seed_folder.is_dir():
+        seed_folder = Path(folder)
     names = {c: dataset.categories[c].name for c in chosen}
-    missing = [n for n in names.values() if not (place / file_name(shots, n)).is_file()]
+    missing = [n for n in names.values() if not (seed_folder / file_name(shots, n)).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"fewshot.shots_from: {len(missing)} of {len(chosen)} files are missing in {place}, e.g. "
+            f"fewshot.shots_from: {len(missing)} of {len(chosen)} files are missing in {seed_folder}, e.g. "
             f"{file_name(shots, missing[0])}: put TFA's files there, write them with launch/shots.py, or set "
             "fewshot.shots_from='' to sample without files"
         )
     known = {a.id: a for info in dataset.infos for a in info.annotations}
     result, short, lost = {}, [], []
     for c in chosen:
-        path = place / file_name(shots, names[c])
+        path = seed_folder / file_name(shots, names[c])
         ids = _ids(path, dataset, c, known, lost)
         if len(ids) > shots:
             rng = np.random.default_rng((seed, dataset.categories[c].id))
@@ -223,17 +233,23 @@ def read(
         if len(ids) < shots:
             short.append(f"{names[c]} {len(ids)}")
         result[c] = tuple(ids)
+    _check_found(dataset, seed_folder, shots, lost, short if short_classes == "error" else [])
+    return result
+
+
+def _check_found(dataset: Dataset, folder: Path, shots: int, lost: list[str], short: list[str]) -> None:
+    """ValueError if annotations are `lost`, not in the dataset, or classes are `short`, with fewer than K objects."""
     if lost:
         raise ValueError(
-            f"{len(lost)} annotations of {place} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the files "
-            "are of another data set, or those objects have no mask or box; change fewshot.shots_from or fix the json"
+            f"{len(lost)} annotations of {folder} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the "
+            "files are of another data set, or those objects have no mask or box; change fewshot.shots_from or fix "
+            "the json"
         )
-    if short and short_classes == "error":
+    if short:
         raise ValueError(
-            f"fewshot.shots is {shots}, but the files in {place} have fewer objects of: {', '.join(short)}; lower "
+            f"fewshot.shots is {shots}, but the files in {folder} have fewer objects of: {', '.join(short)}; lower "
             "fewshot.shots or set fewshot.short_classes=take_all"
         )
-    return result
 
 
 def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annotation], lost: list[str]) -> list[int]:
@@ -244,7 +260,8 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
     for a in annotations:
         try:
             i, category_id, image_id, crowd = a["id"], a["category_id"], a["image_id"], a.get("iscrowd", 0)
-        except (KeyError, TypeError, AttributeError):
+            annotation = known.get(i)
+        except (KeyError, TypeError, AttributeError):  # TypeError: an id that is a list
             raise ValueError(
                 f"{path}: an annotation has no id, category_id or image_id: download the file again"
             ) from None
@@ -255,9 +272,9 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
             )
         if crowd:
             continue
-        if i not in known:
+        if annotation is None:
             lost.append(f"annotation {i} of {category.name}")
-        elif (known[i].class_id, known[i].image_id) != (class_id, image_id):
+        elif (annotation.class_id, annotation.image_id) != (class_id, image_id):
             lost.append(f"annotation {i} of {category.name} in image {image_id} (that id is another object's)")
         found[i] = None
     return list(found)

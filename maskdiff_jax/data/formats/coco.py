@@ -69,30 +69,12 @@ def load(
     raw_images, annotations, raw_categories = coco_json.lists(json_path)
     categories = tuple(Category(*c, False) for c in coco_json.categories(raw_categories, json_path))
     entries = coco_json.images(raw_images, json_path)
-    class_of = {c.id: k for k, c in enumerate(categories)}
-    image_of = {e[0]: e for e in entries}
-
     found: Counter = Counter()
     first = {} if examples is None else examples
+    kept = _usable_annotations(annotations, entries, categories, found, first)
     by_image: dict[int, list[Annotation]] = {e[0]: [] for e in entries}
-    order: dict[int, int] = {}  # annotation id -> its entry, in the order of the file
-    free, sums = _free_ids(annotations), segmentation.run_sums(annotations)
-    for k, raw in enumerate(annotations):
-        fixes: list[str] = []
-        try:
-            a = _annotation(raw, image_of, class_of, sums.get(k), fixes)
-            if not (_is_id(a.id) and a.id not in order):
-                if _is_id(a.id) and annotations[order[a.id]] == raw:
-                    raise Unusable("exact repeat of an annotation")
-                fixes.append(RENUMBERED)
-                a = a._replace(id=next(free))
-            by_image[a.image_id].append(a)
-            order[a.id] = k
-        except Unusable as error:
-            fixes = [f"{error} {DROPPED}"]
-        for kind in fixes:
-            found[kind] += 1
-            first.setdefault(kind, f"annotations[{k}]")
+    for a in kept:
+        by_image[a.image_id].append(a)
     infos = [ImageInfo(*e, tuple(by_image[e[0]])) for e in entries]
     found[EMPTY] = sum(not i.annotations for i in infos)
     found["image file that the json lists twice, with different ids"] = len(infos) - len({i.file_name for i in infos})
@@ -107,7 +89,7 @@ def load(
     dataset = Dataset(
         name, split, categories, infos,
         read=functools.partial(images.read_file, str(image_dir), files, shapes),
-        annotation_order=tuple(order),
+        annotation_order=tuple(a.id for a in kept),
         encoded=functools.partial(images.read_encoded, str(image_dir), files, shapes),
         truth=functools.partial(truth.load, json_path),
     )  # fmt: skip
@@ -157,6 +139,43 @@ def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded_image(dataset, i))
     atomic.write_json(json_path, ground_truth(dataset), indent=None)
+
+
+def _usable_annotations(
+    annotations: Sequence, entries: Sequence[coco_json.Image], categories: Sequence[Category], found: Counter,
+    first: dict[str, str],
+) -> list[Annotation]:  # fmt: skip
+    """The annotations of a json that are not dropped, in the order of the file, each with an id of its own.
+
+    Args:
+      annotations: as in the json.
+      entries: the images.
+      categories: in the order of the class ids.
+      found: counts what was dropped or fixed, by kind.
+      first: gets the first place of each kind.
+    """
+    image_of = {e[0]: e for e in entries}
+    class_of = {c.id: k for k, c in enumerate(categories)}
+    position: dict[int, int] = {}  # of the annotation with an id
+    kept = []
+    free, sums = _free_ids(annotations), segmentation.run_sums(annotations)
+    for k, raw in enumerate(annotations):
+        fixes: list[str] = []
+        try:
+            a = _annotation(raw, image_of, class_of, sums.get(k), fixes)
+            if not (_is_id(a.id) and a.id not in position):
+                if _is_id(a.id) and annotations[position[a.id]] == raw:
+                    raise Unusable("exact repeat of an annotation")
+                fixes.append(RENUMBERED)
+                a = a._replace(id=next(free))
+            kept.append(a)
+            position[a.id] = k
+        except Unusable as error:
+            fixes = [f"{error} {DROPPED}"]
+        for kind in fixes:
+            found[kind] += 1
+            first.setdefault(kind, f"annotations[{k}]")
+    return kept
 
 
 def _annotation(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ NAMES = (
     "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
     "horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv",
 )  # fmt: skip
+COCO_IDS = {name: i for i, name in coco_splits.CLASSES.items()}
 
 
 def coco_json(root: str | Path, *, progress: Callable[[Sequence], Iterable] = lambda x: x) -> Path:
@@ -111,7 +112,6 @@ def convert(
             f"{len(missing)} files of VOC are missing, e.g. {', '.join(missing[:3])}: unpack the year's trainval "
             "archive again"
         )
-    coco_ids = {name: i for i, name in coco_splits.CLASSES.items()}
     images, annotations, problems = [], [], Counter()
     for year, name in progress(names):
         photo, object_file, class_file = _files(year, name)
@@ -124,23 +124,18 @@ def convert(
         image_id = int((name if "_" in name else f"{year}_{name}").replace("_", ""))  # 2007_000033 -> 2007000033
         height, width = objects.shape
         images.append({"id": image_id, "file_name": photo, "height": height, "width": width})
-        for value in np.unique(objects).tolist():
-            if value in (0, VOID):
-                continue
-            mask = objects == value
-            label = _class_of(classes[mask], root / class_file, problems)
-            if label:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": coco_ids[NAMES[label - 1]],
-                        "iscrowd": 0,
-                        "area": int(mask.sum()),
-                        "bbox": _tight(mask),
-                        "segmentation": encode_mask(mask),
-                    }
-                )
+        for mask, name in _objects(objects, classes, root / class_file, problems):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": COCO_IDS[name],
+                    "iscrowd": 0,
+                    "area": int(mask.sum()),
+                    "bbox": _tight(mask),
+                    "segmentation": encode_mask(mask),
+                }
+            )
     categories = [{"id": i, "name": name} for i, name in coco_splits.CLASSES.items()]
     info = {"description": "PASCAL VOC 2007 and 2012 segmentation val", "version": str(VERSION)}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}, problems
@@ -167,6 +162,18 @@ def _labels(path: Path) -> np.ndarray:
     if mode not in ("P", "L"):
         raise ValueError(f"{path} has colors ({mode}) instead of object or class numbers: unpack VOC's own file")
     return values
+
+
+def _objects(
+    objects: np.ndarray, classes: np.ndarray, class_file: Path, problems: Counter
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Mask, bool [h, w], and COCO's class name of each object of the label images [h, w]; counts problems by kind."""
+    for value in np.unique(objects).tolist():
+        if value not in (0, VOID):
+            mask = objects == value
+            label = _class_of(classes[mask], class_file, problems)
+            if label:
+                yield mask, NAMES[label - 1]
 
 
 def _class_of(labels: np.ndarray, path: Path, problems: Counter) -> int:

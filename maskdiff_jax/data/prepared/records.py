@@ -197,8 +197,8 @@ def _crop_example(crops: Crops, i: int) -> dict[str, Any]:
 
 
 def _shot_example(crops: Crops, size: int, context: float, i: int) -> dict[str, Any]:
-    info, picture = crops.infos[i], transforms.pack(*crops.read(i))
-    shot = transforms.crop_shot(picture, np.array(info.box), size, context)
+    info, packed = crops.infos[i], transforms.pack(*crops.read(i))
+    shot = transforms.crop_shot(packed, np.array(info.box), size, context)
     return {"pixels": instance_crops.encode(shot), "annotation_id": info.annotation_id, "size": size}
 
 

@@ -199,6 +199,7 @@ def test_files_of_another_data_set_are_refused(tmp_path):
     refuses("another object's", image_id=10**6)
     refuses("is of category 90, but person is 1", category_id=90)
     refuses("have fewer objects", iscrowd=1)
+    refuses("has no id, category_id or image_id", id=[5])
     file.write_text(json.dumps({**raw, "annotations": [{}]}))
     with pytest.raises(ValueError, match="has no id"):
         tfa.read(tmp_path, dataset, 1, 1, class_ids=[0])
@@ -216,6 +217,23 @@ def test_nothing_is_written_where_tfa_would_not_end(tmp_path):
         tfa.write(path, tmp_path / "split", [0], "instances")
     with pytest.raises(ValueError, match="without '/'"):
         tfa.file_name(1, "car/van")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda raw: raw["images"][0].pop("id"), r"images\[0\].* has no id: add it"),
+        (lambda raw: raw["annotations"][0].update(area=float("nan")), "is not finite: fix the json"),
+        (lambda raw: raw["images"].pop(), "of an image that is not listed"),
+    ],
+)
+def test_a_broken_json_to_sample_from_is_named(tmp_path, change, match):
+    path = make_json(tmp_path)
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=match):
+        tfa.write(path, tmp_path / "split", range(40), "imtfa")
 
 
 @pytest.mark.skipif(not MINI.is_dir(), reason="shared data not here")
