@@ -62,7 +62,7 @@ def load(data: Any, split: str, *, problems: Counter | None = None, examples: di
     """The json and image files of a source that has them, prepared or not.
 
     Args:
-      data: config.data; where `counts` is set the json must hold what the published one holds.
+      data: config.data; where `counts` is set the json must have the contents of the published one.
       split: one of SPLITS.
       problems, examples: as for `coco.load`.
 

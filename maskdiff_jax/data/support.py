@@ -99,9 +99,9 @@ def support_set(
     """The shots of every class, cropped tight (plus `context`) and resized, in the order of the shot set.
 
     Args:
-      crops: hold the shots; a shot that they lack (too small for a crop) is skipped.
+      crops: of the shots; a shot that is not among them (too small for a crop) is skipped.
       shot_set: class id -> annotation ids.
-      num_classes: C; classes that the shot set lacks stay empty.
+      num_classes: C; classes without shots are empty.
       slots: K slots per class.
       size: M, px.
       context: margin on each side, as a share of the box's side (config.data.context).
@@ -110,7 +110,7 @@ def support_set(
       SupportSet, shots uint8 [C, K, M, M, 4].
 
     Raises:
-      ValueError: a class has more than `slots` shots, or shots of which `crops` holds none.
+      ValueError: a class has more than `slots` shots, or none of its shots is in `crops`.
     """
     position = {info.annotation_id: i for i, info in enumerate(crops.infos)}
     shots = np.zeros((num_classes, slots, size, size, 4), np.uint8)

@@ -40,7 +40,7 @@ def odd_json():
     } | more  # fmt: skip
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 120} for i in (5, 9)],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 4, "name": "never there"}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 4, "name": "unused"}],
         "annotations": [
             of(10, 5, [10, 10, 20, 20], square(10, 10, 20), 400.0),
             of(12, 5, [40, 10, 30, 0], square(40, 10, 10), 100.0),  # no height

@@ -30,13 +30,13 @@ def test_targets_are_neither_crowds_nor_ignored():
 
 def test_subset_reads_the_pixels_of_its_positions():
     whole = squares([(1, 0)], [(2, 1)], [(3, 2)])
-    part = ds.subset(whole, [2, 0], [whole.infos[2], whole.infos[0]])
+    some = ds.subset(whole, [2, 0], [whole.infos[2], whole.infos[0]])
     for i, k in enumerate((2, 0)):
-        np.testing.assert_array_equal(part.read(i), whole.read(k))
-        np.testing.assert_array_equal(images.decode_image(ds.encoded_image(part, i), "it"), whole.read(k))
-    copied = ds.subset(whole._replace(encoded=b"abc".__getitem__), [2, 0], part.infos)
+        np.testing.assert_array_equal(some.read(i), whole.read(k))
+        np.testing.assert_array_equal(images.decode_image(ds.encoded_image(some, i), "it"), whole.read(k))
+    copied = ds.subset(whole._replace(encoded=b"abc".__getitem__), [2, 0], some.infos)
     assert [ds.encoded_image(copied, i) for i in (0, 1)] == [ord("c"), ord("a")]
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part.read))(1), whole.read(0))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(some.read))(1), whole.read(0))
 
 
 def test_novel_classes_are_named():

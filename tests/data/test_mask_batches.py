@@ -117,8 +117,8 @@ def test_region_and_mask_move_together(shapes_data, train):
     expected = []
     for i, info in enumerate(crops.infos):
         rgb, mask = crops.read(i)
-        cut = transforms.crop_resize(transforms.pack(rgb, mask), np.array(info.box), 16)
-        for view in (cut, cut[:, ::-1]):
+        query = transforms.crop_resize(transforms.pack(rgb, mask), np.array(info.box), 16)
+        for view in (query, query[:, ::-1]):
             expected.append((view[..., :3].tobytes(), (view[..., 3] >= 128).astype(np.uint8).tobytes()))
     batch = next(mask_loader(crops, data))
     for k in range(8):

@@ -70,7 +70,7 @@ def images(entries: Sequence, path: Path) -> list[Image]:
         height, width = _side(height, "height", where), _side(width, "width", where)
         if height * width > MAX_PIXELS:
             raise ValueError(
-                f"{where} has {width} x {height} px, more than can be read ({MAX_PIXELS}): cut it into tiles"
+                f"{where} has {width} x {height} px, more than can be read ({MAX_PIXELS}): divide it into tiles"
             )
         if not _inside(_text(name, "file_name", where)):
             raise ValueError(f"{where} has the file_name {name!r}: it must be a path inside the image folder")

@@ -58,7 +58,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
             return np.asarray(rgb if rotation is None else rgb.transpose(rotation))
     except Image.DecompressionBombError:
         raise ValueError(
-            f"cannot read the image {where} (more than {MAX_PIXELS} pixels): make it smaller or cut it into tiles"
+            f"cannot read the image {where} (more than {MAX_PIXELS} pixels): make it smaller or divide it into tiles"
         ) from None
     except Exception as error:  # each of Pillow's readers raises its own errors; the fix is the same
         what = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Masks as compressed COCO RLE, made from whatever an annotation file holds.
+"""Masks as compressed COCO RLE, made from what an annotation file has.
 
 Everything is checked before pycocotools sees it: its C code reads past broken run lengths and walks
 an outline pixel by pixel, however far away it is.

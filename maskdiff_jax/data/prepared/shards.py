@@ -152,7 +152,7 @@ def named_damage(folder: Path) -> Iterator[None]:
 
 
 def damaged(folder: str | Path, why: object) -> ValueError:
-    """What to raise when a set does not hold what it should."""
+    """The error for a set that is not as it was written."""
     text = " ".join(str(why).split())  # some libraries' messages have several lines
     text = text if len(text) < 300 else text[:297] + "..."
     return ValueError(

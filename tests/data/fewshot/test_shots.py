@@ -8,12 +8,12 @@ from maskdiff_jax.data.formats import coco_splits
 from tests.data.tiny import squares
 
 
-def test_restrict_forgets_other_classes_and_empty_images():
+def test_restrict_drops_other_classes_and_empty_images():
     all_of_it = squares([(1, 0), (2, 1)], [(3, 1)], [(4, 2), (5, 0)])
-    part = fewshot.restrict(all_of_it, [0, 2])
-    assert [[a.id for a in i.annotations] for i in part.infos] == [[1], [4, 5]]
-    np.testing.assert_array_equal(part.read(1), all_of_it.read(2))
-    assert part.categories == all_of_it.categories  # class ids keep their meaning
+    restricted = fewshot.restrict(all_of_it, [0, 2])
+    assert [[a.id for a in i.annotations] for i in restricted.infos] == [[1], [4, 5]]
+    np.testing.assert_array_equal(restricted.read(1), all_of_it.read(2))
+    assert restricted.categories == all_of_it.categories  # class ids keep their meaning
 
 
 def test_shot_sets_are_nested_and_of_their_class(support_split):

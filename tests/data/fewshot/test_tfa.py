@@ -86,7 +86,7 @@ def test_other_loops_sample_other_sets():
 def agree(objects, seed, loop):
     """Checks the sampler against the transcript, up to the set where that does not end; returns how many sets that is.
 
-    What is decided beforehand there, is what the transcript runs into.
+    Where the sampler stops beforehand, the transcript does not end.
     """
     sampled = {(c, k): ids for c, sets in tfa.sample(objects, seed, loop).items() for k, ids in sets.items()}
     expected = transcript(objects, seed, loop)
@@ -135,7 +135,7 @@ def make_json(folder, *, images=60, seed=0):
     return path
 
 
-def test_files_are_tfas_and_come_back(tmp_path):
+def test_round_trip_of_tfas_files(tmp_path):
     path = make_json(tmp_path)
     raw = json.loads(path.read_text())
     dataset = coco.load(path, tmp_path / "images")

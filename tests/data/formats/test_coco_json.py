@@ -60,7 +60,7 @@ def test_names_in_any_writing(write, encoding):
         ({**IMAGE, "height": 8.5}, "height 8.5"),
         ({**IMAGE, "height": float("nan")}, "height NaN"),
         ({**IMAGE, "height": 10**400}, "a huge number"),
-        ({**IMAGE, "height": 10**6, "width": 10**6}, "cut it into tiles"),
+        ({**IMAGE, "height": 10**6, "width": 10**6}, "divide it into tiles"),
         ({**IMAGE, "file_name": ""}, "file_name"),
         ({**IMAGE, "file_name": "."}, "inside the image folder"),
         ({**IMAGE, "file_name": "sub/"}, "inside the image folder"),

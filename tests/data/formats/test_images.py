@@ -71,9 +71,9 @@ def test_missing_images(write):
 def test_names_composed_or_decomposed(write, form):
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
     path, folder = write(file_name=unicodedata.normalize(form, "é/à.png"))
-    there = folder / unicodedata.normalize(other, "é/à.png")
-    there.parent.mkdir()
-    Image.new("RGB", (10, 8)).save(there)
+    stored = folder / unicodedata.normalize(other, "é/à.png")
+    stored.parent.mkdir()
+    Image.new("RGB", (10, 8)).save(stored)
     assert coco.load(path, folder).read(0).shape == (8, 10, 3)
 
 

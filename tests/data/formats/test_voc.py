@@ -69,7 +69,7 @@ def test_both_years_once_each(devkit):
         (2007000042, "tv", [4, 4, 8, 5], 40),
     ]
     mask = decode_mask(raw["annotations"][1]["segmentation"])
-    assert mask.sum() == 28 and mask[2:9, 7:11].all()  # the rim is no part of it
+    assert mask.sum() == 28 and mask[2:9, 7:11].all()  # the border does not belong to it
 
 
 def test_names_are_cocos_novel_classes():

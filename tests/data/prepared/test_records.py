@@ -44,14 +44,14 @@ def test_unreadable_image_is_named(test_split, tmp_path):
 def test_prepared_crops_equal_crops_from_dataset(shapes_data, test_split, tmp_path, long_side):
     data = shapes_data.copy_and_resolve_references()
     data.region_long_side = long_side
-    cut = crops_from_dataset(test_split, data)
+    cropped = crops_from_dataset(test_split, data)
     folder = prepared.folder_of(tmp_path, "crops", {"side": long_side})
-    prepared.write_crops(cut, folder, {"side": long_side})
+    prepared.write_crops(cropped, folder, {"side": long_side})
     kept = prepared.open_crops(folder)
-    assert list(kept.infos) == list(cut.infos) and kept.categories == cut.categories
+    assert list(kept.infos) == list(cropped.infos) and kept.categories == cropped.categories
     assert len(kept.infos) == sum(len(i.annotations) for i in test_split.infos)
-    for i in range(len(cut.infos)):
-        for a, b in zip(kept.read(i), cut.read(i), strict=True):
+    for i in range(len(cropped.infos)):
+        for a, b in zip(kept.read(i), cropped.read(i), strict=True):
             assert a.dtype == np.uint8
             np.testing.assert_array_equal(a, b)
 

@@ -37,7 +37,7 @@ def test_an_interrupted_write_resumes(test_split, tmp_path):
     assert_same(prepared.open_images(folder), test_split)
     assert (folder / "shard-00000").stat().st_mtime_ns == whole
     assert sorted(os.listdir(folder)) == ["index.json", "settings.json", *(f"shard-0000{k}" for k in range(3))]
-    write(progress=stop)  # it is there: nothing is walked
+    write(progress=stop)  # it exists: nothing is written
     assert os.listdir(tmp_path) == [folder.name]
 
 
@@ -198,7 +198,7 @@ WRONG = (None, True, -1, 1.5, 10**30, float("nan"), "", "x", "\ud800", [], {}, [
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flipped bits, overwritten or missing bytes, a file that is cut off or has more at its end."""
+    """Flipped bits, overwritten or missing bytes, a file that is truncated or too long."""
     changed, at = bytearray(data), int(rng.integers(len(data)))
     how = rng.integers(5)
     if how == 0:
