@@ -11,6 +11,7 @@ from tests import lowered, tiny
 def test_figures_are_written_by_programs_without_data(tmp_path, monkeypatch):
     config, trained = tiny.config(), tiny.trained()
     dataset = scenes.scenes("shapes", "test", 0, 3)
+    segmenter = tiny.model()._segmenter  # before jax.jit is measured: its programs are not the figures'
     largest, jit = [], jax.jit
 
     def measured(function):
@@ -25,7 +26,6 @@ def test_figures_are_written_by_programs_without_data(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.jax, "jit", measured)
     with config.unlocked():
         config.eval.figures = 2
-    segmenter = tiny.model()._segmenter
     figures.render(config, tmp_path, build(config.model), trained.params, dataset, trained.support, [], segmenter)
     names = {"scenes_00.png", "scenes_01.png", "support.png", "forward.png", "denoising.png", "samples.png"}
     assert {p.name for p in tmp_path.iterdir()} == names
