@@ -25,8 +25,10 @@ from launch import cli
 _MODEL = flags.DEFINE_string("model", "", "Folder of the model; the same as naming it as the first argument.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as --model.")
 _OUTPUT = flags.DEFINE_string("output", "samples", "Folder for the images and results.json.")
-_NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "Seed of the masks' noise; default: as in the model's config.")
-_SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and averaged; default: likewise.")
+_NOISE_SEED = flags.DEFINE_integer(
+    "noise_seed", None, "Seed of the masks' noise; default: eval.noise_seed of the model."
+)
+_SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and averaged; default: eval.samples.")
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are dropped, 0..1.")
 

@@ -1,7 +1,7 @@
-"""Soft masks of boxes -> masks of whole images, on the host, at a cost that depends on the box and not on the image.
+"""Pastes the soft masks of boxes into their images, on the host. The cost depends on the box and not on the image.
 
-The rule is detectron2's [`paste_masks_in_image`, layers/mask_ops.py]: the M x M values stand at the centers of the
-box's M x M cells, pixels in between are interpolated bilinearly, and around the box is zero.
+The rule is that of `paste_masks_in_image` in detectron2 (layers/mask_ops.py): the M x M values belong to the centers of
+the box's M x M cells, pixels in between are interpolated bilinearly, and outside the box the mask is zero.
 """
 
 from typing import Any, NamedTuple
@@ -11,20 +11,21 @@ from pycocotools import mask as mask_utils
 
 
 class _Axis(NamedTuple):
-    """Pixels of one axis that a box reaches: start <= pixel < stop, and where they lie among M zero-padded values."""
+    """The pixels of one axis that a box reaches, and their positions among M zero-padded values."""
 
-    start: int
+    start: int  # start <= pixel < stop
     stop: int
-    below: np.ndarray  # [stop - start] index 0..M+1 into the padded values
-    above: np.ndarray  # likewise, the next one
+    below: np.ndarray  # [stop - start] index 0..M+1 into the padded values: the value at or before the pixel
+    above: np.ndarray  # [stop - start] index 0..M+1: the value after it
     share: np.ndarray  # [stop - start] float32, 0..1: weight of `above`
 
 
 def context_box(box: np.ndarray, context: float, hw: Any) -> np.ndarray:
-    """A box with a margin of `context` times its side on every side, clipped to the image, as `ops.masks.context_box`.
+    """A box with a margin on every side, clipped to the image; the same as `ops.masks.context_box`.
 
     Args:
       box: [4] xyxy, px.
+      context: the margin, as a share of the box's side.
       hw: height and width of the image, px.
 
     Returns:
@@ -37,7 +38,7 @@ def context_box(box: np.ndarray, context: float, hw: Any) -> np.ndarray:
 
 
 def paste(mask: np.ndarray, box: np.ndarray, hw: Any) -> np.ndarray:
-    """A soft mask at its place in an image.
+    """Pastes a soft mask into an image of zeros.
 
     Args:
       mask: [M, M] in 0..1.
@@ -45,7 +46,7 @@ def paste(mask: np.ndarray, box: np.ndarray, hw: Any) -> np.ndarray:
       hw: height and width of the image, px.
 
     Returns:
-      [h, w] float32 in 0..1; outside the box 0, but for values below 0.5 up to one pixel beyond.
+      [h, w] float32 in 0..1. Outside the box it is 0, but up to one pixel beyond there can be values below 0.5.
     """
     out = np.zeros((int(hw[0]), int(hw[1])), np.float32)
     x, y = _axis(box[0], box[2], len(mask), out.shape[1]), _axis(box[1], box[3], len(mask), out.shape[0])
@@ -55,10 +56,10 @@ def paste(mask: np.ndarray, box: np.ndarray, hw: Any) -> np.ndarray:
 
 
 def paste_rle(mask: np.ndarray, box: np.ndarray, hw: Any, threshold: float) -> dict[str, Any]:
-    """The compressed COCO RLE of ``paste(mask, box, hw) >= threshold``, without making that image.
+    """The compressed COCO RLE of ``paste(mask, box, hw) >= threshold``, without that image in memory.
 
-    RLE runs down the columns. Down a column the interpolated mask is a chain of straight pieces between the M values,
-    so its runs start and end where a piece crosses the threshold: M comparisons per column whatever the box's height.
+    RLE runs down the columns. In a column the interpolated mask is piecewise linear between the M values, so its runs
+    start and end where a piece crosses the threshold: M comparisons per column, whatever the height of the box.
 
     Args:
       mask: [M, M] in 0..1.
@@ -67,10 +68,10 @@ def paste_rle(mask: np.ndarray, box: np.ndarray, hw: Any, threshold: float) -> d
       threshold: above 0, up to 1.
 
     Returns:
-      {"size": [h, w], "counts": str}, as `masks.encode_mask` gives it.
+      {"size": [h, w], "counts": str}, as `data.formats.segmentation.encode_mask` gives it.
 
     Raises:
-      ValueError: a threshold that the empty surroundings of a box reach.
+      ValueError: a threshold of 0 or less, which would put all pixels outside the box into the mask.
     """
     if not threshold > 0:
         raise ValueError(f"threshold={threshold} must be above 0 (eval.mask_threshold)")
@@ -83,29 +84,30 @@ def paste_rle(mask: np.ndarray, box: np.ndarray, hw: Any, threshold: float) -> d
     position = node - 1 + (threshold - first) / (second - first)  # among the M values
     top, bottom = float(box[1]), float(box[3])
     pixel = (position + 0.5) * (bottom - top) / len(mask) + top - 0.5
-    # the first pixel that is inside where the mask begins, the first that is not where it ends
+    # where the mask begins: the first pixel inside; where it ends: the first pixel outside
     change = np.where(inside[column, node], np.floor(pixel) + 1, np.ceil(pixel))
     change = np.minimum(np.maximum(change, y.start), y.stop).astype(np.int64)
     return _rle((column + x.start) * height + change, height, width)
 
 
 def _padded(mask: np.ndarray) -> np.ndarray:
-    """[M, M] -> [M + 2, M + 2] float32 with a rim of zeros."""
+    """[M, M] -> [M + 2, M + 2] float32, padded with zeros on every side."""
     out = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.float32)
     out[1:-1, 1:-1] = mask
     return out
 
 
 def _rle(changes: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """RLE of a mask that changes between 0 and 1 at each of these pixels, counted down the columns, ascending."""
+    """RLE of a mask that starts with 0 and changes at each of these pixels, counted down the columns, ascending."""
     at, times = np.unique(changes, return_counts=True)
-    at = at[(times % 2 == 1) & (at < height * width)]  # two changes at one pixel are none
+    at = at[(times % 2 == 1) & (at < height * width)]  # two changes at one pixel cancel
     runs = np.diff(np.concatenate([[0], at, [height * width]]))
     rle = mask_utils.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     return {"size": [height, width], "counts": bytes(rle["counts"]).decode()}
 
 
 def _axis(start: float, end: float, size: int, length: int) -> _Axis:
+    """The pixels of an axis of ``length`` px that a box from start to end reaches, for ``size`` = M values."""
     start, end = float(start), float(end)
     low, high = max(int(np.floor(start)) - 1, 0), min(int(np.ceil(end)) + 1, length)
     if not (end > start and high > low):
@@ -118,6 +120,6 @@ def _axis(start: float, end: float, size: int, length: int) -> _Axis:
 
 
 def _interpolate(values: np.ndarray, axis: _Axis) -> np.ndarray:
-    """[M + 2, n] -> [pixels of the axis, n]."""
+    """Padded values [M + 2, n] -> pixels of the axis [stop - start, n]."""
     share = axis.share[:, None]
     return values[axis.below] * (1 - share) + values[axis.above] * share

@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
     confidence: np.ndarray  # [n] float32, 0..1: of the masks, see segment.confidence
     regions: np.ndarray  # [n, 4] float32, xyxy: what the M x M values cover, the boxes with a margin
     region_soft: np.ndarray  # [n, M, M] float32, 0..1: mean of the sampled masks
-    region_samples: np.ndarray | None  # [n, N, M, M] likewise: each sampled mask, where `load` was asked to keep them
+    region_samples: np.ndarray | None  # [n, N, M, M] float32, 0..1: each sampled mask; None unless kept, see `load`
 
     @property
     def masks(self) -> np.ndarray:
@@ -56,7 +56,7 @@ class Prediction(NamedTuple):
 
     @property
     def samples(self) -> np.ndarray | None:
-        """[n, N, h, w] float32, 0..1: each sampled mask, where `load` was asked to keep them."""
+        """[n, N, h, w] float32, 0..1: each sampled mask; None unless `load(keep_samples=True)`."""
         return None if self.region_samples is None else _pasted(self.region_samples, self.regions, self.hw)
 
     def mask(self, i: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def dataset(name):
 
 
 def truth_as_results(data, score=lambda a: 1.0):
-    """The truth, as COCO results: rounded boxes, masks as RLE, no crowd regions."""
+    """The ground truth as COCO results: rounded boxes, masks as RLE, no crowd regions."""
     ids = [c.id for c in data.categories]
     return [
         coco_eval.result_row(info.id, ids[a.class_id], score(a), np.array(a.box), a.rle)
@@ -138,12 +138,12 @@ def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
         with contextlib.redirect_stdout(io.StringIO()):
             ground_truth = COCO(str(path))
             mine = [{k: v for k, v in r.items() if k != "bbox" or kind == "bbox"} for r in results]
-            judge = COCOeval(ground_truth, ground_truth.loadRes(mine), kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), judge.stats[:6], strict=True):
+            official = COCOeval(ground_truth, ground_truth.loadRes(mine), kind)
+            official.evaluate()
+            official.accumulate()
+            official.summarize()
+        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), official.stats[:6], strict=True):
             assert 0 <= value < 1 or (value == -1 and f"{kind}/{name}" not in metrics)
             if value >= 0:
                 assert metrics[f"{kind}/{name}"] == pytest.approx(100 * value), (kind, name)
-        assert sum(v > 0 for v in judge.stats[:6]) >= 4
+        assert sum(v > 0 for v in official.stats[:6]) >= 4

@@ -1,5 +1,6 @@
 """Masks pasted inside their boxes: as over the whole image, and RLE that pycocotools would write."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +12,7 @@ from maskdiff_jax.inference import paste
 from maskdiff_jax.ops import masks as ops
 from tests.reference import paste as reference
 
+context_box = jax.jit(ops.context_box)
 OPTIONS = {"derandomize": True, "database": None, "deadline": None}
 side = st.integers(1, 40)
 fraction = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
@@ -41,7 +43,7 @@ WHOLE = (np.ones((4, 4), np.float32), np.array([0, 0, 9, 7], np.float32), (7, 9)
 def test_pasting_agrees_with_dense_matrices(case, threshold):
     mask, box, hw, context = case
     around = paste.context_box(box, context, hw)
-    np.testing.assert_allclose(around, ops.context_box(box, context, np.array(hw)), atol=1e-5)
+    np.testing.assert_allclose(around, context_box(box, context, np.array(hw)), atol=1e-5)
     expected = reference.paste(mask, around, hw)
     np.testing.assert_allclose(paste.paste(mask, around, hw), expected, atol=2e-5)
     rle = paste.paste_rle(mask, around, hw, threshold)
@@ -107,6 +109,6 @@ def test_cropping_and_pasting_are_inverse():
     true = np.zeros((40, 48), np.float32)
     true[8:30, 10:37] = np.hypot(*np.mgrid[-11:11, -13:14]) < 11
     box = np.array([8.5, 7.0, 39.0, 31.5], np.float32)
-    crop = np.asarray(ops.crop_resize(true[..., None], box, 32))[..., 0]
+    crop = np.asarray(jax.jit(ops.crop_resize, static_argnums=2)(true[..., None], box, 32))[..., 0]
     out = segmentation.decode_mask(paste.paste_rle(crop, box, (40, 48), 0.5)) > 0
     assert (out & (true > 0)).sum() / (out | (true > 0)).sum() > 0.95

@@ -28,14 +28,14 @@ def model() -> predictor.Predictor:
     return tiny.model()
 
 
-def picture(h: int, w: int, seed: int = 0) -> np.ndarray:
+def photo(h: int, w: int, seed: int = 0) -> np.ndarray:
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return np.asarray(Image.fromarray(small).resize((w, h), Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("hw", [(64, 64), (150, 90), (20, 33), (1, 1), (7, 700)])
 def test_any_image_size(model, hw):
-    found = model(picture(*hw))
+    found = model(photo(*hw))
     n = len(found.scores)
     assert n == 4 or hw == (1, 1) or hw == (7, 700)
     assert found.masks.shape == found.soft.shape == (n, *hw) and found.masks.dtype == bool
@@ -57,7 +57,7 @@ def test_any_image_size(model, hw):
 
 
 def test_the_same_image_gives_the_same_masks_and_other_noise_others(model):
-    image = picture(64, 64)
+    image = photo(64, 64)
     first, again, other = model(image), model(image), model(image, image_id=1)
     np.testing.assert_array_equal(first.soft, again.soft)
     np.testing.assert_array_equal(first.boxes, other.boxes)
@@ -66,7 +66,7 @@ def test_the_same_image_gives_the_same_masks_and_other_noise_others(model):
 
 def test_agrees_with_the_path_of_evaluation(model):
     """A square image at the test size is evaluated as is: the mask pasted there is the mask given here."""
-    image, seg = picture(64, 64), model._segmenter
+    image, seg = photo(64, 64), model._segmenter
     batch = predictor.as_batch(image, 0, tiny.config().data)
     stream = segment.detected_objects(
         seg, model._params, [batch], model.active, min_score=0.0, top_n=4, without_mask=[]
@@ -81,7 +81,7 @@ def test_agrees_with_the_path_of_evaluation(model):
 def test_programs_hold_no_data(model):
     """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
     seg, data = model._segmenter, tiny.config().data
-    batch = predictor.as_batch(picture(64, 64), 0, data)
+    batch = predictor.as_batch(photo(64, 64), 0, data)
     objects = segment.concatenate([], 16, 1).objects
     objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
     programs = {
@@ -95,7 +95,7 @@ def test_programs_hold_no_data(model):
 
 
 def test_other_shots_give_other_masks_without_compiling(model):
-    image, seg = picture(64, 64), model._segmenter
+    image, seg = photo(64, 64), model._segmenter
     first, programs = model(image), seg.sample._cache_size()
     model._segmenter = seg._replace(shots=seg.shots[::-1])
     try:
@@ -113,7 +113,7 @@ def load(folder, model, **options):
 
 
 def test_samples_are_kept_when_asked_for(exported, model):
-    image = picture(60, 90)
+    image = photo(60, 90)
     several = load(exported, model, samples=3, keep_samples=True)
     kept = several(image)
     assert kept.samples is not None and kept.samples.shape == (len(kept.boxes), 3, 60, 90) and len(kept.boxes)
@@ -125,7 +125,7 @@ def test_samples_are_kept_when_asked_for(exported, model):
 
 
 def test_min_score_drops_detections(exported, model):
-    found = load(exported, model, min_score=1.0)(picture(64, 64))
+    found = load(exported, model, min_score=1.0)(photo(64, 64))
     assert found.masks.shape == (0, 64, 64) and found.labels == []
 
 
@@ -141,7 +141,7 @@ def test_what_is_no_image(model):
             model(wrong)
     for image_id in (-1, 2**31):
         with pytest.raises(ValueError, match="image_id"):
-            model(picture(8, 8), image_id=image_id)
+            model(photo(8, 8), image_id=image_id)
 
 
 def test_a_folder_without_a_model(tmp_path):
@@ -150,7 +150,7 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_an_export_predicts_as_the_model_did(exported, model):
-    again, image = predictor.load(exported), picture(64, 64)
+    again, image = predictor.load(exported), photo(64, 64)
     assert again.categories == model.categories
     jax.tree.map(np.testing.assert_array_equal, again._params, model._params)
     again._segmenter = model._segmenter._replace(shots=again._segmenter.shots)  # its programs are compiled already

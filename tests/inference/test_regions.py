@@ -1,5 +1,6 @@
 """Training cuts regions from stored crops with pillow, evaluation from the batch under jit: the same pixels."""
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -10,10 +11,11 @@ from maskdiff_jax.data.formats.segmentation import decode_mask, encode_mask
 from maskdiff_jax.ops import masks
 
 M = 32
+crop_resize = jax.jit(masks.crop_resize, static_argnums=2)
 
 
 def photos():
-    """Two pictures larger than regions are cut from, each with an ellipse as its object."""
+    """Two images larger than the one that regions are cropped from, each with an ellipse as its object."""
     rng = np.random.default_rng(0)
     images, infos = [], []
     for k, (h, w) in enumerate([(150, 210), (240, 130)]):
@@ -30,7 +32,7 @@ def photos():
 def test_training_and_evaluation_see_the_same_region(tmp_path):
     data = base.get_config("shapes").unlock().data
     data.root = str(tmp_path)
-    data.region_long_side = 100  # half of the pictures: both paths resize before they cut
+    data.region_long_side = 100  # half of the images' sides: both paths resize before they crop
     data.short_sides, data.test_short_side, data.long_side, data.buckets = (128,), 128, 256, ((256, 256),)
     dataset = photos()
     crops = pipeline.open_crops(data, dataset, "test")
@@ -41,8 +43,8 @@ def test_training_and_evaluation_see_the_same_region(tmp_path):
         (row,) = np.flatnonzero(batch.image_id == info.id)
         scale = np.tile((batch.region_hw[row] / batch.original_hw[row])[::-1], 2)
         (a,) = info.annotations
-        evaluated = masks.crop_resize(batch.region_image[row], np.array(a.box) * scale, M, batch.region_hw[row])
+        evaluated = crop_resize(batch.region_image[row], np.array(a.box) * scale, M, batch.region_hw[row])
         assert np.abs(evaluated - trained[..., :3]).max() <= 2  # pillow rounds after each axis
-        true = np.asarray(masks.crop_resize(decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
+        true = np.asarray(crop_resize(decode_mask(a.rle)[..., None], np.array(a.box), M))[..., 0] >= 0.5
         cropped = trained[..., 3] >= 128
         assert (true & cropped).sum() / (true | cropped).sum() > 0.97
