@@ -37,7 +37,7 @@ def write(folders: Sequence[str | Path], path: str | Path) -> list[str]:
     body = [
         sections.head(shown),
         html.section("Results", sections.result_table(groups), note=sections.result_note(groups)),
-        html.section("Time", sections.time_table(groups), note="Seconds, compilation included."),
+        html.section("Time", sections.time_table(groups), note=sections.time_note(groups)),
         *sections.picture_sections(figures),
         *sections.threshold_section(groups),
         *sections.loss_section(groups),
@@ -115,5 +115,5 @@ def text_table(documents: Sequence[dict], folders: Sequence[Path] = ()) -> str:
         seconds = document.get("seconds") or {}
         if seconds:
             parts = ", ".join(f"{sections.phase_name(k)} {v:.0f} s" for k, v in seconds.items())
-            out.append(f"{name:{width}}  {parts}; together {sum(seconds.values()):.0f} s")
+            out.append(f"{name:{width}}  {parts}; total {sections.total_seconds(document):.0f} s")
     return "\n".join(out).rstrip()

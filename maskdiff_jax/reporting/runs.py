@@ -130,8 +130,8 @@ def _is_text(value: Any) -> bool:
 def _is_config(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    data, fewshot = value.get("data") or {}, value.get("fewshot") or {}
-    return isinstance(data, dict) and isinstance(fewshot, dict) and _is_text(data.get("source") or "")
+    sections = [value.get(name) or {} for name in ("data", "fewshot", "train")]
+    return all(isinstance(x, dict) for x in sections) and _is_text(sections[0].get("source") or "")
 
 
 def _is_names(value: Any) -> bool:

@@ -79,6 +79,21 @@ def phase_name(phase: str) -> str:
     return f"distillation to {steps[1]} sampling steps" if steps else PHASES.get(phase, phase)
 
 
+def is_side_by_side(document: dict) -> bool:
+    """Whether detector and mask head were trained at the same time (``train.side_by_side``)."""
+    config = document.get("config") or {}
+    return bool((config.get("train") or {}).get("side_by_side")) and document.get("stage") != "distill"
+
+
+def total_seconds(document: dict) -> float:
+    """Time that a run took: of what was trained side by side the longer part counts."""
+    seconds = dict(document.get("seconds") or {})
+    if not is_side_by_side(document):
+        return sum(seconds.values())
+    evaluation, mask = seconds.pop("evaluation", 0.0), seconds.pop("mask", 0.0)
+    return max(mask, sum(seconds.values())) + evaluation
+
+
 def metric_name(kind: str, name: str, classes: str) -> str:
     """Key in "metrics": ("segm", "AP50", "novel") -> "segm/novel/AP50"; kind "mask_iou" has no name."""
     if kind == "mask_iou":
@@ -139,15 +154,15 @@ def result_table(groups: Sequence[Sequence[Run]]) -> str:
 
 def time_table(groups: Sequence[Sequence[Run]]) -> str:
     seconds = [[run.document.get("seconds") or {} for run in runs] for runs in groups]
+    totals = [[total_seconds(run.document) for run in runs] for runs in groups]
     known = dict.fromkeys(name for runs in seconds for run in runs for name in run)
     names = [k for k in known if k != "evaluation"] + [k for k in known if k == "evaluation"]
     rows = []
-    for row_label, of_runs in zip(_labels(groups), seconds, strict=True):
+    for row_label, of_runs, of_totals in zip(_labels(groups), seconds, totals, strict=True):
         by_phase = [[s[name] for s in of_runs if name in s] for name in names]
         cells = [f"{np.mean(values):.0f}" if values else "–" for values in by_phase]
-        total = np.mean([sum(s.values()) for s in of_runs])
-        rows.append([html.text(row_label), *cells, f"<b>{total:.0f}</b>"])
-    return html.table([[("", 1), *((phase_name(n), 1) for n in names), ("together", 1)]], rows)
+        rows.append([html.text(row_label), *cells, f"<b>{np.mean(of_totals):.0f}</b>"])
+    return html.table([[("", 1), *((phase_name(n), 1) for n in names), ("total", 1)]], rows)
 
 
 def picture_sections(figures: dict[str, bytes]) -> list[str]:
@@ -164,6 +179,14 @@ def picture_sections(figures: dict[str, bytes]) -> list[str]:
         if name in figures:
             out.append(html.section(title, html.picture(figures[name], title, scroll=True), note=note))
     return out
+
+
+def time_note(groups: Sequence[Sequence[Run]]) -> str:
+    """What the numbers of the time table are."""
+    note = "Seconds, compilation included."
+    if any(is_side_by_side(run.document) for runs in groups for run in runs):
+        note += " Where detector and mask head were trained side by side, the longer of the two counts in the total."
+    return note
 
 
 def _mean_curve(runs: Sequence[Run], name: str) -> tuple[list[float], list[float]] | None:

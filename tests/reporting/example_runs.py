@@ -22,6 +22,7 @@ def document(stage: str = "fewshot", seed: int = 0, shift: float = 0.0) -> dict:
         "config": {
             "seed": seed, "init_from": f"runs/{seed}", "fewshot": {"seed": seed, "shots": 5},
             "eval": {"noise_seed": seed}, "data": {"source": "shapes", "novel_classes": ["star"]},
+            "train": {"side_by_side": False},
         },
         "preset": "shapes", "stage": stage, "dataset": "shapes", "split": "test", "shots": 5, "seed": seed,
         "noise_seed": seed, "step": {"detector": 9}, "versions": {"jax": "0.10.2"}, "device": "a CPU",

@@ -90,6 +90,6 @@ def test_text_table(tmp_path):
     assert rows[-1].split() == ["novel", "30.0", "30.0", "20.0", "20.0", "-"]
     assert rows[2].split()[-5:] == ["30.0", "30.0", "20.0", "20.0", "80.0"]
     assert {len(row) for row in rows} == {len(lines[0]), len(lines[1])}
-    assert "mask head 12 s, evaluation 3 s; together 15 s" in lines[-1]
+    assert "mask head 12 s, evaluation 3 s; total 15 s" in lines[-1]
     table = report.text_table([document(), document()], [tmp_path / "a", tmp_path / "b"])
     assert "stage 2: 5 shots (a)" in table and "stage 2: 5 shots (b)" in table

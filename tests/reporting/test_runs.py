@@ -47,7 +47,7 @@ WRONG = {
     "dataset": [{}, "\ud800"],
     "shots": ["5", -1, 2.5, True],
     "seed": [[], -1],
-    "config": [[], "text", {"data": 3}, {"data": {"source": 3}}, {"fewshot": [1]}],
+    "config": [[], "text", {"data": 3}, {"data": {"source": 3}}, {"fewshot": [1]}, {"train": 3}],
     "novel_classes": ["star", [1], {"star": 1}],
     "seconds": [3, {"mask": "long"}, {"mask": -1}, {"mask": None}],
     "per_class": [[], {"segm": 3}, {"segm": {"star": "high"}}, {"segm": {"star": 120}}],

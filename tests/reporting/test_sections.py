@@ -73,7 +73,21 @@ def test_result_table_and_note():
 def test_time_table_is_the_mean_of_runs_and_ends_with_the_evaluation():
     slow = document(seed=1) | {"seconds": {"evaluation": 5.0, "mask": 13.6, "novel": 7.0}}
     got = text_of(sections.time_table([[make_run(document()), make_run(slow)], [make_run({"metrics": {}})]]))
-    assert "mask headnovel-class weightsevaluationtogetherstage 2: 5 shots137420run" in got
+    assert "mask headnovel-class weightsevaluationtotalstage 2: 5 shots137420run" in got
+
+
+def test_parts_that_were_trained_side_by_side_take_as_long_as_the_longer_one():
+    seconds = {"novel": 7.0, "detector": 9.0, "mask": 12.0, "evaluation": 5.0}
+    run = document() | {"seconds": seconds}
+    assert sections.total_seconds(run) == 33.0
+    run["config"]["train"] = {"side_by_side": True}
+    assert sections.total_seconds(run) == 16.0 + 5.0
+    run["seconds"] = seconds | {"mask": 20.0}
+    assert sections.total_seconds(run) == 20.0 + 5.0
+    assert sections.total_seconds(run | {"stage": "distill"}) == 41.0  # its phases depend on each other
+    assert "side by side" in sections.time_note([[make_run(run)]])
+    assert "side by side" not in sections.time_note([[make_run(document())]])
+    assert sections.total_seconds({"metrics": {}}) == 0.0
 
 
 def test_curves_are_means_over_runs():
