@@ -68,14 +68,14 @@ def load(
         raise FileNotFoundError(f"{name}: no image folder {image_dir}: put the images of {json_path} there")
     raw_images, annotations, raw_categories = coco_json.lists(json_path)
     categories = tuple(Category(*c, False) for c in coco_json.categories(raw_categories, json_path))
-    entries = coco_json.images(raw_images, json_path)
+    listed = coco_json.images(raw_images, json_path)
     found: Counter = Counter()
     first = {} if examples is None else examples
-    kept = _usable_annotations(annotations, entries, categories, found, first)
-    by_image: dict[int, list[Annotation]] = {e[0]: [] for e in entries}
+    kept = _usable_annotations(annotations, listed, categories, found, first)
+    by_image: dict[int, list[Annotation]] = {image.id: [] for image in listed}
     for a in kept:
         by_image[a.image_id].append(a)
-    infos = [ImageInfo(*e, tuple(by_image[e[0]])) for e in entries]
+    infos = [ImageInfo(*image, tuple(by_image[image.id])) for image in listed]
     found[EMPTY] = sum(not i.annotations for i in infos)
     found["image file that the json lists twice, with different ids"] = len(infos) - len({i.file_name for i in infos})
     if problems is None:
@@ -142,19 +142,19 @@ def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None
 
 
 def _usable_annotations(
-    annotations: Sequence, entries: Sequence[coco_json.Image], categories: Sequence[Category], found: Counter,
+    annotations: Sequence, listed: Sequence[coco_json.Image], categories: Sequence[Category], found: Counter,
     first: dict[str, str],
 ) -> list[Annotation]:  # fmt: skip
     """The annotations of a json that are not dropped, in the order of the file, each with an id of its own.
 
     Args:
       annotations: as in the json.
-      entries: the images.
+      listed: the images.
       categories: in the order of the class ids.
       found: counts what was dropped or fixed, by kind.
       first: gets the first place of each kind.
     """
-    image_of = {e[0]: e for e in entries}
+    image_of = {image.id: image for image in listed}
     class_of = {c.id: k for k, c in enumerate(categories)}
     position: dict[int, int] = {}  # of the annotation with an id
     kept = []
@@ -210,10 +210,9 @@ def _annotation(
     crowd = raw.get("iscrowd", 0)
     if crowd not in (0, 1, None):  # bools and 1.0 too are equal to 0 or 1
         raise Unusable("annotation whose iscrowd is neither 0 nor 1")
-    image_id, _, height, width = image
-    rle, pixels = segmentation.from_json(raw.get("segmentation"), height, width, fixes, sums)
+    rle, pixels = segmentation.from_json(raw.get("segmentation"), image.height, image.width, fixes, sums)
     x, y, w, h = _box(raw.get("bbox"), fixes) or segmentation.mask_box(rle)
-    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(image.width)), min(y + h, float(image.height)))
     if not (box[2] - box[0] > MIN_SIDE and box[3] - box[1] > MIN_SIDE):
         raise Unusable("annotation without a box inside the image")
     unclipped = (x, y, x + w, y + h)
@@ -223,10 +222,10 @@ def _annotation(
         fixes.append(CROWD)
     area = raw.get("area", pixels)
     # the area inside a polygon may exceed the image's where the polygon leaves the image
-    if type(area) not in (int, float) or not 0 < area <= 2 * height * width:
+    if type(area) not in (int, float) or not 0 < area <= 2 * image.height * image.width:
         fixes.append("area is not a possible number of pixels (taken from the mask)")
         area = pixels
-    return Annotation(raw.get("id"), image_id, class_id, box, rle, float(area), bool(crowd))
+    return Annotation(raw.get("id"), image.id, class_id, box, rle, float(area), bool(crowd))
 
 
 def _box(raw: Any, fixes: list[str]) -> tuple[float, float, float, float] | None:

@@ -8,12 +8,20 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskdiff_jax.data.formats.images import MAX_PIXELS
 
 LISTS = ("images", "annotations", "categories")
-Image = tuple[int, str, int, int]  # id, file name, height, width
+
+
+class Image(NamedTuple):
+    """An entry of the list "images"."""
+
+    id: int
+    file_name: str
+    height: int  # px
+    width: int  # px
 
 
 def lists(path: Path) -> tuple[list, list, list]:
@@ -74,8 +82,8 @@ def images(entries: Sequence, path: Path) -> list[Image]:
             )
         if not _inside(_text(name, "file_name", where)):
             raise ValueError(f"{where} has the file_name {name!r}: it must be a path inside the image folder")
-        result.append((identity, name, height, width))
-    _unique([r[0] for r in result], "image id", path)
+        result.append(Image(identity, name, height, width))
+    _unique([image.id for image in result], "image id", path)
     return result
 
 

@@ -33,7 +33,7 @@ def load(json_path: Path) -> dict[str, Any]:
       FileNotFoundError, ValueError: the json as a whole is missing or broken, see `coco_json`.
     """
     raw_images, annotations, raw_categories = coco_json.lists(json_path)
-    image_of = {e[0]: e for e in coco_json.images(raw_images, json_path)}
+    image_of = {image.id: image for image in coco_json.images(raw_images, json_path)}
     categories = coco_json.categories(raw_categories, json_path)
     known = {c[0] for c in categories}
     ids = _Ids(annotations)
@@ -42,12 +42,13 @@ def load(json_path: Path) -> dict[str, Any]:
     for k, raw in enumerate(annotations):
         if not isinstance(raw, dict) or not _is_listed(raw, image_of, known):
             continue
-        entry = _entry(raw, *image_of[raw["image_id"]][2:], sums.get(k))
+        image = image_of[raw["image_id"]]
+        entry = _entry(raw, image.height, image.width, sums.get(k))
         if entry is not None:
             found.append({"id": ids.of(raw)} | entry)
     return {
         "info": {"description": json_path.name},
-        "images": [{"id": i, "file_name": n, "height": h, "width": w} for i, n, h, w in image_of.values()],
+        "images": [image._asdict() for image in image_of.values()],
         "annotations": found,
         "categories": [{"id": i, "name": name} for i, name in categories],
     }
