@@ -111,6 +111,7 @@ def _cell(runs: Sequence[Run], key: str, gap: str = "<br>") -> str:
 
 
 def head(runs: Sequence[Run]) -> str:
+    """The page's title, what the runs are, and their main metrics in large numbers."""
     document = runs[-1].document
     seed = document.get("seed")
     seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else f"seed {'?' if seed is None else seed}"
@@ -130,6 +131,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def result_note(groups: Sequence[Sequence[Run]]) -> str:
+    """What the numbers of the result table are."""
     splits = dict.fromkeys(str(run.document.get("split") or "test") for runs in groups for run in runs)
     note = (
         f"Percent on the {' or '.join(splits)} split. AP is the mean over IoU thresholds from 0.50 to 0.95, AP50 is AP "
@@ -141,6 +143,7 @@ def result_note(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def result_table(groups: Sequence[Sequence[Run]]) -> str:
+    """AP, AP50 and mask IoU for all, base and novel classes; one row per group."""
     headers = [
         [("", 1), ("n", 1), *((title, len(CLASS_GROUPS)) for title in COLUMN_TITLES)],
         [("", 1), ("", 1), *((classes, 1) for classes in CLASS_GROUPS * len(COLUMNS))],
@@ -153,6 +156,7 @@ def result_table(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def time_table(groups: Sequence[Sequence[Run]]) -> str:
+    """Seconds of each phase, mean over the runs; one row per group."""
     seconds = [[run.document.get("seconds") or {} for run in runs] for runs in groups]
     totals = [[total_seconds(run.document) for run in runs] for runs in groups]
     known = dict.fromkeys(name for runs in seconds for run in runs for name in run)
@@ -166,6 +170,7 @@ def time_table(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def picture_sections(figures: dict[str, bytes]) -> list[str]:
+    """Test images, support set and strips, as far as there are figures (file name -> PNG) of them."""
     out = []
     scenes = [png for name, png in figures.items() if name.startswith("scenes_")]
     if scenes:
@@ -201,6 +206,7 @@ def _mean_curve(runs: Sequence[Run], name: str) -> tuple[list[float], list[float
 
 
 def threshold_section(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Charts of AP against the IoU threshold, for masks and for boxes; [] without curves."""
     pictures = []
     for kind, title in (("segm", "masks"), ("bbox", "boxes")):
         lines = []
@@ -222,6 +228,7 @@ def threshold_section(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def loss_section(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A chart of the losses of each phase of each group; [] without logs."""
     pictures = []
     for runs in groups:
         for phase in dict.fromkeys(line["phase"] for run in runs for line in run.lines):
@@ -272,6 +279,7 @@ def class_section(runs: Sequence[Run]) -> list[str]:
 
 
 def details(document: dict) -> str:
+    """The config and the versions of a run, shown on a click."""
     left = {k: v for k, v in document.items() if k not in ("metrics", "per_class", "curves", "seconds", "config")}
     content = json.dumps(left | {"config": document.get("config")}, indent=1)
     return html.details(f"{label(document)}: versions and config", f"<pre>{html.text(content)}</pre>")
