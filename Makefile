@@ -1,4 +1,4 @@
-# make quickstart   trains, evaluates and reports on the embedded data set: runs/quickstart/report/index.html
+# make quickstart   trains, evaluates and reports on the embedded dataset: runs/quickstart/report/index.html
 #                   (prints the finished result when there is one; FRESH=1 trains again)
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of docs/paper_recipe.md on a small generated COCO, narrow nets: a line for each

@@ -1,4 +1,4 @@
-"""Writes a data set's images and cropped objects once, so that training does not crop them each time.
+"""Writes a dataset's images and cropped objects once, so that training does not crop them each time.
 
     python launch/prepare_data.py --config configs/base.py:coco            # writes below config.data.root
     python launch/prepare_data.py --config configs/base.py:custom --check  # prints the contents and the problems
@@ -27,7 +27,7 @@ _SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to pre
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prepares or checks each split once; coco and custom sample their shots from the training split."""
-    del workdir  # data sets belong to config.data.root, not to a run
+    del workdir  # datasets belong to config.data.root, not to a run
     from maskdiff_jax.data import pipeline
 
     for data, splits in _datasets(config):

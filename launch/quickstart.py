@@ -1,4 +1,4 @@
-"""Both stages, evaluation and a report on the embedded data set: what `make quickstart` runs.
+"""Both stages, evaluation and a report on the embedded dataset: what `make quickstart` runs.
 
     python launch/quickstart.py            # minutes on two CPU cores; prints the result if it is there already
     python launch/quickstart.py --fresh    # trains again

@@ -25,7 +25,7 @@ _SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to sampl
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Samples from the annotations that config.data names and prints where the files are."""
-    del workdir  # shots belong to a data set, not to a run
+    del workdir  # shots belong to a dataset, not to a run
     from maskdiff_jax.data import sources
     from maskdiff_jax.data.fewshot import tfa
     from maskdiff_jax.data.formats import coco_splits

@@ -1,4 +1,4 @@
-"""Trains one stage, or goes on where it stopped.
+"""Trains one stage, or resumes it where it stopped.
 
     python launch/train.py --config configs/base.py                            # stage 1, embedded shapes
     python launch/train.py --config configs/fewshot.py:shots=5,seed=0          # stage 2, from it

@@ -29,7 +29,7 @@ CHANGES = {"bfloat16": {"model.dtype": "bfloat16"}, "one by one": {"eval.mask_ba
 
 
 def main() -> None:
-    """Draws, compares, prints, writes the json."""
+    """Samples, compares, prints, writes the json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     newest = sorted(Path("runs/study_masks").glob("*/baseline-seed0/params"), key=lambda p: p.stat().st_mtime)
     parser.add_argument("--params", type=Path, default=newest[-1] if newest else None)

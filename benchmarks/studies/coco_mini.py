@@ -1,7 +1,7 @@
 """Real photos through the whole pipeline on a CPU: prepare, stage 1, stage 2 with K = 1 and 5, evaluation, report.
 
     python benchmarks/studies/coco_mini.py --root=FOLDER              # -> benchmarks/results/coco_mini.json
-    python benchmarks/studies/coco_mini.py --root=FOLDER --overfit    # 8 photos by heart -> coco_mini_overfit.json
+    python benchmarks/studies/coco_mini.py --root=FOLDER --overfit    # memorizes 8 photos -> coco_mini_overfit.json
 
 FOLDER holds a few hundred COCO photos: train/, val/, annotations/instances_train.json, instances_val.json.
 The net is a reduced ResNet-50 from scratch on small images. So few photos teach little: the numbers say that
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "datasets" / "coco_mini", help="folder of the photos")
     parser.add_argument("--workdir", type=Path, help="where runs are kept; default: a temporary folder")
-    parser.add_argument("--overfit", action="store_true", help=f"only learn {PHOTOS} photos by heart")
+    parser.add_argument("--overfit", action="store_true", help=f"memorize {PHOTOS} photos")
     args = parser.parse_args()
     if not args.root.is_dir():
         print(f"skipped: there is no {args.root}; give a folder of COCO photos with --root")

@@ -43,7 +43,7 @@ def changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
 
 
 def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segment.SampledMasks]:
-    """Draws a mask for every true object, class and shots given.
+    """Samples a mask for every ground-truth object, class and shots given.
 
     Args:
       data: the test split and the support set are read.

@@ -30,7 +30,7 @@ def padded_sizes(sizes: np.ndarray, short_side: int, data: Any) -> list[tuple[in
     Raises:
       ValueError: an image fits none of data.buckets.
     """
-    # a data set has far fewer sizes than images
+    # a dataset has far fewer sizes than images
     unique, which = np.unique(np.asarray(sizes).reshape(-1, 2), axis=0, return_inverse=True)
     resized = [transforms.resized_hw(h, w, short_side, data.long_side) for h, w in unique.tolist()]
     padded = [transforms.padded_size(hw, data.buckets) for hw in resized]

@@ -1,4 +1,4 @@
-"""The contents of a data set and the problems in it, for people who prepare one."""
+"""The contents of a dataset and the problems in it, for people who prepare one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +40,7 @@ def check(
       The dataset, and how often each kind of problem occurs.
 
     Raises:
-      FileNotFoundError, ValueError: the data set cannot be read at all, as in `pipeline.open_split`.
+      FileNotFoundError, ValueError: the dataset cannot be read at all, as in `pipeline.open_split`.
     """
     problems: Counter = Counter()
     examples = {} if examples is None else examples

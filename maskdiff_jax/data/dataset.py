@@ -1,4 +1,4 @@
-"""What a data set is to the rest of ``data/``: images, their annotations and a function that reads pixels.
+"""What a dataset is for the rest of ``data/``: images, their annotations and a function that reads pixels.
 
 Masks are compressed COCO RLE (``{"size": [height, width], "counts": str}``), boxes are xyxy in pixels of the image
 file, class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
@@ -44,7 +44,7 @@ class ImageInfo(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """One split of a data set."""
+    """One split of a dataset."""
 
     name: str
     split: str

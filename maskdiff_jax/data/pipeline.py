@@ -28,14 +28,14 @@ SLOW_CROPS = 20_000  # from this number of crops on, a hint says that they can b
 
 
 def open_split(data: Any, split: str) -> Dataset:
-    """The dataset of a split of the data set that config.data names.
+    """A split of the dataset that config.data names.
 
     Args:
       data: config.data.
       split: "train" (images of stage 1), "support" (what the K shots are sampled from) or "test".
 
     Raises:
-      FileNotFoundError: the data set is not where config.data says.
+      FileNotFoundError: the dataset is not where config.data says.
       ValueError: an unknown source, split or novel class, or broken data.
     """
     return _source(data, split)(data, split)

@@ -1,4 +1,4 @@
-"""Where data sets come from: each source turns config.data and a split into a `Dataset`.
+"""Where datasets come from: each source turns config.data and a split into a `Dataset`.
 
 Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". VOC has "test" only.
 """

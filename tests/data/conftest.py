@@ -1,4 +1,4 @@
-"""Data sets that several test files share: embedded scenes, written once per session, and small ones in json."""
+"""Datasets that several test files share: embedded scenes, written once per session, and small ones in json."""
 
 import json
 

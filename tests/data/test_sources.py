@@ -38,7 +38,7 @@ def test_custom(custom):
     assert list(prepared.infos) == list(train.infos) and prepared.categories == train.categories
     assert prepared.annotation_order == train.annotation_order
     np.testing.assert_array_equal(prepared.read(2), train.read(2))
-    # a changed json is another data set: the prepared one is left aside
+    # a changed json is another dataset: the prepared one is left aside
     coco.save(scenes.scenes("shapes", "train", 1, 3), Path(custom.root) / "train.json", Path(custom.root) / "train")
     assert len(pipeline.open_split(custom, "train").infos) == 3
 
@@ -58,7 +58,7 @@ def test_other_settings_are_another_set(shapes_data, tmp_path):
 
 
 def test_crops_of_an_older_layout_are_named(shapes_data, support_split, tmp_path, capsys):
-    """What version 1 of the layout wrote has another folder; whoever prepared it must not wonder."""
+    """What version 1 of the layout wrote has another folder; who prepared it is told."""
     data = shapes_data.copy_and_resolve_references()
     data.root = str(tmp_path)
     _, settings = sources.crops_folder(data, "support")
@@ -68,7 +68,7 @@ def test_crops_of_an_older_layout_are_named(shapes_data, support_split, tmp_path
     (old / "settings.json").write_text(json.dumps(settings))
     assert pipeline.open_crops(data, support_split, "support").infos
     assert f"{old} is of an older layout" in capsys.readouterr().err
-    settings["crop_margin"] += 1.0  # made with other settings: another data set, as good as none
+    settings["crop_margin"] += 1.0  # made with other settings: another dataset, as good as none
     (old / "settings.json").write_text(json.dumps(settings))
     pipeline.open_crops(data, support_split, "support")
     assert "older layout" not in capsys.readouterr().err

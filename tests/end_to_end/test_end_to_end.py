@@ -165,9 +165,9 @@ def test_export_and_sample(trained):
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(trained / f"{name}.png")
     (trained / "broken.jpg").write_text("no image")
     images = ("a.png", "broken.jpg", "b.png")
-    out = launch("sample", "--model", "model", "--output", "drawn", *images, cwd=trained, ok=False)
+    out = launch("sample", "--model", "model", "--output", "sampled", *images, cwd=trained, ok=False)
     assert "broken.jpg" in out.stderr and len(out.stderr.strip().splitlines()) < 6
-    made = {p.name for p in (trained / "drawn").rglob("*")}
+    made = {p.name for p in (trained / "sampled").rglob("*")}
     assert any("a" in n and n.endswith(".png") for n in made) and any(n.endswith(".json") for n in made)
 
 

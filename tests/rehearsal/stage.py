@@ -19,7 +19,7 @@ SHOWN = 8000  # characters of the output of a command that failed
 
 
 def set_up(folder: Path) -> None:
-    """Writes the data sets, the weights that a user downloads, and two photos."""
+    """Writes the datasets, the weights that a user downloads, and two photos."""
     coco, width = folder / "datasets/coco", commands.WIDTH
     coco_layout.write(coco)
     voc_layout.write(folder / "datasets/VOCdevkit")

@@ -46,8 +46,8 @@ def test_the_generated_coco(coco):
     modes = {Image.open(Path(coco.root) / i.file_name).mode for i in train.infos}
     assert modes == {"RGB", "L"}
     assert max(a.id for i in train.infos for a in i.annotations) > 2**32  # as COCO's crowds
-    canvases = pipeline.buckets.padded_sizes([(i.height, i.width) for i in train.infos], 800, coco)
-    assert set(canvases) == set(coco.buckets)
+    padded = pipeline.buckets.padded_sizes([(i.height, i.width) for i in train.infos], 800, coco)
+    assert set(padded) == set(coco.buckets)
 
 
 def test_masks_lie_on_their_objects(coco):

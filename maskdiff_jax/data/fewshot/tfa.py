@@ -208,7 +208,7 @@ def read(
 
     Raises:
       FileNotFoundError: files are missing; says how many.
-      ValueError: a broken file, annotations of another class or data set, or too few.
+      ValueError: a broken file, annotations of another class or dataset, or too few.
     """
     chosen = tuple(class_ids)
     seed_folder = Path(folder) / f"seed{seed}"
@@ -242,7 +242,7 @@ def _check_found(dataset: Dataset, folder: Path, shots: int, lost: list[str], sh
     if lost:
         raise ValueError(
             f"{len(lost)} annotations of {folder} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the "
-            "files are of another data set, or those objects have no mask or box; change fewshot.shots_from or fix "
+            "files are of another dataset, or those objects have no mask or box; change fewshot.shots_from or fix "
             "the json"
         )
     if short:
@@ -268,7 +268,7 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
         if category_id != category.id:
             raise ValueError(
                 f"{path}: annotation {i} is of category {category_id}, but {category.name} is {category.id} in "
-                f"{dataset.name}: these files are of another data set"
+                f"{dataset.name}: these files are of another dataset"
             )
         if crowd:
             continue

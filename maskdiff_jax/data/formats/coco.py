@@ -49,8 +49,8 @@ def load(
       json_path: the annotations; needs "images", "annotations" and "categories".
       image_dir: the folder that "file_name" is relative to.
       novel_classes: names of the categories that are novel.
-      name: of the data set, for messages.
-      split: of the data set, for messages.
+      name: of the dataset, for messages.
+      split: of the dataset, for messages.
       problems: counts what was dropped, fixed or may be wrong, by kind; then nothing is printed, and dropping more
         than half is only counted. None: a line on stderr says what was dropped or fixed, once per file and process.
       examples: gets the first place of each kind of problem, if given.

@@ -1,4 +1,4 @@
-"""Prepared data sets: whole images with their objects, and instance crops.
+"""Prepared datasets: whole images with their objects, and instance crops.
 
 `shards` defines the files of a set. Its index.json has every annotation but no pixel, so that opening a set reads no
 images (and floats stay float64, which TFDS' tf.Example files round). It is written by columns, which are read several

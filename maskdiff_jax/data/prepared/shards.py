@@ -1,9 +1,9 @@
-"""Prepared sets: folders of shards, each a whole TFDS data set that one process has written.
+"""Prepared sets: folders of shards, each a whole TFDS dataset that one process has written.
 
     settings.json    what the set was made from, and the checksum of index.json; the digest of the settings is part of
                      the folder's name
     index.json       all that opening a set needs: what the examples are, and the files of the shards
-    shard-00000/     a TFDS data set (array_record) of the first examples; shard-00001/ of the next ...
+    shard-00000/     a TFDS dataset (array_record) of the first examples; shard-00001/ of the next ...
 
 A set is written to `<folder>.writing`, which is renamed when it is complete: a set that has its name is never half
 of one. Shards are complete too, so an interrupted preparation resumes with those that are missing. Sets made with

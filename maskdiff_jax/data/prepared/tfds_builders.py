@@ -1,4 +1,4 @@
-"""TFDS builders that write a shard of a prepared data set as array_record, without TensorFlow."""
+"""TFDS builders that write a shard of a prepared dataset as array_record, without TensorFlow."""
 
 import contextlib
 import errno
@@ -95,13 +95,13 @@ def write_shard(
     path: Path,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Writes a TFDS data set of `count` examples, which has its name `path` only when it is complete.
+    """Writes a TFDS dataset of `count` examples, which has its name `path` only when it is complete.
 
     Args:
       builder: of the examples.
       example: position 0..count-1 -> the example.
       count: at least 1.
-      path: of the data set's folder, in a folder that exists.
+      path: of the dataset's folder, in a folder that exists.
       tick: called with 1 before each example is made.
 
     Raises:

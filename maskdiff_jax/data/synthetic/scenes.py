@@ -1,4 +1,4 @@
-"""The embedded data set: scenes of simple shapes with exact masks, rendered from a seed.
+"""The embedded dataset: scenes of simple shapes with exact masks, rendered from a seed.
 
 Every scene depends on (level, split, seed, index) alone, so any of them can be rendered at any time and no file is
 shipped. Color, texture, size, aspect, rotation and position are random and independent of the class. The mask of an
@@ -67,7 +67,7 @@ def scene(level: str, split: str, seed: int, index: int) -> tuple[np.ndarray, Im
     Args:
       level: a key of LEVELS.
       split: one of SPLITS; in "train" only base classes have annotations (class ids are those of all 12 classes).
-      seed: of the data set.
+      seed: of the dataset.
       index: of the scene, 0 or more.
 
     Returns:
