@@ -168,7 +168,12 @@ def _read_params(folder: Path, config: ConfigDict) -> PyTree:
         raise ValueError(
             f"{folder / DOCUMENT} describes no model that can be built ({_first_line(error)}): {AGAIN}"
         ) from error
-    return checkpoint.load_params(folder / PARAMS, template)
+    try:
+        return checkpoint.load_params(folder / PARAMS, template)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{folder / PARAMS} is missing, damaged or of another model ({_first_line(error)}): {AGAIN}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
