@@ -175,7 +175,8 @@ def set_up_jax(mask_size: int = 0) -> None:
 
 def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jax is imported
-    logging.set_verbosity(logging.WARNING)  # orbax reports every step of every save
+    # orbax reports every step of every save, and an error before it raises it
+    logging.set_verbosity(logging.FATAL)
 
 
 def run(
@@ -317,7 +318,7 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _fail(error: BaseException, code: int) -> None:
     text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and not error.filename:
-        text = error.strerror  # without the number of the system's error
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
     sys.exit(code)

@@ -33,13 +33,26 @@ def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], object])
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno, f"the disk is full: free some space, then run it again. Not written: {path}"
-            ) from error
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: str | Path, error: Exception, *, full: bool = False) -> OSError:
+    """An error of writing, as one sentence that says what to do.
+
+    Args:
+      path: what could not be written.
+      error: what was raised.
+      full: the disk is known to be full; else ``error.errno`` says so.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if full or number in (errno.ENOSPC, errno.EDQUOT):
+        text = f"the disk is full: free some space, then run it again. Not written: {path}"
+        return OSError(number or errno.ENOSPC, text)
+    reason = (isinstance(error, OSError) and error.strerror) or str(error).strip() or type(error).__name__
+    text = f"cannot write {path}: {reason.splitlines()[0][:200]}"
+    return OSError(number, text) if number else OSError(text)
 
 
 def write_json(path: str | Path, document: Any, *, indent: int | None = 1) -> None:

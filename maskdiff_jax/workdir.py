@@ -8,14 +8,21 @@
     checkpoints/      one folder per phase while the run trains, then final/: the trained weights
     metrics.json, predictions.json, figures/    of the evaluation
     export/, report/
+    lock              while a process trains here: its host and process id
 
 Every file is whole or not there. Everything after training needs the folder and nothing else: its config.json is the
 config of the run.
 """
 
+import errno
+import fcntl
 import json
+import os
+import socket
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +35,7 @@ from maskdiff_jax.types import Array, PyTree
 CONFIG, LOG, SECONDS, SHOTS, IMPORTED = "config.json", "metrics.jsonl", "seconds.json", "shots.json", "weights.json"
 METRICS, PREDICTIONS, FIGURES = "metrics.json", "predictions.json", "figures"  # of an evaluation
 CHECKPOINTS, TENSORBOARD, EXPORT, REPORT = "checkpoints", "tensorboard", "export", "report"
+LOCK = "lock"
 
 # how masks are sampled, which training does not see: fields of config.model.mask.diffusion
 SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
@@ -53,6 +61,8 @@ NEXT_STAGE = (
 )  # fmt: skip
 _SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
 NAMED = 8  # fields that a message names
+# what flock says on a file system that has no locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Initializer(Protocol):
@@ -85,6 +95,44 @@ def create(folder: str | Path, config: ConfigDict) -> None:
         check(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
+
+
+@contextmanager
+def owned(folder: str | Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder while this one trains there.
+
+    The kernel releases the lock when its process ends, however that ends: a lock is never left behind.
+
+    Raises:
+      BlockingIOError: another process trains there; names its host and process id.
+      OSError: the folder cannot be written to.
+    """
+    path = Path(folder) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+    except OSError as error:
+        raise atomic.cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise BlockingIOError(
+                f"{folder} is in use by {owner}: wait until it ends, stop it, or give another --workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise atomic.cannot_write(path, error) from error
+            print(f"note: the file system of {folder} has no locks: let one process alone train there", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def check(folder: str | Path, config: ConfigDict) -> None:

@@ -1,13 +1,14 @@
 """The training loop: one for both stages and for every part that is trained.
 
-The order inside: step, write numbers, save, advance. A phase ends with the running mean of its weights, from
-which the next one starts.
+The order inside: step, write numbers, save, advance. A phase ends with the EMA of its weights, from which the next
+one starts.
 """
 
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,12 +24,12 @@ from maskdiff_jax.workdir import CHECKPOINTS, add_seconds
 
 
 class Loader(Protocol):
-    """An endless stream of host batches that can be taken up again where it was."""
+    """An endless stream of host batches that can resume at a position."""
 
     def __next__(self) -> Any: ...
 
     def get_state(self) -> Any:
-        """The position, as json holds it."""
+        """The position, in types that json holds."""
         ...
 
     def set_state(self, state: Any) -> None:
@@ -72,14 +73,44 @@ class PairLoader:
 def run_phase(
     phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None
 ) -> PyTree:
-    """Runs a phase from where it stopped; returns the parameters with the running mean in place.
+    """Runs a phase from where it stopped; returns the parameters, the trained ones as their EMA.
 
     Args:
       stop: when it is set, the phase finishes its step, saves, and raises `Interrupted`.
+
+    Raises:
+      Interrupted: see `stop`.
+      FloatingPointError: the loss or a weight is no longer finite; what was saved before stays.
+      ValueError: a checkpoint is damaged, or of another model.
+      OSError: the disk is full.
     """
     if not phase.steps:
         return params
-    start = time.monotonic()
+    if stop is not None and stop.is_set():
+        raise Interrupted(f"phase '{phase.name}' is not started")
+    state, step_fn = _start(phase, params, mesh)
+    with checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved:
+        restored = saved.restore(state)
+        if restored is not None:
+            state, data_state = restored
+            phase.loader.set_state(data_state)
+        first = int(jax.device_get(state.step))
+        key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
+        key = jax.device_put(key, sharding.replicated(mesh))
+        with (
+            _timed(workdir, phase.name, on=first < phase.steps),
+            MetricWriter(workdir, phase.name, phase.steps, first) as writer,
+            jax.transfer_guard("disallow"),
+        ):
+            state = _run_steps(
+                phase, state, lambda state, batch: step_fn(state, sharding.put_batch(batch, mesh), key),
+                first, config.train, writer, saved, stop,
+            )  # fmt: skip
+        return optim.overlay(state.params, state.ema)
+
+
+def _start(phase: Phase, params: PyTree, mesh) -> tuple[TrainState, Callable]:
+    """The state before the first step, and the compiled step."""
     labels = optim.label_parameters(params, phase.patterns)
     decays = {label: p.ema for label, p in phase.configs.items()}
     optimizer = optim.combine({label: _optimizer(phase.steps, p) for label, p in phase.configs.items()}, labels)
@@ -90,34 +121,42 @@ def run_phase(
     trainable = optim.unit_columns(optim.split(params, labels)[0], phase.unit_columns)
     params = optim.overlay(params, trainable)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
-    state = jax.device_put(state, sharding.replicated(mesh))
-    with checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved:
-        restored = saved.restore(state)
-        if restored is not None:
-            state, data_state = restored
-            phase.loader.set_state(data_state)
-        first = int(jax.device_get(state.step))
-        key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
-        key = jax.device_put(key, sharding.replicated(mesh))
-        step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
-        with MetricWriter(workdir, phase.name, phase.steps, first) as writer, jax.transfer_guard("disallow"):
-            writer.say("compiling the training step")
-            for step in range(first + 1, phase.steps + 1):
-                state, metrics = step_fn(state, sharding.put_batch(next(phase.loader), mesh), key)
-                stopped = stop is not None and stop.is_set() and step < phase.steps
-                last = stopped or step == phase.steps
-                if step % config.train.log_every == 0 or last or step == 1:
-                    writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
-                if last or (config.train.save_every and step % config.train.save_every == 0):
-                    with jax.transfer_guard("allow"):  # saving reads the state from the device
-                        saved.save(state, phase.loader.get_state())
-                writer.advance()
-                if stopped:
-                    raise Interrupted(f"phase '{phase.name}' stopped after step {step} of {phase.steps}")
-        result = optim.overlay(state.params, state.ema)
-    if first < phase.steps:
-        add_seconds(workdir, phase.name, time.monotonic() - start)
-    return result
+    step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
+    return jax.device_put(state, sharding.replicated(mesh)), step_fn
+
+
+def _run_steps(
+    phase: Phase, state: TrainState, advance: Callable, first: int, train: ConfigDict, writer: MetricWriter,
+    saved: checkpoint.PhaseCheckpoints, stop: threading.Event | None,
+) -> TrainState:  # fmt: skip
+    """The steps after step ``first``; raises `Interrupted` when ``stop`` is set before the last."""
+    writer.say("compiling the training step")
+    for step in range(first + 1, phase.steps + 1):
+        state, metrics = advance(state, next(phase.loader))
+        stopped = stop is not None and stop.is_set() and step < phase.steps
+        last = stopped or step == phase.steps
+        if step % train.log_every == 0 or last or step == 1:
+            writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+        if last or (train.save_every and step % train.save_every == 0):
+            with jax.transfer_guard("allow"):  # saving reads the state from the device
+                saved.save(state, phase.loader.get_state())
+        writer.advance()
+        if stopped:
+            raise Interrupted(f"step {step} of {phase.steps} of phase '{phase.name}' is saved")
+    return state
+
+
+@contextmanager
+def _timed(workdir: Path, phase: str, *, on: bool) -> Iterator[None]:
+    """Adds the time in this context to the run's training time, also when the phase is interrupted."""
+    start = time.monotonic()
+    try:
+        yield
+    except Interrupted:
+        add_seconds(workdir, phase, time.monotonic() - start)
+        raise
+    if on:
+        add_seconds(workdir, phase, time.monotonic() - start)
 
 
 def _optimizer(steps: int, p: ConfigDict):
@@ -145,7 +184,7 @@ def make_step(
         arguments is numpy, because a GPU would have to read a closed-over array back while the step is compiled.
       optimizer: over the flat dict of trainable leaves.
       labels: of every parameter, as ``optim.label_parameters`` gives.
-      decays: label -> decay of the running mean, 0 = the weights themselves.
+      decays: label -> decay of the EMA, 0 = the weights themselves.
       mesh: the batch's first axis is divided over its "data" axis.
       unit_columns: names of parameters that are projected after each update, see ``optim.unit_columns``.
     """

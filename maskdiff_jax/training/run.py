@@ -1,17 +1,21 @@
-"""One training run: a stage of ``config`` in a workdir, gone on with where it stopped."""
+"""One training run: a stage of ``config`` in a workdir, resumed where it stopped."""
 
+import contextlib
 import shutil
 import threading
 from functools import partial
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
-from maskdiff_jax.training.loop import run_phase
+from maskdiff_jax.training import interrupts
+from maskdiff_jax.training.loop import Interrupted, run_phase
 from maskdiff_jax.training.side_by_side import make_meshes, train_parts
 from maskdiff_jax.training.stages import STAGES
-from maskdiff_jax.workdir import create, is_trained, read_seconds, weights_folder
+from maskdiff_jax.types import PyTree
+from maskdiff_jax.workdir import create, is_trained, owned, read_seconds, weights_folder
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -24,21 +28,33 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
       Seconds per phase.
 
     Raises:
-      FileNotFoundError: the data set or the weights to start from are missing.
-      ValueError: a workdir of another config, a damaged checkpoint, shots that cannot be drawn.
-      FloatingPointError: the loss is no longer finite.
+      FileNotFoundError: the dataset or the weights to start from are missing.
+      ValueError: a workdir of another config, a damaged checkpoint, shots that cannot be sampled.
+      FloatingPointError: the loss or a weight is no longer finite.
+      OSError: the disk is full, or another process trains in the workdir.
+      KeyboardInterrupt: Ctrl-C or SIGTERM; the step was finished and saved.
     """
     workdir = Path(workdir)
-    create(workdir, config)
-    if is_trained(workdir):
-        return read_seconds(workdir)
+    # one process of a distributed run writes, and it alone holds the lock
+    with owned(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        create(workdir, config)
+        if not is_trained(workdir):
+            final = weights_folder(workdir)
+            checkpoint.save_params(final, _train(config, workdir))
+            for folder in final.parent.iterdir():  # their optimizer states are of no more use
+                if folder != final:
+                    shutil.rmtree(folder)
+    return read_seconds(workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> PyTree:
+    """Runs the phases of a stage; returns its weights."""
     stop = threading.Event()
     train = partial(run_phase, config=config, workdir=workdir, stop=stop)
     trains = [partial(train, mesh=mesh) for mesh in make_meshes(config)]
-    params = train_parts(STAGES[config.stage](config, workdir), trains, stop)
-    final = weights_folder(workdir)
-    checkpoint.save_params(final, params)
-    for folder in final.parent.iterdir():  # their optimizer states are of no more use
-        if folder != final:
-            shutil.rmtree(folder)
-    return read_seconds(workdir)
+    parts = STAGES[config.stage](config, workdir)
+    try:
+        with interrupts.deferred(stop):
+            return train_parts(parts, trains, stop)
+    except Interrupted as error:
+        raise KeyboardInterrupt(f"stopped: {error}; the same command resumes there") from error

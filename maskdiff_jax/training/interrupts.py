@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM while a run trains: the step is finished and saved before the process ends."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+@contextmanager
+def deferred(stop: threading.Event) -> Iterator[None]:
+    """Makes the first Ctrl-C or SIGTERM set ``stop`` and nothing else; a second one is obeyed at once.
+
+    Signals reach the main thread alone: in another thread this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set from Python
+
+    def note(number: int, frame: object) -> None:
+        restore()
+        stop.set()
+        name = SIGNALS[signal.Signals(number)]
+        print(f"\n{name}: finishing this step and saving it; again {name} stops at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        restore()
