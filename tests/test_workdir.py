@@ -1,6 +1,8 @@
 """A run folder: which config it is of, and what it gives back."""
 
+import errno
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -113,3 +115,28 @@ def test_seconds_add_up(tmp_path):
     (tmp_path / "seconds.json").write_text('{"mask": 2.')
     with pytest.raises(ValueError, match=r"seconds\.json is broken .*: delete this file"):
         workdir.read_seconds(tmp_path)
+
+
+def test_a_folder_is_owned_by_one_at_a_time(tmp_path):
+    with workdir.owned(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match=f"run is in use by process {os.getpid()} on "):
+            with workdir.owned(tmp_path / "run"):
+                pytest.fail("owned twice")
+    with workdir.owned(tmp_path / "run"):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
+    def unknown(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", unknown)
+    with workdir.owned(tmp_path):
+        assert "has no locks: let one process alone train there" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write .*file/run/lock"):
+        with workdir.owned(tmp_path / "file" / "run"):
+            pytest.fail("owned")
