@@ -7,6 +7,7 @@ compared when they are read. Orbax writes to a temporary name and renames, so a 
 
 import shutil
 import sys
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from orbax.checkpoint import v1 as ocp
 from maskdiff_jax import atomic
 from maskdiff_jax.types import TrainState
 
+# Orbax 0.12 numbers the saves of a process and mixes up two that overlap: one waits for the other's signals, minutes
+# later "Timeout waiting for key". Phases that are trained side by side, in threads of their own, therefore save one at
+# a time and wait for the end.
+_ORBAX = threading.Lock()
 NAMED = 4  # arrays that a message names
 
 # name of an array -> its type and shape, "float32[3,4]", and the CRC-32 of its bytes
@@ -25,7 +30,7 @@ Contents = dict[str, tuple[str, int]]
 
 
 class PhaseCheckpoints:
-    """The checkpoints of one phase, newest kept; saving runs in the background. A context manager."""
+    """The checkpoints of one phase, newest kept; the main thread saves in the background. A context manager."""
 
     def __init__(self, folder: str | Path, keep: int):
         """``folder`` is made when missing; the ``keep`` newest steps stay."""
@@ -46,7 +51,10 @@ class PhaseCheckpoints:
         step, tree = int(jax.device_get(state.step)), state._asdict()
         contents = _contents(tree, f"the state after step {step} of phase '{self._folder.name}'")
         try:
-            self._manager.save_async(step, tree, custom_metadata={"data": data, "contents": contents}, force=True)
+            with _ORBAX:
+                self._manager.save_async(step, tree, custom_metadata={"data": data, "contents": contents}, force=True)
+                if threading.current_thread() is not threading.main_thread():
+                    self._manager.wait()
         except Exception as error:  # orbax raises many kinds
             raise _cannot_save(self._folder, error) from error
 
@@ -68,7 +76,8 @@ class PhaseCheckpoints:
             raise _damaged(path, _reason(error), fix) from error
         _check_model(path, want, contents)
         try:
-            tree = self._manager.load(latest.step, jax.tree.map(_abstract, want))
+            with _ORBAX:
+                tree = self._manager.load(latest.step, jax.tree.map(_abstract, want))
         except Exception as error:
             raise _damaged(path, _reason(error), fix) from error
         _check_sums(path, tree, contents, fix)

@@ -1,6 +1,8 @@
 """Checkpoints: what is saved comes back; what is broken, or of another model, says so."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -188,3 +190,19 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_two_phases_save_at_the_same_time(tmp_path):
+    """Orbax mixes up saves that overlap: without the lock this waits five minutes or loses a checkpoint."""
+    ready = threading.Barrier(2)
+
+    def phase(name):
+        with checkpoint.PhaseCheckpoints(tmp_path / name, keep=9) as saved:
+            for step in range(1, 6):
+                ready.wait(60)
+                saved.save(state(step), {})
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(phase, ("a", "b")))
+    for name in ("a", "b"):
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["1", "2", "3", "4", "5"]
