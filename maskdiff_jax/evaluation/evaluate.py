@@ -96,18 +96,19 @@ def default_output(config: ConfigDict, workdir: str | Path) -> Path:
 
 def open_run(config: ConfigDict, workdir: str | Path) -> Setup:
     """Opens the weights, the split and the support set, and prepares the model's functions; raises as ``run``."""
-    e = config.eval
+    options = config.eval
     model, mesh = build(config.model), sharding.make_mesh(config.train.devices)
     params = jax.device_put(load_weights(workdir, model), sharding.replicated(mesh))
-    dataset = pipeline.open_split(_scored_data(config), e.split)
-    if e.images:
-        dataset = dataset._replace(infos=dataset.infos[: e.images])
+    dataset = pipeline.open_split(_scored_data(config), options.split)
+    if options.images:
+        dataset = dataset._replace(infos=dataset.infos[: options.images])
     support_split = pipeline.open_split(config.data, "support")
     _check_same_classes(config, dataset, support_split)
     shots, support = make_support_set(config, support_split)
     segmenter = segment.make_segmenter(
-        model, support, size=config.model.mask.size, context=config.data.context, top_n=e.mask_top_n,
-        mask_batches=(e.mask_batch,), threshold=e.mask_threshold, samples=e.samples, noise_seed=e.noise_seed, mesh=mesh,
+        model, support, size=config.model.mask.size, context=config.data.context, top_n=options.mask_top_n,
+        mask_batches=(options.mask_batch,), threshold=options.mask_threshold, samples=options.samples,
+        noise_seed=options.noise_seed, mesh=mesh,
     )  # fmt: skip
     class_ids = active_class_ids(config, dataset.categories)
     return Setup(model, params, segmenter, dataset, shots, support, class_ids)
@@ -140,15 +141,16 @@ def predict(
       params: of the model.
       active: [C] bool, the classes that may be detected.
     """
-    e, category_ids = config.eval, [x.id for x in dataset.categories]
+    options, category_ids = config.eval, [x.id for x in dataset.categories]
     speed, without_mask, results = _Speed(), [], []
     batches = speed.counted(_batches(config, segmenter, dataset, "detecting, sampling masks"))
     objects = segment.detected_objects(
-        segmenter, params, batches, active, min_score=e.mask_min_score, top_n=e.mask_top_n, without_mask=without_mask
-    )
+        segmenter, params, batches, active,
+        min_score=options.mask_min_score, top_n=options.mask_top_n, without_mask=without_mask,
+    )  # fmt: skip
     for sampled in segment.sample_masks(segmenter, params, objects):
         speed.start()
-        found, confidence = sampled.objects, segment.confidence(sampled.soft, e.mask_threshold)
+        found, confidence = sampled.objects, segment.confidence(sampled.soft, options.mask_threshold)
         for i, rle in enumerate(segment.paste_all(segmenter, sampled)):
             category_id = category_ids[found.class_id[i]]
             row = coco_eval.result_row(found.image_id[i], category_id, found.score[i], found.box[i], rle, confidence[i])
