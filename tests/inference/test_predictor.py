@@ -51,7 +51,7 @@ def test_any_image_size(model, hw):
     assert found.confidence.max(initial=0) <= 1
     for box, soft in zip(found.boxes, found.soft, strict=True):
         ys, xs = np.nonzero(soft)
-        if len(ys):  # nothing is painted more than a pixel outside the box
+        if len(ys):  # the mask reaches at most a pixel beyond the box
             assert xs.min() >= box[0] - 2 and xs.max() <= box[2] + 1
             assert ys.min() >= box[1] - 2 and ys.max() <= box[3] + 1
 

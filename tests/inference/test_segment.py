@@ -1,4 +1,4 @@
-"""The path from objects to masks: batches that never change shape, masks that do not depend on company."""
+"""From objects to masks: batches keep their shape, and a mask does not depend on the rest of its batch."""
 
 import os
 import subprocess
@@ -20,16 +20,18 @@ M = 8
 
 
 def make(mask_batches, traced, shot=9, mesh=None):
-    """A segmenter whose model paints noise of the object's key over its region and notes when it is traced."""
+    """A segmenter whose mask head adds noise to a region's brightness, and lists when it is traced."""
 
-    def paint(params, keys, region, shots, classes):
+    def mask(params, keys, region, shots, classes):
         traced.append(region.shape)
         noise = jax.vmap(lambda k: jax.random.normal(k, (M, M)))(keys)
-        light = region.mean(-1) / 255.0 + 0.01 * shots.mean((1, 2, 3, 4))[:, None, None] + 0.1 * classes[:, None, None]
-        return jax.nn.sigmoid(params * noise + 4 * (light - 0.5))
+        brightness = (
+            region.mean(-1) / 255.0 + 0.01 * shots.mean((1, 2, 3, 4))[:, None, None] + 0.1 * classes[:, None, None]
+        )
+        return jax.nn.sigmoid(params * noise + 4 * (brightness - 0.5))
 
     nothing = lambda *_: None
-    model = Model(nothing, nothing, nothing, nothing, nothing, paint, nothing, nothing)
+    model = Model(nothing, nothing, nothing, nothing, nothing, mask, nothing, nothing)
     support = SupportSet(np.full((3, 2, M, M, 4), shot, np.uint8), np.full(3, 2))
     return segment.make_segmenter(
         model, support, size=M, context=0.0, top_n=4, mask_batches=mask_batches, threshold=0.5,
@@ -115,7 +117,7 @@ def test_batches_divide_over_the_devices():
     assert [segment.round_up(n, Mesh) for n in (1, 3, 8)] == [3, 3, 9]
 
 
-PAINTED = """
+SIMPLE_HEAD = """
     import jax, numpy as np
     from maskdiff_jax import sharding
     from tests.inference import test_segment as t
@@ -180,7 +182,9 @@ PREDICTED = """
 """
 
 
-@pytest.mark.parametrize("code", [PAINTED, pytest.param(PREDICTED, marks=pytest.mark.slow)], ids=["painted", "model"])
+@pytest.mark.parametrize(
+    "code", [SIMPLE_HEAD, pytest.param(PREDICTED, marks=pytest.mark.slow)], ids=["simple head", "model"]
+)
 def test_eight_devices_equal_one(code):
     """Of a whole model: detections, masks, mask IoU; and the devices exchange nothing."""
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
@@ -197,7 +201,7 @@ def test_confidence():
     np.testing.assert_allclose(segment.confidence(soft, 0.3)[0], 2.2 / 3, rtol=1e-6)
 
 
-def test_masks_do_not_depend_on_batch_size_or_company():
+def test_masks_do_not_depend_on_batch_size_or_other_objects():
     counts = [3, 1, 5, 2]
     alone, alone_pasted = sampled(make((1,), []), counts)
     for sizes in ((4,), (1, 16)):
