@@ -300,7 +300,7 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
     except (FloatingPointError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt as stop:
-        _fail(KeyboardInterrupt(str(stop) or "stopped; the same command resumes from the last checkpoint"), 1)
+        _fail(KeyboardInterrupt(str(stop) or "stopped: run the same command again to finish"), 1)
 
 
 def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -176,3 +176,14 @@ def test_presets_do_not_mix(tmp_path):
     config.init_from = str(tmp_path)
     with pytest.raises(ValueError, match="trained with preset='shapes_hard', this run has preset='shapes'"):
         cli.complete(config)
+
+
+def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
+    def stop(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    with pytest.raises(SystemExit) as end:
+        cli.guarded(stop)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "script.py: stopped: run the same command again to finish\n"
