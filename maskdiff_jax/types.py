@@ -2,7 +2,7 @@
 
 Shape letters, the same everywhere: B images or objects in a batch, N ground-truth slots, A anchors,
 P proposals, R sampled RoIs, D detections, C classes, K shots, M mask side, T diffusion steps,
-S sampling steps, L levels, F channels; H, W height and width of a canvas.
+S sampling steps, L levels, F channels; H, W padded height and width.
 
 Boxes are ``xyxy`` float32 in pixels of the network's input, continuous coordinates (the first pixel
 covers 0..1), unless the name says otherwise. Class ids are 0..C-1 over base and novel classes,
@@ -26,17 +26,17 @@ class Instances(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A detector batch: images in the top left corner of a canvas whose rest is zero."""
+    """A detector batch: images padded on the right and below with zeros to one size."""
 
     image: UInt8[Array, "B H W 3"]  # RGB 0..255
-    image_hw: Int[Array, "B 2"]  # height, width of the image inside the canvas
+    image_hw: Int[Array, "B 2"]  # height, width of the image without padding
     original_hw: Int[Array, "B 2"]  # height, width of the image as stored
     image_id: Int[Array, " B"]  # COCO image id; -1 for an image that only fills the batch
     instances: Instances
     # The pixels that mask regions are cut from; only in evaluation batches. Long side at most
     # `region_long_side`, never enlarged.
     region_image: UInt8[Array, "B Hr Wr 3"] | None = None
-    region_hw: Int[Array, "B 2"] | None = None  # height, width of the image inside that canvas
+    region_hw: Int[Array, "B 2"] | None = None  # height, width of that image without padding
 
 
 class MaskBatch(NamedTuple):
@@ -69,4 +69,4 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # steps done in this phase
     params: PyTree  # {"detector": ..., "mask_head": ...}, float32
     opt_state: PyTree
-    ema: PyTree  # running mean of the trainable leaves: {"path/to/leaf": array}
+    ema: PyTree  # exponential moving average of the trained leaves: {"path/to/leaf": array}
