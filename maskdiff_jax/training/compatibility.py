@@ -1,4 +1,4 @@
-"""Whether one run can start from another: what must be the same in both configs, told before any data are read.
+"""What a stage inherits from the run that it starts from, and what must be the same in both, before any data are read.
 
 A run leaves its config in WORKDIR/config.json as soon as it starts, so nothing here waits for its weights.
 """
@@ -14,13 +14,18 @@ from maskdiff_jax.workdir import (
     as_json,
     check_layout,
     covers,
+    describe,
+    different_fields,
     flat,
     model_differences,
     read_config,
-)
+)  # fmt: skip
 
 # what a later stage inherits; a trailing dot: the whole section
 SHARED = ("model.", "weights", "data.novel_classes", "data.context")
+# what distillation must share with its teacher, and which of these fields are its own
+OF_TEACHER = ("model.mask.", "fewshot.", "data.source", "data.train_json", "data.novel_classes", "data.context")
+FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fewshot.novel_init")
 NOVEL_INITS = ("finetune", "random", "imprint")
 
 
@@ -48,7 +53,7 @@ def inherit(config: ConfigDict, before: ConfigDict, given: frozenset[str], folde
     ours, theirs = (flat(c.copy_and_resolve_references().to_dict()) for c in (config, before))
     changed = {}
     for name, value in theirs.items():
-        taught = config.stage == "distill" and covers([f"model.mask.diffusion.{k}" for k in SAMPLING], name)
+        taught = config.stage == "distill" and covers(FREE_OF_TEACHER, name)
         if taught or not covers(SHARED, name) or ours[name] == value:
             continue
         if name not in given:
@@ -81,10 +86,10 @@ def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
 
     Args:
       config: of stage 2.
-      before: config of stage 1, as its config.json holds it.
+      before: config of stage 1, as `workdir.as_json` gives it.
 
     Returns:
-      One clause per problem; empty where all is well.
+      One clause per problem; empty where there is none.
     """
     shots, slots = config.fewshot.shots, before["model"]["mask"]["slots"]
     if shots > slots:
@@ -98,29 +103,30 @@ def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
 
 
 def check_rounds(config: ConfigDict) -> None:
-    """Whether masks will be drawn in the steps that distillation teaches.
+    """Whether the config samples masks in the steps that its distillation teaches.
 
     Raises:
-      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` draws otherwise.
+      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` samples otherwise.
     """
-    d, f = config.distill, config.model.mask.diffusion
-    halves = [d.steps // 2 ** (i + 1) for i in range(len(d.rounds))]
-    if list(d.rounds) != halves or d.steps % 2 ** len(halves) or (not halves and d.guidance == 1.0):
+    distill, diffusion = config.distill, config.model.mask.diffusion
+    halves = [distill.steps // 2 ** (i + 1) for i in range(len(distill.rounds))]
+    nothing_to_teach = not halves and distill.guidance == 1.0
+    if list(distill.rounds) != halves or distill.steps % 2 ** len(halves) or nothing_to_teach:
         raise ValueError(
-            f"distill.rounds is {tuple(d.rounds)}: each must be half of the one before, from "
-            f"distill.steps={d.steps} on; without guidance there must be one"
+            f"distill.rounds is {tuple(distill.rounds)}: each must be half of the one before, starting with half of "
+            f"distill.steps={distill.steps}; without guidance there must be at least one"
         )
-    last = (d.rounds or (d.steps,))[-1]
-    if (f.sampler, f.eta, f.steps, f.guidance) != ("ddim", 0.0, last, 1.0):
+    last = (distill.rounds or (distill.steps,))[-1]
+    if (diffusion.sampler, diffusion.eta, diffusion.steps, diffusion.guidance) != ("ddim", 0.0, last, 1.0):
         raise ValueError(
-            f"model.mask.diffusion draws in {f.steps} steps of {f.sampler}, eta={f.eta}, with guidance={f.guidance}, "
-            f"but what distill.rounds={tuple(d.rounds)} teaches is {last} steps of ddim without guidance: "
-            f"set sampler=ddim, eta=0.0, steps={last}, guidance=1.0"
+            f"model.mask.diffusion samples in {diffusion.steps} steps of {diffusion.sampler}, eta={diffusion.eta}, "
+            f"with guidance={diffusion.guidance}, but distill.rounds={tuple(distill.rounds)} teaches {last} steps of "
+            f"ddim without guidance: set sampler=ddim, eta=0.0, steps={last}, guidance=1.0"
         )
 
 
 def check_teacher(config: ConfigDict, workdir: Path) -> None:
-    """Whether a run has the mask head, the shots and the regions of this config.
+    """Whether a run has the mask head, the shots and the regions of this config of distillation.
 
     Raises:
       FileNotFoundError: no run there.
@@ -130,14 +136,12 @@ def check_teacher(config: ConfigDict, workdir: Path) -> None:
     ours, theirs = as_json(config), as_json(read_config(workdir))
     if theirs["stage"] != "fewshot":
         raise ValueError(f"{workdir} is a run of stage '{theirs['stage']}': distillation starts from one of stage 2")
-    differ = []
-    sections = (("model.mask.diffusion", SAMPLING), ("model.mask", ("diffusion",)), ("fewshot", ("novel_init",)))
-    for path, free in sections:
-        a, b = ours, theirs
-        for part in path.split("."):
-            a, b = a[part], b[part]
-        differ += [f"{path}.{k}={b.get(k)!r}" for k in a if k not in free and a[k] != b.get(k)]
-    a, b = ours["data"], theirs["data"]
-    differ += [f"data.{k}={b[k]!r}" for k in ("root", "novel_classes", "context") if a[k] != b[k]]
+    differ = [
+        name
+        for name in different_fields(ours, theirs)
+        if covers(OF_TEACHER, name) and not covers(FREE_OF_TEACHER, name)
+    ]
     if differ:
-        raise ValueError(f"{workdir} was trained with {', '.join(differ)}: give the same to distil it")
+        raise ValueError(
+            f"{workdir} was trained with other fields ({describe(differ, theirs, ours)}): give the same to distill it"
+        )

@@ -1,7 +1,8 @@
-"""Rows of the box predictor for classes that the base stage never saw.
+"""Weights of the box predictor for classes that stage 1 never saw.
 
-Columns of ``cls_score/kernel`` [F, C+1] are class vectors, background last; ``bbox_pred`` has 4 columns per
-class, or 4 in all when boxes are class-agnostic. ``predictor`` below is ``params["detector"]["box_predictor"]``.
+``predictor`` is ``params["detector"]["box_predictor"]``. Its ``cls_score/kernel`` [F, C + 1] has one column per class,
+background last. ``bbox_pred/kernel`` [F, 4 C] and ``bbox_pred/bias`` [4 C] have four columns per class, or four in all
+when boxes are class-agnostic. ``base`` and ``novel`` are class ids, int [n].
 """
 
 import jax
@@ -10,60 +11,67 @@ import numpy as np
 
 from maskdiff_jax.types import Array, PyTree
 
-QUIET = 0.9  # share of the base shots on which an imprinted row must stay below the best wrong base row
+# share of the base shots on which an imprinted class must score less than the best wrong base class
+QUIET = 0.9
+ANGLES = np.linspace(-np.pi / 2, np.pi / 2, 721)  # candidates for the angle of `imprint`, a quarter of a degree apart
 
 
-def take_rows(predictor: PyTree, source: PyTree, ids: np.ndarray, num_classes: int) -> PyTree:
-    """``predictor`` with the rows of the classes ``ids`` copied from ``source`` (TFA's "combine").
+def copy_classes(predictor: PyTree, source: PyTree, novel: np.ndarray, num_classes: int) -> PyTree:
+    """``predictor`` with the weights of the novel classes copied from ``source``.
 
-    Base rows and the background row stay ([TFA] ckpt_surgery, fsis_protocol section 2.4).
+    The other classes and the background keep their weights, as TFA's ``combine`` does
+    (few-shot-object-detection, tools/ckpt_surgery.py).
     """
-    box_ids = np.concatenate([4 * ids + i for i in range(4)])
+    box_columns = np.concatenate([4 * novel + i for i in range(4)])
 
-    def copy(part: str, leaf: str, columns: np.ndarray) -> Array:
-        return predictor[part][leaf].at[..., columns].set(source[part][leaf][..., columns])
+    def copy(part: str, columns: np.ndarray) -> PyTree:
+        return {
+            leaf: weight.at[..., columns].set(source[part][leaf][..., columns])
+            for leaf, weight in predictor[part].items()
+        }
 
-    specific = predictor["bbox_pred"]["bias"].shape[-1] == 4 * num_classes
-    return {
-        "cls_score": {leaf: copy("cls_score", leaf, ids) for leaf in predictor["cls_score"]},
-        "bbox_pred": (
-            {leaf: copy("bbox_pred", leaf, box_ids) for leaf in predictor["bbox_pred"]}
-            if specific
-            else predictor["bbox_pred"]
-        ),
-    }
+    boxes = copy("bbox_pred", box_columns) if _class_specific(predictor, num_classes) else predictor["bbox_pred"]
+    return {"cls_score": copy("cls_score", novel), "bbox_pred": boxes}
 
 
-def fresh_rows(predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> PyTree:
-    """Random novel rows: classes N(0, 0.01) as TFA's "randinit"; boxes the mean of the base classes' rows."""
-    columns = dict(predictor["cls_score"])
-    rows = 0.01 * jax.random.normal(key, (columns["kernel"].shape[0], len(novel)))
-    columns["kernel"] = columns["kernel"].at[:, novel].set(rows)
-    if "bias" in columns:
-        columns["bias"] = columns["bias"].at[novel].set(0.0)
+def initialize(predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> PyTree:
+    """New weights for the novel classes.
+
+    Their class vectors are N(0, 0.01), as TFA's ``randinit`` (tools/ckpt_surgery.py); their box regressors are the mean
+    of the base classes'.
+    """
+    classes = dict(predictor["cls_score"])
+    vectors = 0.01 * jax.random.normal(key, (classes["kernel"].shape[0], len(novel)))
+    classes["kernel"] = classes["kernel"].at[:, novel].set(vectors)
+    if "bias" in classes:
+        classes["bias"] = classes["bias"].at[novel].set(0.0)
     boxes = predictor["bbox_pred"]
-    if boxes["bias"].shape[-1] == 4 * num_classes and len(base):
-        boxes = {leaf: _mean_rows(w, base, novel, num_classes) for leaf, w in boxes.items()}
-    return {"cls_score": columns, "bbox_pred": boxes}
+    if _class_specific(predictor, num_classes) and len(base):
+        boxes = {leaf: _set_to_mean(weight, base, novel, num_classes) for leaf, weight in boxes.items()}
+    return {"cls_score": classes, "bbox_pred": boxes}
 
 
-def _mean_rows(w: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> Array:
-    by_class = w.reshape(*w.shape[:-1], num_classes, 4)
+def _class_specific(predictor: PyTree, num_classes: int) -> bool:
+    return predictor["bbox_pred"]["bias"].shape[-1] == 4 * num_classes
+
+
+def _set_to_mean(weight: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> Array:
+    by_class = weight.reshape(*weight.shape[:-1], num_classes, 4)
     mean = by_class[..., base, :].mean(-2, keepdims=True)
-    return by_class.at[..., novel, :].set(mean).reshape(w.shape)
+    return by_class.at[..., novel, :].set(mean).reshape(weight.shape)
 
 
 def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray, novel: np.ndarray) -> PyTree:
-    """Novel class rows from the shots' features alone; for a cosine classifier.
+    """Class vectors of the novel classes from the features of the shots alone; for a cosine classifier.
 
-    Plain imprinting (the row is the class's mean feature) lets novel classes swallow the base ones: features
-    come out of a ReLU and share a large common direction m, the mean feature of the base shots. So the row of
-    class c is ``cos(a) f_c + sin(a) m`` with f_c the mean shot feature without its part along m, and the angle
-    a, which acts as a bias, the largest at which the row stays below the best wrong base row on `QUIET` of the
-    base shots: there it disturbs no more than the base classes disturb each other.
+    Plain imprinting (Qi et al. 2018: the vector is the mean feature of the class) lets novel classes swallow the base
+    ones: features come out of a ReLU and share a large common direction m, the mean feature of the base shots. So the
+    vector of class c is ``cos(a) f_c + sin(a) m`` with f_c the mean shot feature without its part along m. The angle a
+    acts as a bias. It is the largest at which the class scores less than the best wrong base class on `QUIET` of the
+    base shots: it disturbs no more than the base classes disturb each other.
 
     Args:
-      predictor: with "cls_score" {"kernel" [F, C+1]}.
+      predictor: with "cls_score" {"kernel" [F, C + 1]}.
       features: [n, F] of the shots' ground-truth boxes.
       labels: [n] class ids.
       base, novel: class ids; every one of them has a feature.
@@ -74,7 +82,7 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
     if "bias" in predictor["cls_score"]:
         raise ValueError("fewshot.novel_init='imprint' needs model.detector.classifier='cosine'")
     kernel = np.asarray(predictor["cls_score"]["kernel"], np.float64)
-    x, labels = _unit(np.asarray(features, np.float64)), np.asarray(labels)
+    features, labels = _unit(np.asarray(features, np.float64)), np.asarray(labels)
     missing = np.setdiff1d(np.concatenate([base, novel]), labels)
     if len(missing) or not len(base):
         raise ValueError(
@@ -82,17 +90,17 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
             f"(without one: class ids {missing.tolist()}): use novel_init='finetune'"
         )
     of_base = np.isin(labels, base)
-    m = _unit(x[of_base].mean(0))
-    scores = x[of_base] @ _unit(kernel[:, base], axis=0)
-    wrong = np.where(labels[of_base][:, None] != base[None], scores, -np.inf).max(1)
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 721)
+    base_features, base_labels = features[of_base], labels[of_base]
+    common = _unit(base_features.mean(0))
+    scores = base_features @ _unit(kernel[:, base], axis=0)
+    best_wrong = np.where(base_labels[:, None] != base[None], scores, -np.inf).max(1)
     for c in novel:
-        f = x[labels == c].mean(0)
-        f = _unit(f - (f @ m) * m)
-        answers = np.outer(np.cos(angles), x[of_base] @ f) + np.outer(np.sin(angles), x[of_base] @ m)
-        loud = np.quantile(answers - wrong, QUIET, axis=1) > 0
-        a = angles[~loud].max(initial=angles[0])
-        kernel[:, c] = np.cos(a) * f + np.sin(a) * m
+        mean = features[labels == c].mean(0)
+        own = _unit(mean - (mean @ common) * common)
+        novel_scores = np.outer(np.cos(ANGLES), base_features @ own) + np.outer(np.sin(ANGLES), base_features @ common)
+        too_loud = np.quantile(novel_scores - best_wrong, QUIET, axis=1) > 0
+        angle = ANGLES[~too_loud].max(initial=ANGLES[0])
+        kernel[:, c] = np.cos(angle) * own + np.sin(angle) * common
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 
 

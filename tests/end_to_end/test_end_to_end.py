@@ -86,7 +86,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match="checkpoints/final"):  # all fits, but for the weights
         stages.distill_stage(config, tmp_path)
     config.model.mask.diffusion.prediction, config.fewshot.seed, config.data.context = "v", 2, 0.1
-    refused(r"diffusion.prediction='sigmoid', fewshot.seed=1, data.context=0.0: give the same")
+    refused("data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; .*prediction: 'sigmoid' there, 'v' here")
     theirs.stage = "base"
     (tmp_path / "config.json").write_text(theirs.to_json_best_effort())
     refused("starts from one of stage 2")

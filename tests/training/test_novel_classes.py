@@ -1,4 +1,4 @@
-"""Rows for new classes."""
+"""Weights for new classes."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ def predictor(seed, specific=True):
 
 
 @pytest.mark.parametrize("specific", [True, False])
-def test_take_rows_copies_the_novel_rows_only(specific):
+def test_copy_classes_copies_the_novel_classes_only(specific):
     old, new = predictor(0, specific), predictor(1, specific)
-    out = novel_classes.take_rows(old, new, NEW, C)
+    out = novel_classes.copy_classes(old, new, NEW, C)
     for c in range(C + 1):
         source = new if c in NEW else old
         np.testing.assert_array_equal(out["cls_score"]["kernel"][:, c], source["cls_score"]["kernel"][:, c])
@@ -32,14 +32,14 @@ def test_take_rows_copies_the_novel_rows_only(specific):
         return
     for c in range(C):
         source = new if c in NEW else old
-        s = slice(4 * c, 4 * c + 4)  # all four numbers of a class, unlike iMTFA's combine (fsis_protocol 3.2)
+        s = slice(4 * c, 4 * c + 4)  # all four numbers of a class; iMTFA's combine copies one column of the four
         np.testing.assert_array_equal(out["bbox_pred"]["bias"][s], source["bbox_pred"]["bias"][s])
         np.testing.assert_array_equal(out["bbox_pred"]["kernel"][:, s], source["bbox_pred"]["kernel"][:, s])
 
 
-def test_fresh_rows():
+def test_initialize():
     old = predictor(0)
-    out = novel_classes.fresh_rows(old, jax.random.key(3), BASE, NEW, C)
+    out = novel_classes.initialize(old, jax.random.key(3), BASE, NEW, C)
     kernel = np.asarray(out["cls_score"]["kernel"])
     np.testing.assert_array_equal(kernel[:, BASE], old["cls_score"]["kernel"][:, BASE])
     assert 0.003 < kernel[:, NEW].std() < 0.03

@@ -1,0 +1,125 @@
+"""What a stage inherits from another run, and what it refuses to start from."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import base, distill, fewshot
+from maskdiff_jax import workdir
+from maskdiff_jax.training import compatibility
+
+FOLDER = Path("runs/before")
+
+
+def changed(config, **fields):
+    config = config.unlock()
+    config.update_from_flattened_dict(fields)
+    return config.lock()
+
+
+def test_model_and_classes_are_inherited():
+    before = changed(
+        base.get_config("shapes"),
+        **{"model.mask.unet.width": 8, "model.mask.diffusion.steps": 7, "data.context": 0.1, "data.flip": 0.0},
+    )
+    before = changed(before, **{"data.novel_classes": ("star",)})
+    config = fewshot.get_config("shapes")
+    found = compatibility.inherit(config, before, frozenset(), FOLDER)
+    assert found == {
+        "data.context": 0.1, "data.novel_classes": ("star",), "model.mask.diffusion.steps": 7,
+        "model.mask.unet.width": 8,
+    }  # fmt: skip
+    assert config.model == before.model and config.data.flip == 0.5 and config.is_locked
+    assert not compatibility.stage2_problems(config, workdir.as_json(before))
+    assert compatibility.inherit(config, before, frozenset(), FOLDER) == {}
+
+
+def test_a_given_field_stays_where_it_may():
+    before = changed(base.get_config("shapes"), **{"model.mask.diffusion.p_uncond": 0.2})
+    config = fewshot.get_config("shapes")
+    assert compatibility.inherit(config, before, frozenset({"model.mask.diffusion.p_uncond"}), FOLDER) == {}
+    assert config.model.mask.diffusion.p_uncond == 0.1
+
+
+@pytest.mark.parametrize("name, value", [("model.mask.unet.width", 8), ("data.novel_classes", ("star",))])
+def test_a_given_field_that_cannot_differ_is_named(name, value):
+    config = changed(fewshot.get_config("shapes"), **{name: value})
+    with pytest.raises(ValueError, match=rf"^{name}=.* was given, but the run in runs/before .* it is inherited$"):
+        compatibility.inherit(config, base.get_config("shapes"), frozenset({name}), FOLDER)
+
+
+def test_distillation_keeps_its_own_sampler():
+    before = changed(fewshot.get_config("shapes"), **{"model.mask.diffusion.steps": 50, "model.mask.unet.width": 8})
+    config = distill.get_config("shapes")
+    assert compatibility.inherit(config, before, frozenset(), FOLDER) == {"model.mask.unet.width": 8}
+
+
+@pytest.mark.parametrize("arguments", [("shapes", "shapes_hard"), ("shapes,paper=true,shots=5", "shapes")])
+def test_presets_and_papers_do_not_mix(arguments):
+    with pytest.raises(ValueError, match="runs/before was trained with (preset|paper)="):
+        compatibility.inherit(fewshot.get_config(arguments[1]), base.get_config(arguments[0]), frozenset(), FOLDER)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Writes a config as that of a run, which another is then to start from."""
+
+    def write(config):
+        (tmp_path / "config.json").write_text(config.to_json_best_effort())
+        return tmp_path
+
+    return write
+
+
+def test_stage_2_names_what_differs_and_calls_no_weights_damaged(start):
+    folder = start(base.get_config("shapes"))
+    compatibility.check_start(fewshot.get_config("shapes"), folder)
+    config = changed(fewshot.get_config("shapes"), **{"model.mask.unet.blocks": 3, "data.context": 0.5})
+    with pytest.raises(ValueError) as error:
+        compatibility.check_start(config, folder)
+    text = str(error.value)
+    assert "model.mask.unet.blocks is 1 there and 3 here" in text and "data.context is 0.0 there and 0.5 here" in text
+    assert "damaged" not in text and "delete" not in text
+    with pytest.raises(FileNotFoundError, match="holds no run to start from"):
+        compatibility.check_start(config, folder / "none")
+
+
+def test_stage_2_needs_slots_for_its_shots():
+    before = workdir.as_json(base.get_config("shapes"))
+    problems = compatibility.stage2_problems(fewshot.get_config("shapes,shots=6"), before)
+    assert len(problems) == 1 and "fewshot.shots=6, but its mask head has model.mask.slots=5" in problems[0]
+    config = changed(fewshot.get_config("shapes"), **{"fewshot.novel_init": "zeros"})
+    assert "choose finetune, random, imprint" in compatibility.stage2_problems(config, before)[0]
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"distill.rounds": (3,)}, "starting with half of distill.steps=8"),
+        ({"distill.rounds": (4, 2, 1, 0)}, "each must be half"),
+        ({"distill.rounds": ()}, "without guidance there must be at least one"),
+        ({"distill.rounds": (4,)}, "set sampler=ddim, eta=0.0, steps=4, guidance=1.0"),
+        ({"model.mask.diffusion.eta": 1.0}, "eta=1.0, with guidance=1.0, but .* teaches 2 steps"),
+    ],
+)
+def test_rounds_halve_the_steps_and_are_sampled_as_taught(fields, words):
+    compatibility.check_rounds(distill.get_config("shapes"))
+    with pytest.raises(ValueError, match=words):
+        compatibility.check_rounds(changed(distill.get_config("shapes"), **fields))
+
+
+def test_a_teacher_has_the_same_head_and_shots(start):
+    config = distill.get_config("shapes,shots=2,seed=1")
+    teacher = changed(fewshot.get_config("shapes,shots=2,seed=1"), **{"fewshot.novel_init": "random"})
+    teacher = changed(teacher, **{"model.mask.diffusion.steps": 50, "data.root": "elsewhere"})
+    folder = start(teacher)
+    compatibility.check_teacher(config, folder)
+    config = changed(config, **{"model.mask.diffusion.prediction": "v", "fewshot.seed": 2, "data.context": 0.1})
+    with pytest.raises(ValueError) as error:
+        compatibility.check_teacher(config, folder)
+    assert (
+        "(data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; model.mask.diffusion.prediction: 'sigmoid' "
+        "there, 'v' here): give the same to distill it"
+    ) in str(error.value)
+    with pytest.raises(ValueError, match="is a run of stage 'base': distillation starts from one of stage 2"):
+        compatibility.check_teacher(config, start(base.get_config("shapes")))

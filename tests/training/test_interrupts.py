@@ -1,0 +1,50 @@
+"""The first Ctrl-C or SIGTERM asks to stop, the second one is obeyed."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from maskdiff_jax.training import interrupts
+
+
+@pytest.mark.parametrize("number, name", [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_the_first_signal_asks_to_stop(capsys, number, name):
+    before, stop = signal.getsignal(number), threading.Event()
+    with interrupts.deferred(stop):
+        assert not stop.is_set() and signal.getsignal(number) is not before
+        os.kill(os.getpid(), number)
+        assert stop.is_set()
+        assert signal.getsignal(number) is before  # the second is obeyed at once
+    assert f"{name}: finishing this step and saving it; again {name} stops at once" in capsys.readouterr().err
+
+
+def test_the_second_ctrl_c_is_obeyed():
+    stop = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        with interrupts.deferred(stop):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert stop.is_set()
+
+
+def test_handlers_come_back_after_an_error():
+    before = [signal.getsignal(number) for number in interrupts.SIGNALS]
+    with pytest.raises(ValueError):
+        with interrupts.deferred(threading.Event()):
+            raise ValueError
+    assert before == [signal.getsignal(number) for number in interrupts.SIGNALS]
+
+
+def test_other_threads_get_no_signals():
+    done = []
+
+    def work():
+        with interrupts.deferred(threading.Event()):
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
