@@ -8,19 +8,24 @@ import pytest
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import distillation, mask_heads
 from maskdiff_jax import sampler as sm
-from tests.tiny_mask_head import KEYS, jit, objects, options, some_params, zero_params
+from tests.tiny_mask_head import KEYS, OneBlock, jit, objects, options, some_params, zero_params
 
 
-def saying(head, value):
-    """Parameters of a net that answers `value` everywhere."""
+@pytest.fixture(autouse=True)
+def one_block(monkeypatch):
+    monkeypatch.setattr(mask_heads, "UNet", OneBlock)
+
+
+def constant(head, value):
+    """Parameters of a net that puts out `value` everywhere."""
     params = zero_params(head)
     return params | {"out": params["out"] | {"bias": jnp.full((1,), value)}}
 
 
 @pytest.mark.parametrize(("how", "stride"), [((4, False, 3.0), 1), ((2, True, 1.0), 2)])
-def test_distillation_loss_of_constant_answers(how, stride):
+def test_distillation_loss_of_constant_outputs(how, stride):
     def value(head, student, teacher):
-        given = saying(head, student), saying(head, teacher), KEYS[0], batch
+        given = constant(head, student), constant(head, teacher), KEYS[0], batch
         return float(jit(head.distill(*how))(*given)[0])
 
     def head_of(prediction, b):
@@ -52,18 +57,21 @@ def test_distillation_loss_is_the_distance_to_the_teacher():
     mute = jax.tree_util.tree_map_with_path(
         lambda path, p: jnp.zeros_like(p) if path[-1].key == "class_table" else p, params
     )
+    losses = {
+        how: jit(head.distill(*how)) for how in ((4, False, 1.0), (4, False, 3.0), (2, True, 1.0), (1, True, 1.0))
+    }
     value = {
-        name: float(jit(head.distill(*how))(student, teacher, KEYS[0], batch)[0])
+        name: float(losses[how](student, teacher, KEYS[0], batch)[0])
         for name, how, student, teacher in (
             ("itself", (4, False, 1.0), params, params),
-            ("guidance_interval", (4, False, 3.0), params, params),
-            ("guided by nothing", (4, False, 3.0), mute, mute),
+            ("guided", (4, False, 3.0), params, params),
+            ("guided without a class", (4, False, 3.0), mute, mute),
             ("halved", (2, True, 1.0), params, params),
             ("halved, last step", (1, True, 1.0), zero_params(head), zero_params(head)),
         )
     }
-    assert value["itself"] < 1e-9 and value["guided by nothing"] < 1e-9 and value["halved, last step"] == 0
-    assert min(value["guidance_interval"], value["halved"]) > 1e-7
+    assert value["itself"] < 1e-9 and value["guided without a class"] < 1e-9 and value["halved, last step"] == 0
+    assert min(value["guided"], value["halved"]) > 1e-7
     with pytest.raises(ValueError, match="trailing"):
         mask_heads.diffusion_head(**options(diffusion={"spacing": "even"})).distill(2, True, 1.0)
     with pytest.raises(ValueError, match="nothing to distil"):

@@ -8,7 +8,13 @@ import pytest
 
 from configs import base
 from maskdiff_jax import diffusion, mask_heads, sampler
-from tests.tiny_mask_head import KEYS, M, jit, objects, options, some_params, zero_params
+from maskdiff_jax.nets.unet import UNet
+from tests.tiny_mask_head import KEYS, M, OneBlock, jit, objects, options, some_params, zero_params
+
+
+@pytest.fixture(autouse=True)
+def one_block(monkeypatch):
+    monkeypatch.setattr(mask_heads, "UNet", OneBlock)
 
 
 def predict(head, params, batch, keys=KEYS):
@@ -53,7 +59,7 @@ def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
         "edm": (eps - sigma * y) ** 2,
         "logit": (signal / sigma) ** 2 * (x0 - np.tanh(signal / sigma**2 * y)) ** 2,
     }
-    monkeypatch.setattr(mask_heads.UNet, "apply", lambda self, variables, x, *a, **k: x[..., :1] * 0)
+    monkeypatch.setattr(OneBlock, "apply", lambda self, variables, x, *a, **k: x[..., :1] * 0)
     for name, error in want.items():
         head = mask_heads.diffusion_head(**options(diffusion=PAPER | {"precondition": name, "loss_weight": weight}))
         value, _ = head.loss({}, key, batch, np.full(32, t))
@@ -188,25 +194,22 @@ def test_trajectory():
     np.testing.assert_allclose(y[0], (noise / 0.5 + 1) / 2, rtol=1e-5)
 
 
-def test_input_of_a_weak_signal_has_unit_variance():
+def test_input_of_a_weak_signal_has_unit_variance(monkeypatch):
     """y_t is divided by its deviation, which is b at t = 0 and 1 at the end."""
     head = mask_heads.diffusion_head(**options(diffusion={"signal_scale": 0.1, "timesteps": 1000, "steps": 1}))
     seen = []
-    original = mask_heads.UNet.apply
-    try:
-        mask_heads.UNet.apply = lambda self, variables, x, *a, **k: seen.append(x) or x[..., :1] * 0
-        batch = objects(3)
-        batch = jax.tree.map(lambda a: np.concatenate([a] * 50), batch)
-        for seed in range(3):
-            head.loss({}, jax.random.key(seed), batch)
-    finally:
-        mask_heads.UNet.apply = original
+    apply = lambda self, variables, x, *a, **k: seen.append(x) or x[..., :1] * 0
+    monkeypatch.setattr(OneBlock, "apply", apply)
+    batch = jax.tree.map(lambda a: np.concatenate([a] * 50), objects(3))
+    for seed in range(3):
+        head.loss({}, jax.random.key(seed), batch)
     deviation = np.std([x[..., 0] for x in seen], axis=(0, 2, 3))
     assert 0.7 < deviation.min() and deviation.max() < 1.3
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "plain", "noise"])
-def test_heads_learn_eight_objects(kind):
+def test_heads_learn_eight_objects(kind, monkeypatch):
+    monkeypatch.setattr(mask_heads, "UNet", UNet)
     make = mask_heads.plain_unet_head if kind == "plain" else mask_heads.diffusion_head
     # the paper's loss and sampler: literal, 150 steps would leave it at noise
     paper = PAPER | {"precondition": "logit", "steps": 20} if kind == "noise" else {}
@@ -262,7 +265,8 @@ def test_options_that_do_not_fit_are_refused(changes, match):
 
 
 @pytest.mark.parametrize("preset", ["shapes", "shapes_hard", "coco", "custom", "coco,paper=true"])
-def test_every_preset_builds_a_head(preset):
+def test_every_preset_builds_a_head(preset, monkeypatch):
+    monkeypatch.setattr(mask_heads, "UNet", UNet)
     config = base.get_config(preset).model
     given = {k: v for k, v in config.mask.to_dict().items() if k not in ("head", "min_shots")}
     head = mask_heads.diffusion_head(num_classes=config.num_classes, dtype=config.dtype, **given)

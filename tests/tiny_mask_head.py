@@ -1,12 +1,19 @@
-"""A mask head on 8 px regions, for tests: the options of a preset, shrunk; objects; parameters without zeros."""
+"""A mask head on 8 px regions, for tests: the options of a preset, shrunk; objects; parameters without zeros.
+
+Most of a test's time is compiling the UNet. `OneBlock` replaces it in tests of what surrounds the net:
+monkeypatch.setattr(mask_heads, "UNet", OneBlock).
+"""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from configs import base
+from maskdiff_jax.nets.unet import UNet
+from maskdiff_jax.nets.unet_blocks import ResBlock, conv
 from maskdiff_jax.types import MaskBatch
 
 M = 8
@@ -53,3 +60,16 @@ def some_params(head, seed=0):
 
 
 KEYS = jax.random.split(jax.random.key(7), 4)
+
+
+class OneBlock(UNet):
+    """A `UNet` of the stem, one residual block and the output alone, with the same arguments and names."""
+
+    @nn.compact
+    def __call__(self, x, t, classes=None, *, key=None, vectors=None):
+        onehot = jax.nn.one_hot(classes, self.num_classes) if self.num_classes and classes is not None else None
+        emb = self._embed(t) if vectors is None else None
+        h = conv(x.astype(self.dtype), self.width, 3, "stem", dtype=self.dtype)
+        options = (self.groups, self.scale_shift, self.num_classes, "", self.dropout, self.dtype)
+        own = None if vectors is None else vectors["output1_res"]
+        return self._out(ResBlock(self.width, *options, name="output1_res")(h, emb, onehot, key, own))
