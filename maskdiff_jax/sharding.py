@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis, ``data``; states on every device, batches split over them."""
+"""Where arrays are: one mesh axis, ``data``; states on every device, batches split over the devices."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first ``devices`` devices, 0 = all.
 
     Raises:
-      ValueError: more devices wanted than there are.
+      ValueError: there are fewer devices.
     """
     have = jax.devices()
     if devices > len(have):
@@ -38,15 +38,15 @@ def divide(mesh: Mesh, count: int) -> list[Mesh]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The first axis divided over the devices."""
+    """Sharding of an array whose first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Host arrays -> device arrays divided over the mesh (started at once, not waited for)."""
+    """Host arrays -> device arrays divided over the mesh; the transfer runs in the background."""
     return jax.device_put(batch, split(mesh))

@@ -1,4 +1,4 @@
-"""The vocabulary: what the parts of the package hand to each other.
+"""The types that the parts of the package hand to each other.
 
 Shape letters, the same everywhere: B images or objects in a batch, N ground-truth slots, A anchors,
 P proposals, R sampled RoIs, D detections, C classes, K shots, M mask side, T diffusion steps,
@@ -22,7 +22,7 @@ class Instances(NamedTuple):
 
     boxes: Float[Array, "B N 4"]  # xyxy, inside the image; zeros in padding
     classes: Int[Array, "B N"]  # 0..C-1; -1 in padding
-    ignore: Bool[Array, "B N"]  # a known object that is neither a target nor background here
+    ignore: Bool[Array, "B N"]  # a known object that is neither foreground nor background here
 
 
 class Batch(NamedTuple):
@@ -31,9 +31,9 @@ class Batch(NamedTuple):
     image: UInt8[Array, "B H W 3"]  # RGB 0..255
     image_hw: Int[Array, "B 2"]  # height, width of the image without padding
     original_hw: Int[Array, "B 2"]  # height, width of the image as stored
-    image_id: Int[Array, " B"]  # COCO image id; -1 for an image that only fills the batch
+    image_id: Int[Array, " B"]  # COCO image id; -1 for padding of the batch
     instances: Instances
-    # The pixels that mask regions are cut from; only in evaluation batches. Long side at most
+    # What mask regions are cropped from; in evaluation batches alone. Long side at most
     # `region_long_side`, never enlarged.
     region_image: UInt8[Array, "B Hr Wr 3"] | None = None
     region_hw: Int[Array, "B 2"] | None = None  # height, width of that image without padding
@@ -64,7 +64,7 @@ class Detections(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a training step changes."""
+    """What a training step changes."""
 
     step: Int[Array, ""]  # steps done in this phase
     params: PyTree  # {"detector": ..., "mask_head": ...}, float32

@@ -1,4 +1,4 @@
-"""The training loop: one for both stages and for every part that is trained.
+"""The training loop, the same for every phase of every stage.
 
 The order inside: step, write numbers, save, advance. A phase ends with the EMA of its weights, from which the next
 one starts.
@@ -33,12 +33,12 @@ class Loader(Protocol):
         ...
 
     def set_state(self, state: Any) -> None:
-        """Goes to a position."""
+        """Resumes at a position."""
         ...
 
 
 class Phase(NamedTuple):
-    """One thing to train."""
+    """What is trained with one loss, and for how long."""
 
     name: str
     steps: int
@@ -46,7 +46,7 @@ class Phase(NamedTuple):
     loader: Loader
     patterns: list[tuple[str, str]]  # parameter name -> label of an optimizer, or frozen
     configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
-    unit_columns: frozenset[str] = frozenset()  # parameters whose columns keep length 1, see `optim.unit_columns`
+    unit_columns: frozenset[str] = frozenset()  # parameters whose columns have length 1, see `optim.unit_columns`
 
 
 class Interrupted(Exception):
@@ -54,7 +54,7 @@ class Interrupted(Exception):
 
 
 class PairLoader:
-    """Two loaders walked in step, as one."""
+    """Two loaders as one, whose batches are pairs."""
 
     def __init__(self, first: Loader, second: Loader):
         self._both = (first, second)

@@ -1,7 +1,7 @@
-"""Optimizers, learning-rate schedules, frozen parameters by name, running means of weights.
+"""Optimizers, learning-rate schedules, frozen parameters by name, EMA of weights.
 
-Trainable parameters travel as a flat dict ``{"path/to/leaf": array}``: what is not in it gets no gradient,
-no optimizer state and no memory for either.
+Trainable parameters are a flat dict ``{"path/to/leaf": array}``: what is not in it gets no gradient, no optimizer
+state and no memory for either.
 """
 
 import re
@@ -56,11 +56,13 @@ def overlay(params: Any, flat: Mapping[str, Any]) -> dict:
 
 
 def make_schedule(*, steps: int, lr: float, schedule: str, decay_at: Sequence[float], warmup: int):
-    """Learning rate of a step: linear warm-up from 0.001 lr (detectron2), then one of three courses.
+    """Learning rate of a step: linear warm-up from 0.001 lr (detectron2's WARMUP_FACTOR), then one of three schedules.
 
     Args:
       steps: length of the phase.
-      lr: peak.
+      lr: at the peak.
+      decay_at: see ``schedule``.
+      warmup: steps of the warm-up; 0 = none.
       schedule: "step" (times 0.1 at each of ``decay_at``, shares of the steps), "cosine" (to 0), "constant".
 
     Raises:
@@ -113,7 +115,7 @@ def make_optimizer(
 def unit_columns(flat: Mapping[str, Any], names: Collection[str]) -> dict:
     """Scales the columns of some matrices to length 1, as TFA does before every forward pass.
 
-    A cosine classifier looks at directions only, so its gradient is orthogonal to each column and every step makes
+    A cosine classifier sees directions alone, so its gradient is orthogonal to each column and every step makes
     the column longer or, seen through a learning rate that is relative to its length, slower; nothing pulls the
     length back. TFA overwrites the weight by its normalized version in each forward pass (fsdet
     modeling/roi_heads/fast_rcnn.py, `CosineSimOutputLayers`); the equivalent here is this projection, before the
@@ -135,15 +137,16 @@ def unit_columns(flat: Mapping[str, Any], names: Collection[str]) -> dict:
 
 
 def combine(optimizers: Mapping[str, optax.GradientTransformation], labels: Mapping[str, str]):
-    """One optimizer over a flat dict of trainable leaves, each label with its own rule."""
+    """One optimizer over a flat dict of trainable parameters, each label with its own rule."""
     trained = {k: v for k, v in labels.items() if v != FROZEN}
     return optax.multi_transform(dict(optimizers), trained)
 
 
 def ema_update(ema: Any, new: Any, decay: float, step: jax.Array) -> Any:
-    """Running mean after optimizer step number ``step`` (from 0), decay warmed up by (1+n)/(10+n).
+    """EMA after optimizer step number ``step`` (from 0); the decay is warmed up as (1 + n) / (10 + n), as TensorFlow's
+    ExponentialMovingAverage does with ``num_updates``.
 
-    Without warm-up a tenth of the mean would still be initial weights after 20k steps at 0.9999.
+    Without warm-up a tenth of the EMA would still be initial weights after 20k steps at 0.9999.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda e, x: d * e + (1.0 - d) * x, ema, new)

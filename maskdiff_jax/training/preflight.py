@@ -1,4 +1,4 @@
-"""What can go wrong hours or days after training starts and can be seen before: settings, disk, data of later steps."""
+"""Checks before training of what would fail hours or days later: settings, disk space, data of later steps."""
 
 import shutil
 from collections import Counter
@@ -20,21 +20,21 @@ from maskdiff_jax.training.side_by_side import make_meshes
 PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
 SHOTS = (1, 5, 10)  # the K of the paper's tables
 NAMED = 3  # classes that a note names
-BYTES = 4  # of a float32 parameter, moment or mean
+BYTES = 4  # of a float32: a parameter, its EMA, a moment
 
 
 def check(config: ConfigDict, workdir: str | Path) -> list[str]:
-    """Looks at everything that needs no training and would stop this run, or the ones after it, late.
+    """Checks what needs no training and would stop this run, or the ones after it, late.
 
     Args:
       config: of the run, as ``train.run`` takes it.
       workdir: where its checkpoints will go.
 
     Returns:
-      Notes about later steps: what they will not be able to do with these data.
+      Notes about later steps: what these data will not allow.
 
     Raises:
-      FileNotFoundError: the test split is missing, on which the run would be evaluated.
+      FileNotFoundError: the test split is missing.
       ValueError: an unknown optimizer or schedule, a batch that the devices cannot share, other classes in the test
         split than in the training split; in the literal preset a class with fewer objects than its K.
       OSError: the checkpoints do not fit on the disk.
@@ -42,27 +42,30 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
     _check_phases(config)
     _check_disk(config, Path(workdir))
     if config.data.source in scenes.LEVELS:
-        return []  # made to measure
+        return []  # scenes are made as the config asks
     return _check_data(config)
 
 
 def _check_phases(config: ConfigDict) -> None:
-    """Optimizers and batches of all phases, of which the last starts after the first has trained for days."""
+    """Optimizers and batches of all phases: the last may start after the first has trained for days."""
     devices = make_meshes(config)[0].size
     fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
     for name in PHASES[config.stage]:
-        p = config.train[name]
-        if not p.steps:
+        phase = config.train[name]
+        if not phase.steps:
             continue
         try:
-            optim.make_optimizer(steps=p.steps, **{f: p[f] for f in fields})
+            optim.make_optimizer(steps=phase.steps, **{field: phase[field] for field in fields})
         except ValueError as error:
             raise ValueError(f"train.{name}: {error}") from error
-        if p.batch < 1 or p.base_batch < 1:
-            raise ValueError(f"train.{name} has batch={p.batch}, base_batch={p.base_batch}: both must be at least 1")
-        if p.batch % devices:
+        if phase.batch < 1 or phase.base_batch < 1:
             raise ValueError(
-                f"train.{name}.batch={p.batch} cannot be divided by {devices} devices: set a multiple, or train.devices"
+                f"train.{name} has batch={phase.batch}, base_batch={phase.base_batch}: both must be at least 1"
+            )
+        if phase.batch % devices:
+            raise ValueError(
+                f"train.{name}.batch={phase.batch} cannot be divided by {devices} devices: set a multiple of that, or "
+                "train.devices"
             )
 
 
@@ -71,14 +74,14 @@ def _check_disk(config: ConfigDict, workdir: Path) -> None:
     if free < need:
         raise OSError(
             f"{workdir}: the checkpoints take up to {need / 1e9:.2f} GB ({config.train.keep} of train.keep and the one "
-            f"that is being written), but only {free / 1e9:.2f} GB are free: make room, or lower train.keep"
+            f"that is being written), but only {free / 1e9:.2f} GB are free: free some space, or lower train.keep"
         )
 
 
 def checkpoint_bytes(config: ConfigDict) -> int:
-    """What a run takes on disk at most, bytes: the kept states of its largest phase, one more, the final weights.
+    """Disk space that a run needs at most, bytes: the kept states of its largest phase, one more, the final weights.
 
-    A state holds all parameters and, for each trained one, its mean (EMA) and one or two moments.
+    A state holds all parameters and, for each trained one, its EMA and one or two moments.
     """
     leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
     sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
@@ -110,13 +113,17 @@ def _check_data(config: ConfigDict) -> list[str]:
 
 
 def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter) -> list[str]:
-    """Which K stage 2 cannot have, given how many objects each class has; for paper=true, which has one K, an error."""
-    s, notes = config.fewshot, []
-    for shots in [s.shots] if config.paper else SHOTS:
-        levels = tfa.LEVELS.get(s.sampler, (shots,))
+    """The K that stage 2 cannot have, given how many objects each class has.
+
+    Raises:
+      ValueError: with paper=true, whose mask head serves one K.
+    """
+    sampler, notes = config.fewshot.sampler, []
+    for shots in [config.fewshot.shots] if config.paper else SHOTS:
+        levels = tfa.LEVELS.get(sampler, (shots,))
         if shots not in levels:
             notes.append(
-                f"stage 2 with {shots} shots: fewshot.sampler={s.sampler} samples {', '.join(map(str, levels))} only; "
+                f"stage 2 with {shots} shots: fewshot.sampler={sampler} samples {', '.join(map(str, levels))} only; "
                 "instances samples any number"
             )
         short = [f"{name} {count[i]}" for i, name in categories.items() if count[i] < shots]
@@ -132,6 +139,6 @@ def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or the nearest parent that exists."""
     folder = folder.absolute()
     return next(p for p in (folder, *folder.parents) if p.exists())

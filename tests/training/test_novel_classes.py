@@ -58,8 +58,8 @@ def test_imprint_keeps_base_answers_and_finds_novel_shots():
     x = np.maximum(common + own[labels] + 0.3 * rng.normal(size=(len(labels), f)), 0)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     centered = unit - unit[labels < 4].mean(0)
-    rows = np.stack([centered[labels == c].mean(0) for c in range(classes)], 1)
-    kernel = np.concatenate([rows, -unit.mean(0)[:, None]], 1)
+    vectors = np.stack([centered[labels == c].mean(0) for c in range(classes)], 1)
+    kernel = np.concatenate([vectors, -unit.mean(0)[:, None]], 1)
     kernel[:, new] = 0.0
     out = novel_classes.imprint({"cls_score": {"kernel": jnp.asarray(kernel)}}, x, labels, base, new)["cls_score"][
         "kernel"

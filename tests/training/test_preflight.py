@@ -1,4 +1,4 @@
-"""What would stop a run late is said before it trains."""
+"""What would stop a run late is an error before it trains."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_the_test_split(custom, tmp_path):
     (tmp_path / "test.json").unlink()
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "test.json")):
         preflight.check(custom, tmp_path)
-    custom.data.test_json = ""  # nobody wants to test
+    custom.data.test_json = ""  # a dataset without a test split
     assert preflight.check(custom, tmp_path) == []
 
 
@@ -137,7 +137,7 @@ def test_room_for_checkpoints(tmp_path, monkeypatch):
         if fits:
             preflight.check(config, folder)
         else:
-            with pytest.raises(OSError, match="make room, or lower train.keep"):
+            with pytest.raises(OSError, match="free some space, or lower train.keep"):
                 preflight.check(config, folder)
 
 

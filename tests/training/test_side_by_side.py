@@ -88,7 +88,7 @@ def test_the_same_weights_and_log(tmp_path):
     reached = {"detector": threading.Event(), "mask_head": threading.Event()}
 
     def meet(mine, other):
-        def before(n, stop):  # both must be half-way before either goes on
+        def before(n, stop):  # each waits here for the other
             if n == STEPS // 2:
                 reached[mine].set()
                 assert reached[other].wait(60), "the parts are not trained at the same time"
