@@ -1,7 +1,6 @@
 """The whole run, tiny, through the scripts that a user calls: train, train, evaluate, export, sample, report."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from PIL import Image
 
 from configs import distill, fewshot
 from maskdiff_jax.training import stages
+from tests import scripts
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -26,10 +26,9 @@ TINY = {
 }  # fmt: skip
 
 
-def launch(script, *flags, cwd, ok=True):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    command = [sys.executable, str(ROOT / "launch" / f"{script}.py"), *map(str, flags)]
-    out = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+def launch(script, *flags, cwd, ok=True, run=scripts.call):
+    """Runs a script; `run=scripts.start` does it in a process of its own, which each script must pass once."""
+    out = run(script, *flags, cwd=cwd)
     if ok:
         assert out.returncode == 0, out.stderr[-3000:]
     else:
@@ -47,7 +46,7 @@ def flags(folder, config, **changes):
 def trained(tmp_path_factory):
     """A folder in which both stages were trained and stage 2 was evaluated."""
     folder = tmp_path_factory.mktemp("run")
-    launch("train", *flags(folder, "base.py"), cwd=folder)
+    launch("train", *flags(folder, "base.py"), cwd=folder, run=scripts.start)
     launch("train", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
     launch("evaluate", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
     return folder
@@ -124,7 +123,7 @@ def test_metrics_describe_themselves(trained):
 
 def test_evaluation_again_gives_the_same(trained):
     before = json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"]
-    launch("evaluate", *flags(trained, "fewshot.py:shots=2,seed=1"), cwd=trained)
+    launch("evaluate", *flags(trained, "fewshot.py:shots=2,seed=1"), cwd=trained, run=scripts.start)
     assert json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"] == before
 
 
@@ -159,7 +158,7 @@ def test_finished_run_is_not_repeated(trained):
 
 
 def test_export_and_sample(trained):
-    launch("export", *flags(trained, "fewshot.py:shots=2,seed=1"), "--output", "model", cwd=trained)
+    launch("export", *flags(trained, "fewshot.py:shots=2,seed=1"), "--output", "model", cwd=trained, run=scripts.start)
     rng = np.random.default_rng(0)
     for name, size in (("a", (128, 128)), ("b", (200, 90))):
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(trained / f"{name}.png")
@@ -202,8 +201,7 @@ def test_interrupted_training_goes_on(trained, tmp_path):
     """
     shutil.copytree(trained / "data", tmp_path / "data")
     command = [sys.executable, "-c", STOPPED, str(ROOT), *flags(tmp_path, "base.py")]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    out = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert "Stopped" in out.stderr, out.stderr[-2000:]
     assert (tmp_path / "runs/base-shapes/checkpoints/detector/2").is_dir()
     launch("train", *flags(tmp_path, "base.py"), cwd=tmp_path)
@@ -232,7 +230,7 @@ def test_quickstart_ends_with_a_report_and_repeats_itself(tmp_path):
 STOPPED = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from maskdiff_jax import writer
+from maskdiff_jax.training import metric_writer as writer
 class Stopped(Exception): pass
 def write(self, step, metrics, old=writer.MetricWriter.write):
     old(self, step, metrics)
