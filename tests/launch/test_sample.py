@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
+from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.inference import export
 from tests import launched, tiny
 
@@ -57,10 +58,12 @@ def test_mistakes_are_one_sentence(exported, arguments, words, tmp_path):
     assert done.code in (1, 2) and words in done.err and done.err.strip().count("\n") == 0, done
 
 
-def test_a_sampler_field_may_change(exported, tmp_path):
-    image = save_image(tmp_path / "one.png", 64, 64)
+def test_a_run_folder_with_another_sampler(tmp_path):
+    run, image = tiny.write_run(tmp_path / "run"), save_image(tmp_path / "one.png", 64, 64)
     done = launched.run(
-        "sample", f"--model={exported}", image, f"--output={tmp_path / 'out'}", "--min_score=1",
+        "sample", f"--workdir={run}", image, f"--output={tmp_path / 'out'}", "--min_score=0", "--rescore",
         "--config.model.mask.diffusion.steps=1",
     )  # fmt: skip
-    assert (done.code, done.err) == (0, "") and "no object found" in done.out
+    assert done.code == 0, done
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results) == 4 and {r["category_name"] for r in results} <= set(scenes.NAMES)
