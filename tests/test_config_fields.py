@@ -1,12 +1,14 @@
 """The rules cover every field of every config, and say what is wrong with a value."""
 
 import copy
+import random
 
 import pytest
 
 from configs import base, distill, fewshot
 from maskdiff_jax import config_fields
-from maskdiff_jax.workdir import as_json
+from maskdiff_jax.workdir import as_json, read_config
+from tests.mutations import MUTATIONS, mutated
 
 CONFIGS = [
     *(base.get_config(x) for x in ("shapes", "shapes_hard,paper=true", "coco,paper=true,shots=10", "custom")),
@@ -71,3 +73,17 @@ def test_deep_nesting_and_long_values_are_cut_short():
         deep = [deep]
     assert "nested too deeply" in changed("data.novel_classes", [deep])
     assert len(changed("data.root", "x" * 10**6)) < 200
+
+
+def test_mutated_run_configs(tmp_path):
+    """A valid config or one sentence that names the file; MASKDIFF_FUZZ=1000 tries more of them."""
+    document = as_json(base.get_config("shapes"))
+    for seed in range(MUTATIONS):
+        (tmp_path / "config.json").write_text(mutated(document, random.Random(seed)))
+        try:
+            config = read_config(tmp_path)
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path / 'config.json'} "), seed
+            assert "\n" not in str(error) and len(str(error)) < 1000, seed
+        else:
+            assert config_fields.find_problem(config.to_dict()) == "", seed
