@@ -13,7 +13,7 @@ from maskdiff_jax.pretrained import files
 from tests.pretrained import third_party_files as written
 from tests.pretrained import third_party_names as names
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 50))
+EXAMPLES = int(os.environ.get("MASKDIFF_FUZZ", 50))
 
 
 def write(tmp_path, data, name="weights.bin"):

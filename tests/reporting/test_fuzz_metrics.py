@@ -1,6 +1,6 @@
 """Mutated metrics.json, metrics.jsonl and pictures: a whole page, or one sentence that names the file and the fix.
 
-FUZZ_EXAMPLES=1000 tries more than the default.
+MASKDIFF_FUZZ=1000 tries more than the default.
 """
 
 import copy
@@ -14,7 +14,7 @@ import pytest
 from maskdiff_jax.reporting import charts, report, runs
 from tests.reporting.example_runs import document, log_lines, read_page, write_run
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 50))
+EXAMPLES = int(os.environ.get("MASKDIFF_FUZZ", 50))
 VALUES = (
     None, True, -1, 0, 3, 2.5, 101.0, -0.5, 1e300, 10**400, 2**63, math.nan, -math.inf, "", "base", "fewshot", "7",
     "a\nb", "\ud800", "\0", "$x^{", "<b>", "x" * 5000, [], {}, [None], [1, 2, 3], ["star"], {"iou": [0.5]}, {"": None},
