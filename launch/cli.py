@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +18,9 @@ YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 WHICH_CONFIG = "which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)"
 
 from absl import app, flags, logging  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
-from maskdiff_jax import config_fields  # noqa: E402
+from launch import run_config  # noqa: E402
 
 
 def define_flags() -> None:
@@ -41,116 +40,6 @@ def reject_arguments(argv: list[str]) -> None:
     """Raises ValueError when there are arguments other than flags."""
     if len(argv) > 1:
         raise ValueError(f"unknown argument '{argv[1]}': flags look like --workdir=FOLDER, see --help")
-
-
-def default_workdir(config: ConfigDict) -> Path:
-    """The folder of a run of this config when no other is given."""
-    name = f"{config.stage}-{config.preset}"
-    if config.paper:
-        name += "-paper"
-        if config.stage == "base":  # the literal mask head is built for one K
-            name += f"-{config.model.mask.slots}shot"
-    if config.stage != "base":
-        name += f"-{config.fewshot.shots}shot-seed{config.fewshot.seed}"
-    return Path("runs") / name
-
-
-def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
-    """Reads a config file and changes fields of it.
-
-    Args:
-      file: as ``--config`` takes it, with an argument behind a colon.
-      overrides: arguments ``--config.a.b=value``.
-
-    Returns:
-      The locked config, and the names of the fields that were given explicitly.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: an unknown field, a value of the wrong type, or an error of the file itself.
-    """
-    define = partial(config_flags.DEFINE_config_file, "config", None)
-    config, values = _parsed(define, [f"--config={file}", *overrides])
-    given = set(config_flags.get_override_values(values["config"]))
-    if re.search(r"[:,]\s*weights=", file):
-        given.add("weights")
-    return config, frozenset(given)
-
-
-def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """A locked copy of a config with fields changed by arguments ``--config.a.b=value``.
-
-    Raises:
-      ValueError: an unknown field, or a value of the wrong type.
-    """
-    define = partial(config_flags.DEFINE_config_dict, "config", config.copy_and_resolve_references())
-    return _parsed(define, overrides)[0]
-
-
-def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.FlagValues]:
-    """Defines and parses a config flag of ml_collections; its errors become one sentence."""
-    for argument in arguments:
-        field = re.match(r"--config\.([\w.]+)", argument)
-        if field and field[1] in config_fields.RENAMED:
-            raise ValueError(f"config.{field[1]} is now called config.{config_fields.RENAMED[field[1]]}")
-    values, argv = flags.FlagValues(), ["config", *arguments]
-    try:
-        define(flag_values=values, sys_argv=argv, lock_config=True)
-        values(argv)
-    except (flags.Error, OSError) as error:
-        raise ValueError(_last_line(error)) from error
-    except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
-        text = str(error.args[0]) if error.args else repr(error)
-        raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
-    try:
-        config = values.config.lock()  # ml_collections raises here when there is no such file
-    except OSError as error:
-        raise FileNotFoundError(f"cannot read the config file: {_last_line(error)}") from error
-    if problem := config_fields.find_problem(config.to_dict()):
-        raise ValueError(f"config: {problem}")
-    return config, values
-
-
-def _last_line(error: Exception) -> str:
-    """ml_collections puts the traceback of a config file into its message: the last line says what is wrong."""
-    last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
-    return last.removeprefix("ValueError: ")
-
-
-def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigDict:
-    """Fills what depends on other fields: where a later stage starts from and what it inherits, the number of classes.
-
-    Args:
-      config: is changed.
-      given: the fields that were given explicitly; they are not inherited.
-
-    Raises:
-      ValueError: a field was given that must be as in the run that this one starts from.
-    """
-    if config.stage != "base":
-        if not config.init_from:
-            before = config.copy_and_resolve_references().unlock()
-            before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
-            config.init_from = str(default_workdir(before))
-        inherit(config, given)
-    if config.model.num_classes == 0:
-        from maskdiff_jax.data import pipeline
-
-        config.model.num_classes = len(pipeline.open_split(config.data, "train").categories)
-    return config
-
-
-def inherit(config: ConfigDict, given: frozenset[str]) -> None:
-    """Takes model and classes from the run that a stage starts from, and prints what that changes."""
-    from maskdiff_jax import workdir
-    from maskdiff_jax.training import compatibility
-
-    folder = Path(config.init_from)
-    if not (folder / workdir.CONFIG).is_file():
-        return  # `train.run` says so
-    changed = compatibility.inherit(config, workdir.read_config(folder), given, folder)
-    if changed:
-        print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)
 
 
 def set_up_jax(mask_size: int = 0) -> None:
@@ -180,7 +69,10 @@ def _quiet() -> None:
 
 
 def run(
-    main: Callable[..., object], *, takes_files: bool = False, folder: Callable[[ConfigDict], Path] = default_workdir
+    main: Callable[..., object],
+    *,
+    takes_files: bool = False,
+    folder: Callable[[ConfigDict], Path] = run_config.default_workdir,
 ) -> None:
     """For a script that makes a run: parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``.
 
@@ -197,9 +89,9 @@ def run(
             reject_arguments(argv)
         if not flags.FLAGS.config:
             raise ValueError(WHICH_CONFIG)
-        config, given = read_config(flags.FLAGS.config, overrides)
+        config, given = run_config.read_config(flags.FLAGS.config, overrides)
         _quiet()
-        config = complete(config, given)
+        config = run_config.complete(config, given)
         set_up_jax(config.model.mask.size)
         workdir = flags.FLAGS.workdir
         main(config, Path(workdir) if workdir else folder(config), *([argv[1:]] if takes_files else []))
@@ -219,7 +111,7 @@ def run_trained(main: Callable[[ConfigDict, Path], object]) -> None:
     def start(argv: list[str]) -> None:
         _quiet()
         folder = trained_folder(argv[1:], overrides)
-        config = trained_config(folder, overrides)
+        config = run_config.trained_config(folder, overrides)
         set_up_jax(config.model.mask.size)
         main(config, folder)
 
@@ -232,8 +124,6 @@ def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
     Raises:
       ValueError: none, several, or a run of another preset or stage than ``--config`` says.
     """
-    from maskdiff_jax import workdir
-
     file, own = flags.FLAGS.config, flags.FLAGS.workdir
     folders = [*arguments, *([own] if own else [])]
     if len(folders) > 1:
@@ -242,38 +132,10 @@ def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
         if not folders:
             raise ValueError("which run? give its folder, e.g. runs/base-shapes")
         return Path(folders[0])
-    config, _ = read_config(file, overrides)
-    folder = Path(folders[0]) if folders else default_workdir(config)
-    theirs = workdir.read_config(folder)
-    same = ["stage", "preset", "paper"] + (["fewshot.shots", "fewshot.seed"] if config.stage != "base" else [])
-    for name in same:
-        one, other = (_field(c, name) for c in (config, theirs))
-        if one != other:
-            raise ValueError(
-                f"{folder} holds a run with {name}={other!r}, but --config says {one!r}: leave --config out, the "
-                "folder has its own"
-            )
+    config, _ = run_config.read_config(file, overrides)
+    folder = Path(folders[0]) if folders else run_config.default_workdir(config)
+    run_config.check_same_run(folder, config)
     return folder
-
-
-def trained_config(folder: Path, overrides: list[str]) -> ConfigDict:
-    """The config of a trained run, with changes to what may differ after training.
-
-    Raises:
-      FileNotFoundError: there is no run in the folder.
-      ValueError: a field that does not exist, or that trained weights depend on.
-    """
-    from maskdiff_jax import workdir
-
-    config = override(workdir.read_config(folder), overrides)
-    workdir.check(folder, config)
-    return config
-
-
-def _field(config: ConfigDict, name: str) -> object:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = None) -> None:
@@ -291,7 +153,7 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
-            raise ValueError(_last_line(error)) from error
+            raise ValueError(run_config.last_line(error)) from error
 
     try:
         app.run(start, flags_parser=parse)
@@ -299,6 +161,10 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
         _fail(error, 2)
     except (FloatingPointError, OSError) as error:
         _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(MemoryError("out of memory: lower the batch (--config.train.*.batch, eval.batch, eval.mask_batch)"), 1)
     except KeyboardInterrupt as stop:
         _fail(KeyboardInterrupt(str(stop) or "stopped: run the same command again to finish"), 1)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from launch import cli
+from launch import cli, run_config
 
 _MODEL = flags.DEFINE_string("model", "", "Folder of the model; the same as naming it as the first argument.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as --model.")
@@ -70,7 +70,7 @@ def _load(folder: Path, overrides: list[str]) -> Any:
     from maskdiff_jax.inference import predictor
 
     theirs = predictor.read_config(folder)
-    config = cli.override(theirs, overrides)
+    config = run_config.override(theirs, overrides)
     workdir.check_changes(theirs, config, folder)
     cli.set_up_jax(config.model.mask.size)
     return predictor.load(

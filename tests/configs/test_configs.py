@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, fewshot
-from launch import cli
+from launch import run_config
 from maskdiff_jax import config_fields, workdir
 from maskdiff_jax.training.compatibility import stage2_problems
 
@@ -51,8 +51,12 @@ def test_every_k_of_the_paper_has_a_stage_1(shots):
     assert stage2_problems(second, json.loads(first.to_json_best_effort())) == []
     for c in (first, second):
         assert c.model.mask.slots == c.model.mask.min_shots == shots
-    assert cli.complete(second).init_from == str(cli.default_workdir(first)) == f"runs/base-coco-paper-{shots}shot"
-    assert cli.default_workdir(second) == Path(f"runs/fewshot-coco-paper-{shots}shot-seed0")
+    assert (
+        run_config.complete(second).init_from
+        == str(run_config.default_workdir(first))
+        == f"runs/base-coco-paper-{shots}shot"
+    )
+    assert run_config.default_workdir(second) == Path(f"runs/fewshot-coco-paper-{shots}shot-seed0")
 
 
 def test_the_literal_reading_is_literal():

@@ -1,0 +1,157 @@
+"""The config of a run: read from a config file or a run folder, changed by arguments, completed from other runs.
+
+jax is imported by functions alone, after `cli` has set its environment.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from maskdiff_jax import config_fields
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """The folder of a run of this config when no other is given."""
+    name = f"{config.stage}-{config.preset}"
+    if config.paper:
+        name += "-paper"
+        if config.stage == "base":  # the literal mask head is built for one K
+            name += f"-{config.model.mask.slots}shot"
+    if config.stage != "base":
+        name += f"-{config.fewshot.shots}shot-seed{config.fewshot.seed}"
+    return Path("runs") / name
+
+
+def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
+    """Reads a config file and changes fields of it.
+
+    Args:
+      file: as ``--config`` takes it, with an argument behind a colon.
+      overrides: arguments ``--config.a.b=value``.
+
+    Returns:
+      The locked config, and the names of the fields that were given explicitly.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: an unknown field, a value of the wrong type, or an error of the file itself.
+    """
+    define = partial(config_flags.DEFINE_config_file, "config", None)
+    config, values = _parsed(define, [f"--config={file}", *overrides])
+    given = set(config_flags.get_override_values(values["config"]))
+    if re.search(r"[:,]\s*weights=", file):
+        given.add("weights")
+    return config, frozenset(given)
+
+
+def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A locked copy of a config with fields changed by arguments ``--config.a.b=value``.
+
+    Raises:
+      ValueError: an unknown field, or a value of the wrong type.
+    """
+    define = partial(config_flags.DEFINE_config_dict, "config", config.copy_and_resolve_references())
+    return _parsed(define, overrides)[0]
+
+
+def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.FlagValues]:
+    """Defines and parses a config flag of ml_collections; its errors become one sentence."""
+    for argument in arguments:
+        field = re.match(r"--config\.([\w.]+)", argument)
+        if field and field[1] in config_fields.RENAMED:
+            raise ValueError(f"config.{field[1]} is now called config.{config_fields.RENAMED[field[1]]}")
+    values, argv = flags.FlagValues(), ["config", *arguments]
+    try:
+        define(flag_values=values, sys_argv=argv, lock_config=True)
+        values(argv)
+    except (flags.Error, OSError) as error:
+        raise ValueError(last_line(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
+        text = str(error.args[0]) if error.args else repr(error)
+        raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
+    try:
+        config = values.config.lock()  # ml_collections raises here when there is no such file
+    except OSError as error:
+        raise FileNotFoundError(f"cannot read the config file: {last_line(error)}") from error
+    if problem := config_fields.find_problem(config.to_dict()):
+        raise ValueError(f"config: {problem}")
+    return config, values
+
+
+def last_line(error: Exception) -> str:
+    """ml_collections puts the traceback of a config file into its message: the last line says what is wrong."""
+    last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
+    return last.removeprefix("ValueError: ")
+
+
+def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigDict:
+    """Fills what depends on other fields: where a later stage starts from and what it inherits, the number of classes.
+
+    Args:
+      config: is changed.
+      given: the fields that were given explicitly; they are not inherited.
+
+    Raises:
+      ValueError: a field was given that must be as in the run that this one starts from.
+    """
+    if config.stage != "base":
+        if not config.init_from:
+            before = config.copy_and_resolve_references().unlock()
+            before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
+            config.init_from = str(default_workdir(before))
+        inherit(config, given)
+    if config.model.num_classes == 0:
+        from maskdiff_jax.data import pipeline
+
+        config.model.num_classes = len(pipeline.open_split(config.data, "train").categories)
+    return config
+
+
+def inherit(config: ConfigDict, given: frozenset[str]) -> None:
+    """Takes model and classes from the run that a stage starts from, and prints what that changes."""
+    from maskdiff_jax import workdir
+    from maskdiff_jax.training import compatibility
+
+    folder = Path(config.init_from)
+    if not (folder / workdir.CONFIG).is_file():
+        return  # `train.run` says so
+    changed = compatibility.inherit(config, workdir.read_config(folder), given, folder)
+    if changed:
+        print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)
+
+
+def check_same_run(folder: Path, config: ConfigDict) -> None:
+    """Whether a run folder is that of a config file, whatever else its config says.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: it is of another stage or preset, or of other shots; names the field.
+    """
+    from maskdiff_jax import workdir
+
+    ours, theirs = workdir.as_json(config), workdir.as_json(workdir.read_config(folder))
+    same = ["stage", "preset", "paper"] + (["fewshot.shots", "fewshot.seed"] if config.stage != "base" else [])
+    differ = [name for name in workdir.different_fields(ours, theirs) if name in same]
+    if differ:
+        raise ValueError(
+            f"{folder} holds another run than --config says ({workdir.describe(differ, theirs, ours)}): leave --config "
+            "out, the folder has its own"
+        )
+
+
+def trained_config(folder: Path, overrides: list[str]) -> ConfigDict:
+    """The config of a trained run, with changes to what may differ after training.
+
+    Raises:
+      FileNotFoundError: there is no run in the folder.
+      ValueError: a field that does not exist, or that trained weights depend on.
+    """
+    from maskdiff_jax import workdir
+
+    config = override(workdir.read_config(folder), overrides)
+    workdir.check(folder, config)
+    return config
