@@ -145,7 +145,7 @@ class UNet(nn.Module):
 
 
 def recipe(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The goldens' weights, by their README's rule."""
+    """The weights of the stored outputs, by the rule of tests/parity/weight_recipe.py."""
     z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if len(shape) == 1:
         return 1 + np.float32(0.1) * z if name.endswith(".weight") else np.float32(0.05) * z

@@ -45,7 +45,7 @@ def open_coco(data: Any, split: str) -> Dataset:
             f"the {missing} of {data.source} is missing: looked for the {key} annotations in {json_path} and "
             f"the images in {image_dir}; put both there, or set data.root, data.{key}_json, data.{key}_images"
             + (
-                " (README says where TFA's split files are; COCO's own split is preset coco,split=minival)"
+                " (docs/paper_recipe.md says where TFA's split files are; coco,split=minival is COCO's own split)"
                 if data.counts
                 else ""
             )

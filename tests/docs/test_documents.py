@@ -163,3 +163,15 @@ def test_the_python_example_uses_what_exists():
     assert len(fields) > 4 and all(hasattr(names["predictor"].Prediction, f) for f in fields)
     options = set(re.findall(r"(\w+)=", re.search(r"predictor\.load\(folder, (.*?)\)", page)[1]))
     assert options <= set(names["predictor"].load.__kwdefaults__)
+
+
+def test_cited_sections_exist():
+    """Code cites a document by its path and a section's title: `docs/design.md, "Detector"`."""
+    cited = 0
+    for path in [p for f in FOLDERS.split("|") for p in (ROOT / f).rglob("*.py")]:
+        code = re.sub(r"\s*\n\s*(#\s*)?", " ", path.read_text())
+        for name, title in re.findall(r'(docs/\w+\.md), "([^"]+)"', code):
+            headings = re.findall(r"^#+ (.*)", text(name), re.M)
+            assert title in headings, f"{path.relative_to(ROOT)} cites {name}, '{title}'"
+            cited += 1
+    assert cited > 10

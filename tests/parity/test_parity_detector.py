@@ -1,6 +1,6 @@
 """The detector against detectron2 and TFA: recipe weights, stored inputs, stored outputs.
 
-Limits are those of the goldens' README.
+docs/parity.md says what the stored outputs were computed with; limits are some ten times the noise of float32.
 """
 
 import functools
