@@ -47,6 +47,8 @@ AFTER_TRAINING = (
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
 )  # fmt: skip
+# the fields that the saved position of a data iterator depends on, while training is not finished
+OF_POSITION = ("data.workers",)
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 # what a later stage may set anew: how boxes are trained and found, how masks are sampled, what a training step sees
@@ -92,7 +94,7 @@ def create(folder: str | Path, config: ConfigDict) -> None:
     """
     folder = Path(folder)
     if (folder / CHECKPOINTS).exists():  # else nothing was trained yet
-        check(folder, config)
+        check_changes(read_config(folder), config, folder, fixed=() if is_trained(folder) else OF_POSITION)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
 
@@ -145,13 +147,14 @@ def check(folder: str | Path, config: ConfigDict) -> None:
     check_changes(read_config(folder), config, folder)
 
 
-def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path) -> None:
+def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path, *, fixed: Iterable[str] = ()) -> None:
     """Whether a config differs from that of a trained model only in fields that its weights do not depend on.
 
     Args:
       trained: the model's config.
       config: the changed one.
       folder: of the model, for the message.
+      fixed: more fields that may not differ.
 
     Raises:
       ValueError: other fields differ; names them with both values.
@@ -162,6 +165,7 @@ def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path) -
         free |= {"fewshot.", "train.novel."}  # the shots are for evaluation alone
     if theirs["stage"] == "distill":  # the weights depend on the steps that were taught
         free -= {"distill.", "model.mask.diffusion.spacing"}
+    free -= set(fixed)
     differ = [k for k in different_fields(as_json(config), theirs) if not covers(free, k)]
     if differ:
         raise ValueError(

@@ -68,6 +68,18 @@ def test_a_folder_belongs_to_what_was_trained(tmp_path):
     assert "delete" not in text and "eval" not in text
 
 
+def test_workers_stay_until_training_is_finished(tmp_path):
+    """The position of the data iterator that a checkpoint holds is one per worker."""
+    config = base.get_config("shapes").unlock()
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints" / "mask").mkdir(parents=True)
+    config.data.workers = 3
+    with pytest.raises(ValueError, match="data.workers: 0 there, 3 here"):
+        workdir.create(tmp_path, config)
+    workdir.weights_folder(tmp_path).mkdir()
+    workdir.create(tmp_path, config)
+
+
 def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
     config = distill.get_config("shapes").unlock()
     workdir.create(tmp_path, config)
