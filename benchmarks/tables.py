@@ -84,6 +84,14 @@ def _quickstart_rows(document: dict) -> list[list[str]]:
 COLUMNS = ("percent", "box AP", "box AP50", "mask AP", "mask AP50", "mask IoU")
 
 
+def _steps(document: dict) -> str:
+    first, second = (document["steps"][stage] for stage in ("stage 1", "stage 2"))
+    return (
+        f"Training steps: {first['detector']:,} (detector) and {first['mask']:,} (mask head) in stage 1, "
+        f"{second['novel']}, {second['detector']} and {second['mask']} in stage 2."
+    )
+
+
 def quickstart() -> str:
     """Quality of the quickstart, its time and memory."""
     r = results("quickstart")
@@ -94,12 +102,12 @@ def quickstart() -> str:
 
 
 def quickstart_classes() -> str:
-    """The quickstart's stage 2, class by class."""
+    """The quickstart's stage 2, class by class, and its steps."""
     per_class = results("quickstart")["per_class"]
     rows = [
         [name, *(f"{per_class[kind][name]:.1f}" for kind in ("bbox", "segm", "mask_iou"))] for name in per_class["bbox"]
     ]
-    return markdown(("class", "box AP", "mask AP", "mask IoU"), rows)
+    return f"{markdown(('class', 'box AP', 'mask AP', 'mask IoU'), rows)}\n\n{_steps(results('quickstart'))}"
 
 
 def quickstart_3x() -> str:
@@ -107,7 +115,7 @@ def quickstart_3x() -> str:
     r = results("quickstart_3x")
     groups = (("all classes", ""), ("base classes", "base/"), ("novel classes", "novel/"))
     rows = [[f"stage 2, {name}", *_quality(r["metrics"], group)] for name, group in groups]
-    return f"{markdown(COLUMNS, rows)}\n\n{_measured(r)}"
+    return f"{markdown(COLUMNS, rows)}\n\n{_steps(r)} {_measured(r)}"
 
 
 def coco_mini() -> str:
