@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from maskdiff_jax import detector
 from maskdiff_jax.types import Batch, Instances
+from tests.compiling import jit
 
 KEY = jax.random.key(0)
 C = 4
@@ -30,8 +31,12 @@ ACTIVE = jnp.array([True, True, True, False])
 @functools.cache
 def made():
     d = detector.make_detector(**FIELDS)
-    grad = jax.jit(jax.value_and_grad(d.loss, has_aux=True))
-    return d, d.init(KEY), grad, jax.jit(d.detect)
+
+    def both(params, image, image_hw):  # one program: most of each is the backbone
+        detections = d.detect(params, image, image_hw, ACTIVE)
+        return detections, d.box_features(params, image, image_hw, np.float32([[[4, 4, 30, 28]]] * 2))
+
+    return d, d.init(KEY), jit(jax.value_and_grad(d.loss, has_aux=True)), jit(both)
 
 
 def make_batch(boxes, classes, *, ignore=None, slots=4, hw=(64, 64), size=(64, 64)):
@@ -105,29 +110,27 @@ def test_zero_features_give_finite_gradients():
 
 
 def test_padding_and_other_images_do_not_change_detections():
-    d, params, _, detect = made()
+    _, params, _, detect = made()
     small = make_batch(BOXES, CLASSES, hw=(50, 60), size=(50, 60))  # rounded up inside
     # an untrained predictor's scores are nearly equal: spread them
     params = params | {"box_predictor": jax.tree.map(lambda v: v * 8.0, params["box_predictor"])}
-    want = detect(params, small.image, small.image_hw, ACTIVE)
+    want, want_features = detect(params, small.image, small.image_hw)
     assert (np.asarray(want.classes) >= 0).any() and not (np.asarray(want.classes) == 3).any()
     image = np.zeros((2, 96, 128, 3), np.uint8)
     image[:, :50, :60] = small.image
     image[1, 50:, :] = 77  # what lies outside the image must not matter
-    got = detect(params, image, small.image_hw, ACTIVE)
+    got, got_features = detect(params, image, small.image_hw)
     np.testing.assert_array_equal(got.classes, want.classes)
     np.testing.assert_allclose(got.boxes, want.boxes, atol=1e-2)
     np.testing.assert_allclose(got.scores, want.scores, atol=1e-4)
-    boxes = np.float32([[[4, 4, 30, 28]]] * 2)
-    a, b = (jax.jit(d.box_features)(params, v, small.image_hw, boxes) for v in (small.image, image))
-    assert a.shape == (2, 1, 32) and a.dtype == jnp.float32
-    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert want_features.shape == (2, 1, 32) and want_features.dtype == jnp.float32
+    np.testing.assert_allclose(got_features, want_features, atol=1e-4)
 
 
 def test_detections_are_well_formed():
     _, params, _, detect = made()
     batch = make_batch(BOXES, CLASSES, hw=(50, 60), size=(50, 60))
-    out = jax.tree.map(np.asarray, detect(params, batch.image, batch.image_hw, ACTIVE))
+    out = jax.tree.map(np.asarray, detect(params, batch.image, batch.image_hw)[0])
     assert out.boxes.shape == (2, 12, 4)
     real = out.classes >= 0
     assert (np.diff(out.scores, axis=1) <= 0).all() and (out.scores[real] > 0.01).all()
@@ -154,7 +157,7 @@ def test_learns_two_images():
     state = optimizer.init(params)
     for key in jax.random.split(KEY, 200):
         params, state = step(params, state, key)
-    out = jax.tree.map(np.asarray, detect(params, batch.image, batch.image_hw, ACTIVE))
+    out = jax.tree.map(np.asarray, detect(params, batch.image, batch.image_hw)[0])
     for i in range(2):
         order = np.argsort(out.classes[i][:2])
         np.testing.assert_array_equal(out.classes[i][:2][order], CLASSES)

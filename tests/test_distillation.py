@@ -8,7 +8,8 @@ import pytest
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import distillation, mask_heads
 from maskdiff_jax import sampler as sm
-from tests.tiny_mask_head import KEYS, OneBlock, jit, objects, options, some_params, zero_params
+from tests.compiling import jit
+from tests.tiny_mask_head import KEYS, OneBlock, objects, options, some_params, zero_params
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import pytest
 from configs import base
 from maskdiff_jax import diffusion, mask_heads, sampler
 from maskdiff_jax.nets.unet import UNet
-from tests.tiny_mask_head import KEYS, M, OneBlock, jit, objects, options, some_params, zero_params
+from tests.compiling import jit
+from tests.tiny_mask_head import KEYS, M, OneBlock, objects, options, some_params, zero_params
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,6 @@ Most of a test's time is compiling the UNet. `OneBlock` replaces it in tests of 
 monkeypatch.setattr(mask_heads, "UNet", OneBlock).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +15,6 @@ from maskdiff_jax.nets.unet_blocks import ResBlock, conv
 from maskdiff_jax.types import MaskBatch
 
 M = 8
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def options(unet=None, diffusion=None, **changes) -> dict:

@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from maskdiff_jax.nets import resnet
+from tests.compiling import jit
 
 KEY = jax.random.key(0)
 
@@ -24,14 +25,14 @@ def test_max_pool_and_its_gradient():
 def test_backbone(norm):
     net = resnet.ResNet((1, 2, 1, 1), 8, norm, True)
     x = jax.random.normal(KEY, (2, 64, 96, 3))
-    out, variables = jax.jit(net.init_with_output)(KEY, x)
+    out, variables = jit(net.init_with_output)(KEY, x)
     params = variables["params"]
     assert {l: f.shape for l, f in out.items()} == {l: (2, 64 >> l, 96 >> l, 8 << l) for l in range(2, 6)}
     names = set(flatten_dict(params, sep="/"))
     leaf = "var" if norm == "frozen_bn" else "scale"
     assert {"stem/conv1/kernel", f"res2/block0/shortcut/norm/{leaf}", "res3/block1/conv2/kernel"} <= names
     assert not any("res3/block1/shortcut" in n for n in names)
-    grads = flatten_dict(jax.jit(jax.grad(lambda p: net.apply({"params": p}, x)[5].sum()))(params), sep="/")
+    grads = flatten_dict(jit(jax.grad(lambda p: net.apply({"params": p}, x)[5].sum()))(params), sep="/")
     for name, g in grads.items():
         if "norm" in name and norm == "frozen_bn":
             assert (np.asarray(g) == 0).all(), name

@@ -1,7 +1,5 @@
 """Sizes, starts and options of the UNet; its values are checked in tests/parity/test_parity_mask.py."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +9,8 @@ from flax import linen as nn
 from maskdiff_jax.nets import unet
 from maskdiff_jax.nets.unet import UNet, attention_levels
 from maskdiff_jax.nets.unet_blocks import ResBlock
+from tests.compiling import jit
 from tests.nets.random_weights import randomized
-
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def shapes(net, channels, size=128):

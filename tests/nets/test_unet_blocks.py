@@ -1,7 +1,5 @@
 """Blocks of the UNet; their values are checked in tests/parity/test_parity_mask.py."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,8 @@ import pytest
 
 from configs import base
 from maskdiff_jax.nets import unet_blocks
+from tests.compiling import jit
 from tests.nets.random_weights import randomized
-
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def test_norm_groups():

@@ -17,6 +17,7 @@ from maskdiff_jax.nets.resample import UpConv, upsample
 from maskdiff_jax.nets.unet import UNet, timestep_embedding
 from maskdiff_jax.nets.unet_blocks import Attention, ResBlock
 from maskdiff_jax.pretrained.rules import GUIDED_DIFFUSION, convert
+from tests.compiling import jit
 from tests.parity.compare import find, load, within
 from tests.parity.weight_recipe import recipe
 
@@ -29,10 +30,6 @@ def nhwc(x):
 
 def nchw(x):
     return np.moveaxis(np.asarray(x), -1, -3)
-
-
-# most of a test's time is compiling; what is compared does not depend on LLVM's optimizations
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 # ---------------------------------------------------------------------------------- UNet, pieces
