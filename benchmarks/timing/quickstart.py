@@ -1,10 +1,12 @@
 """What `make quickstart` gives and takes: runs it afresh in a folder of its own, writes the numbers down.
 
-    python benchmarks/timing/quickstart.py               # -> benchmarks/results/quickstart.json
+    python benchmarks/timing/quickstart.py               # -> benchmarks/results/quickstart.json, docs/quickstart.png
     python benchmarks/timing/quickstart.py --scale=3     # three times the training steps -> quickstart_3x.json
 
 Seconds are wall-clock from the start of the script to its end, scenes, compilation and evaluation included,
-installation not; the compilation cache is empty at the start.
+installation not; the compilation cache is empty at the start. The picture shows the scenes of stage 2's report, ground
+truth beside prediction: the first eight test images with novel objects, then the first four without, whatever the
+predictions are.
 """
 
 import argparse
@@ -17,6 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from PIL import Image
+
+ACROSS, GAP = 3, 24  # scenes in a row of the picture, px between them
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ("preset", "shots", "seed", "noise_seed", "split", "metrics", "per_class", "device", "versions", "date")
@@ -40,6 +46,8 @@ def main() -> None:
         )
         seconds = time.monotonic() - start
         runs = Path(folder) / "runs/quickstart"
+        if scale == 1:
+            picture(sorted((runs / "fewshot" / "figures").glob("scenes_*.png")), ROOT / "docs" / "quickstart.png")
         first, last = (json.loads((runs / stage / "metrics.json").read_text()) for stage in ("base", "fewshot"))
     result = {
         "command": f"python benchmarks/timing/quickstart.py --scale={scale:g}",
@@ -53,6 +61,16 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{path.relative_to(ROOT)}: {seconds:.0f} s, {result['peak_memory_gb']} GB")
+
+
+def picture(scenes: list[Path], path: Path) -> None:
+    """Writes the scenes, which are of one size, in rows of `ACROSS`."""
+    tiles = [Image.open(scene).convert("RGB") for scene in scenes]
+    width, height = (side + GAP for side in tiles[0].size)
+    page = Image.new("RGB", (ACROSS * width - GAP, -(-len(tiles) // ACROSS) * height - GAP), "white")
+    for i, tile in enumerate(tiles):
+        page.paste(tile, (i % ACROSS * width, i // ACROSS * height))
+    page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS).quantize(128).save(path, optimize=True)
 
 
 if __name__ == "__main__":
