@@ -1,10 +1,12 @@
-"""launch/quickstart.py: the commands that it ends with work as printed."""
+"""launch/quickstart.py: the commands that it ends with work as printed; how it uses the cores of a CPU."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from maskdiff_jax import workdir
@@ -26,3 +28,24 @@ def test_the_printed_commands_segment_an_image(tmp_path, capsys):
     assert (tmp_path / "samples" / "example.png").is_file()
     results = json.loads((tmp_path / "samples" / "results.json").read_text())
     assert all(r["file_name"] == str(tmp_path / "example.png") for r in results)
+
+
+TWO = "--xla_force_host_platform_device_count=2"
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+@pytest.mark.parametrize(
+    ("cores", "before", "after"),
+    [
+        (1, "", ""),
+        (2, "", f"{TWO} {ONE_THREAD}"),
+        (2, "--xla_dump_to=x", f"--xla_dump_to=x {TWO} {ONE_THREAD}"),
+        (8, "", TWO),
+        (8, "--xla_force_host_platform_device_count=4", "--xla_force_host_platform_device_count=4"),
+    ],
+)
+def test_the_cpu_becomes_two_devices(monkeypatch, cores, before, after):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    launched.load("quickstart")["_use_two_cores"]()
+    assert os.environ["XLA_FLAGS"] == after
