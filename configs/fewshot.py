@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if is_shapes:
         config.model.detector.roi_positive = 0.25  # an image of a shot has one labeled object, not three
         train.novel.update(steps=100, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", ema=0.0)
-        train.detector.update(steps=300, batch=8, lr=2e-3, ema=0.9)
+        train.detector.update(steps=200, batch=8, lr=2e-3, ema=0.9)
         train.mask.update(steps=25 if options["shots"] == 1 else 200, batch=16, lr=2e-4, ema=0.98)
         base.set_base_batches(config)
     else:
