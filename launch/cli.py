@@ -158,15 +158,18 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
     try:
         app.run(start, flags_parser=parse)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        _fail(error, 2)
+        text, code = _sentence(error), 2
     except (FloatingPointError, OSError) as error:
-        _fail(error, 1)
+        text, code = _sentence(error), 1
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _fail(MemoryError("out of memory: lower the batch (--config.train.*.batch, eval.batch, eval.mask_batch)"), 1)
+        text, code = "out of memory: lower the batch (--config.train.*.batch, eval.batch, eval.mask_batch)", 1
     except KeyboardInterrupt as stop:
-        _fail(KeyboardInterrupt(str(stop) or "stopped: run the same command again to finish"), 1)
+        text, code = str(stop) or "stopped: run the same command again to finish", 1
+    # here, where the error is gone and with it what its frames held: data workers end before the process does
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -182,9 +185,7 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return overrides, [x for x in argv if x not in overrides]
 
 
-def _fail(error: BaseException, code: int) -> None:
-    text = str(error) or type(error).__name__
+def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:  # without its number
-        text = error.strerror + (f": {error.filename}" if error.filename else "")
-    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
-    sys.exit(code)
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error) or type(error).__name__

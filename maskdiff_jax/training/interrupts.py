@@ -5,8 +5,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+@contextmanager
+def workers_ignore_ctrl_c() -> Iterator[None]:
+    """Processes that are started in this context do not see Ctrl-C, which a terminal sends to all of them at once.
+
+    They inherit the signal mask of the thread that starts them. Without this, data workers die of the Ctrl-C that asks
+    the run to save.
+    """
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first worker and then unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.training import optim
+from maskdiff_jax.training.interrupts import workers_ignore_ctrl_c
 from maskdiff_jax.training.metric_writer import MetricWriter
 from maskdiff_jax.types import PyTree, TrainState
 from maskdiff_jax.workdir import CHECKPOINTS, add_seconds
@@ -93,7 +94,8 @@ def run_phase(
         restored = saved.restore(state)
         if restored is not None:
             state, data_state = restored
-            phase.loader.set_state(data_state)
+            with workers_ignore_ctrl_c():
+                phase.loader.set_state(data_state)
         first = int(jax.device_get(state.step))
         key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(phase.name.encode()))
         key = jax.device_put(key, sharding.replicated(mesh))
@@ -132,7 +134,9 @@ def _run_steps(
     """The steps after step ``first``; raises `Interrupted` when ``stop`` is set before the last."""
     writer.say("compiling the training step")
     for step in range(first + 1, phase.steps + 1):
-        state, metrics = advance(state, next(phase.loader))
+        with workers_ignore_ctrl_c():  # the loader starts each of them when it first needs it
+            batch = next(phase.loader)
+        state, metrics = advance(state, batch)
         stopped = stop is not None and stop.is_set() and step < phase.steps
         last = stopped or step == phase.steps
         if step % train.log_every == 0 or last or step == 1:

@@ -1,7 +1,10 @@
 """The first Ctrl-C or SIGTERM asks to stop, the second one is obeyed."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -27,6 +30,21 @@ def test_the_second_ctrl_c_is_obeyed():
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
     assert stop.is_set()
+
+
+def test_workers_do_not_see_ctrl_c():
+    """Neither a process nor one of multiprocessing, whose start-up touches the signal mask."""
+    command = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(2); print('done')"]
+    outputs = []
+    for context in (interrupts.workers_ignore_ctrl_c(), contextlib.nullcontext()):
+        with context:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        outputs.append(process.communicate(timeout=60)[0])
+    assert outputs == ["done\n", ""]
+    with pytest.raises(KeyboardInterrupt):  # this process sees it again
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_handlers_come_back_after_an_error():
