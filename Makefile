@@ -55,11 +55,14 @@ $(DEV): requirements-dev.txt | $(RUNTIME)
 quickstart: $(RUNTIME)
 	@$(PY) launch/quickstart.py $(if $(filter-out 0 no false,$(FRESH)),--fresh)
 
+# two processes, each test file in one of them, in the order of tests/conftest.py
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(RUNTIME) $(DEV)
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 test-all: $(RUNTIME) $(DEV)
-	@$(PY) -m pytest -m ""
+	@$(PYTEST) -m ""
 
 rehearsal: $(RUNTIME)
 	@$(PY) -m tests.rehearsal

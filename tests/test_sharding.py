@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CODE = """
     import jax, jax.numpy as jnp, numpy as np
-    from maskdiff_jax import loop, optim, sharding
+    from maskdiff_jax import sharding
+    from maskdiff_jax.training import loop, optim
     from maskdiff_jax.types import TrainState
     assert jax.device_count() == 8
     labels = {"w": "x"}
@@ -98,8 +99,8 @@ PROGRAMS = (
     SMALL
     + """
     import jax.numpy as jnp
-    from benchmarks import hlo
-    from maskdiff_jax import loop, optim
+    from benchmarks.timing import hlo
+    from maskdiff_jax.training import loop, optim
     from maskdiff_jax.types import TrainState
     mesh = sharding.make_mesh(8)
     same, divided = sharding.replicated(mesh), sharding.split(mesh)
