@@ -289,10 +289,10 @@ def test_parity_chains(name, respacing):
     for chain, (name, variance, eta) in CHAINS.items():
         plan = sampler.make_plan(s, sampler=name, steps=steps, spacing=spacing, variance=variance, eta=eta)
         assert plan.t.tolist() == z["model_timesteps"].tolist()
-        draw = jit(lambda bound, p=plan: sampler.sample(denoise, p, lambda i: noise[i], clip=bound))
+        run = jit(lambda bound, p=plan: sampler.sample(denoise, p, lambda i: noise[i], clip=bound))
         for clip in (0, 1):
             limit = 3e-5 if name == "ddpm" else 5e-4 if clip else 5e-5
-            out, (y, x0) = draw(1.0 if clip else np.inf)
+            out, (y, x0) = run(1.0 if clip else np.inf)
             within(out, z[f"{chain}_clip{clip}/sample"], limit)
             if f"{chain}_clip{clip}/samples_all" in z:
                 after = np.concatenate([y[1:], out[None]])
