@@ -1,9 +1,10 @@
-"""Runs a script of launch/ in this process, with the arguments and the output of a command line."""
+"""Runs a script of launch/ with the arguments and the output of a command line: in this process, or in a new one."""
 
 import contextlib
 import io
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,13 @@ def run(script: str, *arguments: object, cwd: str | Path | None = None) -> Outpu
         os.chdir(folder)
         sys.argv = argv
     return Output(code, out.getvalue(), err.getvalue())
+
+
+def start(script: str, *arguments: object, cwd: str | Path | None = None) -> Output:
+    """As ``run``, in a process of its own: slower, and each script passes it once."""
+    command = [sys.executable, str(ROOT / "launch" / f"{script}.py"), *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+    return Output(done.returncode, done.stdout, done.stderr)
 
 
 def load(script: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""No file is long, and our own deprecation warnings are errors."""
+"""Every module has its tests at the mirrored place, no file is long, and our own deprecation warnings are errors."""
 
 from pathlib import Path
 
@@ -13,6 +13,18 @@ MODULES = sorted(
     if path.name != "__init__.py"
 )
 WARN = compile("import warnings; warnings.warn('old', DeprecationWarning)", "<example>", "exec")
+
+
+def mirrored(module: Path) -> Path:
+    """maskdiff_jax/ops/nms.py -> tests/ops/test_nms.py; launch/train.py -> tests/launch/test_train.py."""
+    parts = module.parts if module.parts[0] == "launch" else module.parts[1:]
+    return Path("tests", *parts[:-1], f"test_{parts[-1]}")
+
+
+def test_each_module_has_a_test_file():
+    assert len(MODULES) > 50
+    missing = {str(m): str(mirrored(m)) for m in MODULES if not (ROOT / mirrored(m)).is_file()}
+    assert not missing, missing
 
 
 def test_no_file_is_long():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import distill, fewshot
 from maskdiff_jax.training import stages
-from tests import scripts
+from tests import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -26,14 +26,14 @@ TINY = {
 }  # fmt: skip
 
 
-def launch(script, *flags, cwd, ok=True, run=scripts.call):
-    """Runs a script; `run=scripts.start` does it in a process of its own, which each script must pass once."""
+def launch(script, *flags, cwd, ok=True, run=launched.run):
+    """Runs a script; `run=launched.start` does it in a process of its own, which each script must pass once."""
     out = run(script, *flags, cwd=cwd)
     if ok:
-        assert out.returncode == 0, out.stderr[-3000:]
+        assert out.code == 0, out.err[-3000:]
     else:
-        assert out.returncode in (1, 2), out.stderr[-3000:]
-        assert "Traceback" not in out.stderr, out.stderr[-3000:]
+        assert out.code in (1, 2), out.err[-3000:]
+        assert "Traceback" not in out.err, out.err[-3000:]
     return out
 
 
@@ -46,7 +46,7 @@ def flags(folder, config, **changes):
 def trained(tmp_path_factory):
     """A folder in which both stages were trained and stage 2 was evaluated."""
     folder = tmp_path_factory.mktemp("run")
-    launch("train", *flags(folder, "base.py"), cwd=folder, run=scripts.start)
+    launch("train", *flags(folder, "base.py"), cwd=folder, run=launched.start)
     launch("train", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
     launch("evaluate", *flags(folder, "fewshot.py:shots=2,seed=1"), cwd=folder)
     return folder
@@ -123,7 +123,7 @@ def test_metrics_describe_themselves(trained):
 
 def test_evaluation_again_gives_the_same(trained):
     before = json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"]
-    launch("evaluate", *flags(trained, "fewshot.py:shots=2,seed=1"), cwd=trained, run=scripts.start)
+    launch("evaluate", *flags(trained, "fewshot.py:shots=2,seed=1"), cwd=trained, run=launched.start)
     assert json.loads((trained / STAGE2 / "metrics.json").read_text())["metrics"] == before
 
 
@@ -154,18 +154,18 @@ def test_stage_2_freezes_the_features(trained):
 
 def test_finished_run_is_not_repeated(trained):
     out = launch("train", *flags(trained, "base.py"), cwd=trained)
-    assert "compiling" not in out.stderr
+    assert "compiling" not in out.err
 
 
 def test_export_and_sample(trained):
-    launch("export", *flags(trained, "fewshot.py:shots=2,seed=1"), "--output", "model", cwd=trained, run=scripts.start)
+    launch("export", *flags(trained, "fewshot.py:shots=2,seed=1"), "--output", "model", cwd=trained, run=launched.start)
     rng = np.random.default_rng(0)
     for name, size in (("a", (128, 128)), ("b", (200, 90))):
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(trained / f"{name}.png")
     (trained / "broken.jpg").write_text("no image")
     images = ("a.png", "broken.jpg", "b.png")
     out = launch("sample", "--model", "model", "--output", "sampled", *images, cwd=trained, ok=False)
-    assert "broken.jpg" in out.stderr and len(out.stderr.strip().splitlines()) < 6
+    assert "broken.jpg" in out.err and len(out.err.strip().splitlines()) < 6
     made = {p.name for p in (trained / "sampled").rglob("*")}
     assert any("a" in n and n.endswith(".png") for n in made) and any(n.endswith(".json") for n in made)
 
@@ -190,7 +190,7 @@ def test_report(trained):
 )
 def test_what_a_user_gets_wrong_is_one_sentence(trained, script, config, changes, words):
     out = launch(script, *flags(trained, config, **changes), cwd=trained, ok=False)
-    assert words in out.stderr and len(out.stderr.strip().splitlines()) == 1, out.stderr
+    assert words in out.err and len(out.err.strip().splitlines()) == 1, out.err
 
 
 @pytest.mark.slow
@@ -216,12 +216,12 @@ def test_quickstart_ends_with_a_report_and_repeats_itself(tmp_path):
     """A hundredth of the steps: the same numbers when trained afresh, the finished result when not."""
     out = launch("quickstart", "--scale=0.01", cwd=tmp_path)
     page = tmp_path / "runs/quickstart/report/index.html"
-    assert "mask IoU" in out.stdout and page.stat().st_size > 100_000
+    assert "mask IoU" in out.out and page.stat().st_size > 100_000
     metrics = [tmp_path / f"runs/quickstart/{stage}/metrics.json" for stage in ("base", "fewshot")]
     first = [json.loads(m.read_text()) for m in metrics]
     assert first[1]["metrics"]["images"] == 160
     again = launch("quickstart", "--scale=0.01", cwd=tmp_path)
-    assert "detector:" not in again.stderr and out.stdout.split("report:")[0].split("percent")[1] in again.stdout
+    assert "detector:" not in again.err and out.out.split("report:")[0].split("percent")[1] in again.out
     launch("quickstart", "--scale=0.01", "--fresh", cwd=tmp_path)
     for old, path in zip(first, metrics, strict=True):
         assert json.loads(path.read_text())["metrics"] == old["metrics"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from launch import cli, train
+from launch import cli
 from maskdiff_jax import workdir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,17 +32,6 @@ def test_convolutions_of_full_size_nets(monkeypatch, size, jaxlib, before, after
     monkeypatch.setattr(cli, "version", {"jaxlib": jaxlib}.__getitem__)
     cli.set_up_jax(size)
     assert os.environ.get("XLA_FLAGS") == after
-
-
-def test_stage_1_says_which_k_stage_2_cannot_have(capsys):
-    train.tell_stage_2(base.get_config("shapes"))
-    train.tell_stage_2(base.get_config("coco,paper=true,shots=1"))
-    assert capsys.readouterr().out == ""
-    config = base.get_config("coco")
-    config.model.mask.slots = 4
-    train.tell_stage_2(config)
-    out = capsys.readouterr().out
-    assert "stage 2 with 5 or 10 shots will not start" in out and "model.mask.slots=4" in out
 
 
 def script(monkeypatch, make, *arguments, **options):

@@ -1,0 +1,36 @@
+"""launch/export.py: a run folder becomes a folder of its own."""
+
+import jax
+import numpy as np
+import pytest
+
+from maskdiff_jax.inference import predictor
+from tests import launched, tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("export_script") / "run")
+
+
+def test_a_run_is_exported(run, tmp_path):
+    done = launched.run("export", run, "--output=model", "--config.model.mask.diffusion.steps=1", cwd=tmp_path)
+    assert done.code == 0, done.err
+    count = sum(x.size for x in jax.tree.leaves(tiny.trained().params))
+    assert done.out == f"exported: model ({count / 1e6:.1f} million parameters)\n"
+    found = predictor.load(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, found._params, tiny.trained().params)
+    assert found._config.model.mask.diffusion.steps == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "which run? give its folder"),
+        (["nowhere"], "nowhere"),
+        (["{run}", "--config.model.detector.width=16"], "model.detector.width"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, arguments, words, tmp_path):
+    done = launched.run("export", *(x.format(run=run) for x in arguments), cwd=tmp_path)
+    assert done.code == 2 and words in done.err and done.err.strip().count("\n") == 0, done

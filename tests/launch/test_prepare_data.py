@@ -1,0 +1,43 @@
+"""launch/prepare_data.py: what it writes and prints for a small dataset. The sets: tests/data/prepared."""
+
+import pytest
+
+from maskdiff_jax.data.formats import coco
+from maskdiff_jax.data.synthetic import scenes
+from tests import launched
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A few scenes as json and png, and the flags that name them."""
+    root = tmp_path_factory.mktemp("prepare_data")
+    for split in ("train", "test"):
+        coco.save(scenes.scenes("shapes", split, 0, 4), root / f"{split}.json", root / split)
+    fields = {
+        "data.root": root, "data.workers": 0, "data.novel_classes": "('ring',)", "data.train_json": "train.json",
+        "data.train_images": "train", "data.test_json": "test.json", "data.test_images": "test", "model.mask.size": 16,
+    }  # fmt: skip
+    return root, [
+        f"--config={launched.ROOT}/configs/base.py:custom",
+        *(f"--config.{k}={v}" for k, v in fields.items()),
+    ]
+
+
+def test_check_prints_each_split_once_and_writes_nothing(dataset, tmp_path):
+    root, flags = dataset
+    before = sorted(root.rglob("*"))
+    done = launched.run("prepare_data", *flags, "--check", cwd=tmp_path)
+    assert done.code == 0, done.err
+    titles = [x for x in done.out.splitlines() if x.startswith("custom ")]
+    assert [x.split(":")[0] for x in titles] == ["custom train", "custom test"]  # shots come from train
+    assert "4 images" in titles[0] and "no problems" in done.out
+    assert sorted(root.rglob("*")) == before and list(tmp_path.iterdir()) == []
+
+
+def test_prepared_sets_are_named(dataset, tmp_path):
+    root, flags = dataset
+    done = launched.run("prepare_data", *flags, "--splits=test", cwd=tmp_path)
+    assert done.code == 0, done.err
+    folders = [x.removeprefix("prepared: ") for x in done.out.splitlines()]
+    assert len(folders) == 2  # images and crops; shots are for training
+    assert all((root / x / "index.json").is_file() for x in folders)
