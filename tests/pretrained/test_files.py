@@ -227,7 +227,7 @@ def npz():
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git-lfs pointer"),
         (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
-        (gzip.compress(b"weights"), "unpack it first"),
+        (gzip.compress(b"weights", mtime=0), "unpack it first"),
         (b"\0" * 257 + b"ustar\0" + b"\0" * 300, "tar archive"),
         (npz(), "zip archive that PyTorch did not write"),
         (b"just some text, " * 40, "is no weight file"),
