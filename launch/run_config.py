@@ -113,13 +113,17 @@ def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigD
 
 def inherit(config: ConfigDict, given: frozenset[str]) -> None:
     """Takes model and classes from the run that a stage starts from, and prints what that changes."""
+    from configs import base
     from maskdiff_jax import workdir
     from maskdiff_jax.training import compatibility
 
     folder = Path(config.init_from)
     if not (folder / workdir.CONFIG).is_file():
         return  # `train.run` says so
-    changed = compatibility.inherit(config, workdir.read_config(folder), given, folder)
+    argument = f"{config.preset},paper={str(config.paper).lower()},weights={config.weights}"
+    first = base.get_config(argument + (f",shots={config.fewshot.shots}" if config.paper else ""))
+    own = frozenset(workdir.different_fields(workdir.as_json(config), workdir.as_json(first))) - given
+    changed = compatibility.inherit(config, workdir.read_config(folder), folder, given=given, own=own)
     if changed:
         print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)
 

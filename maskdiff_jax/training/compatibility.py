@@ -29,14 +29,17 @@ FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fews
 NOVEL_INITS = ("finetune", "random", "imprint")
 
 
-def inherit(config: ConfigDict, before: ConfigDict, given: frozenset[str], folder: Path) -> dict[str, Any]:
+def inherit(
+    config: ConfigDict, before: ConfigDict, folder: Path, *, given: frozenset[str], own: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Takes over what a stage must or should share with the run that it starts from: the model and the classes.
 
     Args:
       config: of the stage; is changed.
       before: the config of the run that it starts from.
-      given: fields "a.b.c" that were given explicitly; where they may differ they stay.
       folder: of that run, for messages.
+      given: fields "a.b.c" that were given explicitly.
+      own: fields that the stage's config file sets for this stage; like given ones they stay where they may differ.
 
     Returns:
       The fields that changed, with their new values.
@@ -56,9 +59,11 @@ def inherit(config: ConfigDict, before: ConfigDict, given: frozenset[str], folde
         taught = config.stage == "distill" and covers(FREE_OF_TEACHER, name)
         if taught or not covers(SHARED, name) or ours[name] == value:
             continue
+        if covers(NEXT_STAGE, name) and name in given | own:
+            continue
         if name not in given:
             changed[name] = value
-        elif not covers(NEXT_STAGE, name):
+        else:
             raise ValueError(
                 f"{name}={ours[name]!r} was given, but the run in {folder} that this stage starts from has "
                 f"{name}={value!r}: leave it out, it is inherited"

@@ -9,6 +9,8 @@ from maskdiff_jax import workdir
 from maskdiff_jax.training import compatibility
 
 FOLDER = Path("runs/before")
+# what configs/fewshot.py may set for stage 2
+OWN = frozenset({"model.detector.roi_positive"})
 
 
 def changed(config, **fields):
@@ -24,20 +26,22 @@ def test_model_and_classes_are_inherited():
     )
     before = changed(before, **{"data.novel_classes": ("star",)})
     config = fewshot.get_config("shapes")
-    found = compatibility.inherit(config, before, frozenset(), FOLDER)
+    found = compatibility.inherit(config, before, FOLDER, given=frozenset(), own=OWN)
     assert found == {
         "data.context": 0.1, "data.novel_classes": ("star",), "model.mask.diffusion.steps": 7,
         "model.mask.unet.width": 8,
     }  # fmt: skip
-    assert config.model == before.model and config.data.flip == 0.5 and config.is_locked
+    assert config.data.flip == 0.5 and config.is_locked
+    differ = workdir.different_fields(workdir.as_json(config)["model"], workdir.as_json(before)["model"])
+    assert set(differ) <= {"detector.roi_positive"}
     assert not compatibility.stage2_problems(config, workdir.as_json(before))
-    assert compatibility.inherit(config, before, frozenset(), FOLDER) == {}
+    assert compatibility.inherit(config, before, FOLDER, given=frozenset(), own=OWN) == {}
 
 
 def test_a_given_field_stays_where_it_may():
     before = changed(base.get_config("shapes"), **{"model.mask.diffusion.p_uncond": 0.2})
-    config = fewshot.get_config("shapes")
-    assert compatibility.inherit(config, before, frozenset({"model.mask.diffusion.p_uncond"}), FOLDER) == {}
+    config, given = fewshot.get_config("shapes"), frozenset({"model.mask.diffusion.p_uncond"})
+    assert compatibility.inherit(config, before, FOLDER, given=given, own=OWN) == {}
     assert config.model.mask.diffusion.p_uncond == 0.1
 
 
@@ -45,19 +49,21 @@ def test_a_given_field_stays_where_it_may():
 def test_a_given_field_that_cannot_differ_is_named(name, value):
     config = changed(fewshot.get_config("shapes"), **{name: value})
     with pytest.raises(ValueError, match=rf"^{name}=.* was given, but the run in runs/before .* it is inherited$"):
-        compatibility.inherit(config, base.get_config("shapes"), frozenset({name}), FOLDER)
+        compatibility.inherit(config, base.get_config("shapes"), FOLDER, given=frozenset({name}), own=OWN)
 
 
 def test_distillation_keeps_its_own_sampler():
     before = changed(fewshot.get_config("shapes"), **{"model.mask.diffusion.steps": 50, "model.mask.unet.width": 8})
     config = distill.get_config("shapes")
-    assert compatibility.inherit(config, before, frozenset(), FOLDER) == {"model.mask.unet.width": 8}
+    assert compatibility.inherit(config, before, FOLDER, given=frozenset(), own=OWN) == {"model.mask.unet.width": 8}
 
 
 @pytest.mark.parametrize("arguments", [("shapes", "shapes_hard"), ("shapes,paper=true,shots=5", "shapes")])
 def test_presets_and_papers_do_not_mix(arguments):
     with pytest.raises(ValueError, match="runs/before was trained with (preset|paper)="):
-        compatibility.inherit(fewshot.get_config(arguments[1]), base.get_config(arguments[0]), frozenset(), FOLDER)
+        compatibility.inherit(
+            fewshot.get_config(arguments[1]), base.get_config(arguments[0]), FOLDER, given=frozenset()
+        )
 
 
 @pytest.fixture
@@ -123,3 +129,11 @@ def test_a_teacher_has_the_same_head_and_shots(start):
     ) in str(error.value)
     with pytest.raises(ValueError, match="is a run of stage 'base': distillation starts from one of stage 2"):
         compatibility.check_teacher(config, start(base.get_config("shapes")))
+
+
+def test_what_stage_2_sets_for_itself_stays_where_it_may():
+    config = fewshot.get_config("shapes")
+    before = changed(base.get_config("shapes"), **{"model.detector.roi_positive": 0.9, "model.mask.slots": 7})
+    own = frozenset({"model.detector.roi_positive", "model.mask.slots"})  # slots are part of the weights
+    found = compatibility.inherit(config, before, FOLDER, given=frozenset(), own=own)
+    assert found == {"model.mask.slots": 7} and config.model.detector.roi_positive != 0.9
