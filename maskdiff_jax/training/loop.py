@@ -114,10 +114,12 @@ def run_phase(
 def _start(phase: Phase, params: PyTree, mesh) -> tuple[TrainState, Callable]:
     """The state before the first step, and the compiled step."""
     labels = optim.label_parameters(params, phase.patterns)
-    decays = {label: p.ema for label, p in phase.configs.items()}
-    optimizer = optim.combine({label: _optimizer(phase.steps, p) for label, p in phase.configs.items()}, labels)
-    for label, p in phase.configs.items():
-        _print_learning_rate(phase.name, label, p)
+    decays = {label: fields.ema for label, fields in phase.configs.items()}
+    optimizer = optim.combine(
+        {label: _optimizer(phase.steps, fields) for label, fields in phase.configs.items()}, labels
+    )
+    for label, fields in phase.configs.items():
+        _print_learning_rate(phase.name, label, fields)
     # a copy: the step donates its state, and the caller may still need the weights
     params = jax.tree.map(jnp.copy, params)
     trainable = optim.unit_columns(optim.split(params, labels)[0], phase.unit_columns)
@@ -163,18 +165,19 @@ def _timed(workdir: Path, phase: str, *, on: bool) -> Iterator[None]:
         add_seconds(workdir, phase, time.monotonic() - start)
 
 
-def _optimizer(steps: int, p: ConfigDict):
-    """The optimizer of one label; its rate scales linearly from `base_batch` to `batch` [Goyal et al. 2017]."""
-    fields = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
-    return optim.make_optimizer(steps=steps, lr=p.lr * p.batch / p.base_batch, **{f: p[f] for f in fields})
+def _optimizer(steps: int, fields: ConfigDict):
+    """The optimizer of one label; its rate scales linearly from `base_batch` to `batch` (Goyal et al. 2017)."""
+    names = ("optimizer", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
+    rate = fields.lr * fields.batch / fields.base_batch
+    return optim.make_optimizer(steps=steps, lr=rate, **{name: fields[name] for name in names})
 
 
-def _print_learning_rate(phase: str, label: str, p: ConfigDict) -> None:
+def _print_learning_rate(phase: str, label: str, fields: ConfigDict) -> None:
     if jax.process_index() == 0:
-        rate = p.lr * p.batch / p.base_batch
-        scaled = "" if p.batch == p.base_batch else f" ({p.lr:g} is for a batch of {p.base_batch})"
+        rate = fields.lr * fields.batch / fields.base_batch
+        scaled = "" if fields.batch == fields.base_batch else f" ({fields.lr:g} is for a batch of {fields.base_batch})"
         name = phase if phase == label else f"{phase}/{label}"
-        print(f"{name}: {p.optimizer}, learning rate {rate:g} for a batch of {p.batch}{scaled}", flush=True)
+        print(f"{name}: {fields.optimizer}, learning rate {rate:g} for a batch of {fields.batch}{scaled}", flush=True)
 
 
 def make_step(
