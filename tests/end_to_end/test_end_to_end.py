@@ -214,15 +214,15 @@ def test_interrupted_training_goes_on(trained, tmp_path):
 @pytest.mark.slow
 def test_quickstart_ends_with_a_report_and_repeats_itself(tmp_path):
     """A hundredth of the steps: the same numbers when trained afresh, the finished result when not."""
-    out = launch("quickstart", "--scale=0.01", cwd=tmp_path)
+    out = launch("quickstart", "--scale=0.01", cwd=tmp_path, run=launched.start)
     page = tmp_path / "runs/quickstart/report/index.html"
     assert "mask IoU" in out.out and page.stat().st_size > 100_000
     metrics = [tmp_path / f"runs/quickstart/{stage}/metrics.json" for stage in ("base", "fewshot")]
     first = [json.loads(m.read_text()) for m in metrics]
     assert first[1]["metrics"]["images"] == 160
-    again = launch("quickstart", "--scale=0.01", cwd=tmp_path)
+    again = launch("quickstart", "--scale=0.01", cwd=tmp_path, run=launched.start)
     assert "detector:" not in again.err and out.out.split("report:")[0].split("percent")[1] in again.out
-    launch("quickstart", "--scale=0.01", "--fresh", cwd=tmp_path)
+    launch("quickstart", "--scale=0.01", "--fresh", cwd=tmp_path, run=launched.start)
     for old, path in zip(first, metrics, strict=True):
         assert json.loads(path.read_text())["metrics"] == old["metrics"]
 
