@@ -1,9 +1,9 @@
 """A run from its folder's point of view: owned by one process, stopped and resumed, never damaged by a failure."""
 
-import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -42,14 +42,19 @@ def stage(monkeypatch, loader=None, loss=lines.squares, before=lambda: None):
     monkeypatch.setitem(run.STAGES, "base", phases)
 
 
+def send(number):
+    """Sends the main thread a signal, which it sees before it does anything else."""
+    signal.pthread_kill(threading.main_thread().ident, number)
+
+
 class Signaled(lines.Counter):
-    """A loader that sends this process a signal before step 5."""
+    """A loader that sends a signal before step 5."""
 
     number = signal.SIGINT
 
     def __next__(self):
         if self.n == 4:
-            os.kill(os.getpid(), self.number)
+            send(self.number)
         return super().__next__()
 
 
@@ -90,7 +95,7 @@ def test_a_stop_in_the_last_step_of_a_phase(monkeypatch, tmp_path, config):
     class Late(lines.Counter):
         def __next__(self):
             if self.n == STEPS - 1:
-                os.kill(os.getpid(), signal.SIGINT)
+                send(signal.SIGINT)
             return super().__next__()
 
     stage(monkeypatch, Late)
@@ -100,12 +105,10 @@ def test_a_stop_in_the_last_step_of_a_phase(monkeypatch, tmp_path, config):
 
 
 def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path, config):
-    class Twice(lines.Counter):
-        def __next__(self):
-            if self.n == 4:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().__next__()
+    class Twice(Signaled):
+        def get_state(self):  # when the step of the first one is about to be saved
+            send(signal.SIGINT)
+            return super().get_state()
 
     stage(monkeypatch, Twice)
     with pytest.raises(KeyboardInterrupt) as stopped:
