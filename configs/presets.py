@@ -102,8 +102,8 @@ def shapes(config: ConfigDict) -> None:
     detector.fpn_min_level, detector.anchor_sizes = 3, (28, 44, 72, 100)
     detector.rpn_samples, detector.rpn_pre_nms_train, detector.rpn_pre_nms_test = 64, 128, 128
     detector.proposals_train, detector.proposals_test, detector.roi_samples = 64, 64, 32
-    # boxes are found long before classes are told apart, which foreground RoIs teach
-    detector.roi_positive = 0.5
+    # boxes are found long before classes are told apart: more foreground RoIs, and a box loss that fades as it falls
+    detector.roi_positive, detector.box_beta = 0.5, 1.0
     detector.roi_canonical, detector.fc_channels, detector.class_agnostic_boxes = (40.0, 3), 256, True
     detector.max_detections = 20
 
@@ -111,7 +111,7 @@ def shapes(config: ConfigDict) -> None:
     mask.unet.update(width=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), heads=4, stem_patch=2)
 
     train.frozen, train.save_every = (), 0
-    train.detector.update(steps=3600, batch=8, optimizer="adamw", lr=2.5e-3, schedule="cosine", warmup=50, ema=0.99)
+    train.detector.update(steps=3000, batch=8, optimizer="adamw", lr=3e-3, schedule="cosine", warmup=50, ema=0.99)
     train.mask.update(steps=3000, batch=16, lr=2e-3, schedule="cosine", warmup=50, ema=0.99)
     config.eval.update(batch=16, mask_batch=16, mask_min_score=0.1, mask_top_n=10)
 
