@@ -110,14 +110,6 @@ def quickstart_classes() -> str:
     return f"{markdown(('class', 'box AP', 'mask AP', 'mask IoU'), rows)}\n\n{_steps(results('quickstart'))}"
 
 
-def quickstart_3x() -> str:
-    """The same with three times the steps."""
-    r = results("quickstart_3x")
-    groups = (("all classes", ""), ("base classes", "base/"), ("novel classes", "novel/"))
-    rows = [[f"stage 2, {name}", *_quality(r["metrics"], group)] for name, group in groups]
-    return f"{markdown(COLUMNS, rows)}\n\n{_steps(r)} {_measured(r)}"
-
-
 def coco_mini() -> str:
     """Real photos: a few hundred, and eight that are trained on and tested on."""
     short, overfit = results("coco_mini"), results("coco_mini_overfit")
@@ -211,7 +203,7 @@ def image_libraries() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
-        quickstart, quickstart_classes, quickstart_3x, coco_mini, roi_sampling, finetune, data_pipeline, detector,
+        quickstart, quickstart_classes, coco_mini, roi_sampling, finetune, data_pipeline, detector,
         paste, image_libraries,
     )
 }  # fmt: skip
