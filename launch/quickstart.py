@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 from launch import cli
 
 DEVICES = 2  # on a CPU
+# in the folder of the run
+RUNS = ("base", "fewshot")
+REPORT, MODEL, SAMPLES, EXAMPLE = "report", "model", "samples", "example.png"
 
 _FRESH = flags.DEFINE_bool("fresh", False, "Forget an earlier result and train again.")
 _SCALE = flags.DEFINE_float("scale", 0.0, "Multiplies the training steps; 0: 1 on a CPU, 2 on a GPU.")
@@ -34,6 +37,34 @@ def main(argv: list[str]) -> None:
     cli.reject_arguments(argv)
     _use_two_cores()
     cli.set_up_jax()
+    from maskdiff_jax import lock
+
+    folder = Path(_FOLDER.value)
+    with lock.owned(folder):
+        if _FRESH.value:
+            forget(folder)
+        train_and_report(folder)
+
+
+def forget(folder: Path) -> None:
+    """Deletes what this script has written, and nothing else.
+
+    Raises:
+      BlockingIOError: another process trains there.
+    """
+    from maskdiff_jax import lock
+
+    for run in RUNS:
+        if (folder / run).is_dir():
+            with lock.owned(folder / run):
+                shutil.rmtree(folder / run)
+    for written in (REPORT, MODEL, SAMPLES):
+        shutil.rmtree(folder / written, ignore_errors=True)
+    (folder / EXAMPLE).unlink(missing_ok=True)
+
+
+def train_and_report(folder: Path) -> None:
+    """Does what is not done yet, and prints the result."""
     import jax
 
     from configs import base, fewshot
@@ -43,14 +74,12 @@ def main(argv: list[str]) -> None:
     from maskdiff_jax.training import compatibility
     from maskdiff_jax.training import run as train
 
-    folder = Path(_FOLDER.value)
-    if _FRESH.value:
-        shutil.rmtree(folder, ignore_errors=True)
     scale = _SCALE.value or (1.0 if jax.default_backend() == "cpu" else 2.0)
     start = time.monotonic()
-    runs = {"stage 1": (base.get_config("shapes"), folder / "base")}
-    runs["stage 2"] = (fewshot.get_config("shapes,shots=5,seed=0"), folder / "fewshot")
-    runs["stage 2"][0].init_from = str(folder / "base")
+    first, second = (folder / run for run in RUNS)
+    runs = {"stage 1": (base.get_config("shapes"), first)}
+    runs["stage 2"] = (fewshot.get_config("shapes,shots=5,seed=0"), second)
+    runs["stage 2"][0].init_from = str(first)
     for config, _ in runs.values():
         _scale(config, scale)
         config.train.side_by_side = jax.default_backend() == "cpu" and jax.device_count() == DEVICES
@@ -68,7 +97,7 @@ def main(argv: list[str]) -> None:
             print(f"\n== evaluation of {name}", flush=True)
             document = evaluate.run(config, workdir)
         documents.append(document)
-    page = folder / "report" / "index.html"
+    page = folder / REPORT / "index.html"
     if not page.is_file():
         report.write([workdir for _, workdir in runs.values()], page)
     print()
@@ -99,7 +128,7 @@ def _scale(config: ConfigDict, scale: float) -> None:
 
 def print_usage(folder: Path, config: ConfigDict, workdir: Path) -> None:
     """Saves an image, and prints the commands that segment it with the model that was trained."""
-    image, model, masks = folder / "example.png", folder / "model", folder / "samples"
+    image, model, masks = folder / EXAMPLE, folder / MODEL, folder / SAMPLES
     if not image.is_file():
         _save_example(config, image)
     print("\nsegment an image with this model:")

@@ -8,21 +8,15 @@
     checkpoints/      one folder per phase while the run trains, then final/: the trained weights
     metrics.json, predictions.json, figures/    of the evaluation
     export/, report/
-    lock              while a process trains here: its host and process id
+    lock              while a process trains here: its host and process id, see `lock`
 
 Every file is whole or not there. Everything after training needs the folder and nothing else: its config.json is the
 config of the run.
 """
 
-import errno
-import fcntl
 import json
-import os
-import socket
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,15 +29,14 @@ from maskdiff_jax.types import Array, PyTree
 CONFIG, LOG, SECONDS, SHOTS, IMPORTED = "config.json", "metrics.jsonl", "seconds.json", "shots.json", "weights.json"
 METRICS, PREDICTIONS, FIGURES = "metrics.json", "predictions.json", "figures"  # of an evaluation
 CHECKPOINTS, TENSORBOARD, EXPORT, REPORT = "checkpoints", "tensorboard", "export", "report"
-LOCK = "lock"
 
 # how masks are sampled, which training does not see: fields of config.model.mask.diffusion
 SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
 # the fields that trained weights do not depend on; a trailing dot: the whole section
 AFTER_TRAINING = (
     "eval.", "distill.", "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
-    "data.root", "data.test_json", "data.test_images", "data.test_short_side", "data.shapes_test", "data.workers",
-    "data.cache_mb",
+    "data.root", "data.test_json", "data.test_images", "data.more_images", "data.counts", "data.test_short_side",
+    "data.shapes_test", "data.workers", "data.cache_mb",
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
 )  # fmt: skip
@@ -63,8 +56,7 @@ NEXT_STAGE = (
 )  # fmt: skip
 _SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
 NAMED = 8  # fields that a message names
-# what flock says on a file system that has no locks
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+PHASES = ("detector", "mask", "novel")  # sections of config.train; the phases of these names are trained with them
 
 
 class Initializer(Protocol):
@@ -86,55 +78,31 @@ def is_trained(folder: str | Path) -> bool:
     return weights_folder(folder).is_dir()
 
 
+def saved_phases(folder: str | Path) -> set[str]:
+    """The phases of an unfinished run that have saved a step."""
+    return {step.parent.name for step in (Path(folder) / CHECKPOINTS).glob("*/*") if step.name.isdigit()}
+
+
 def create(folder: str | Path, config: ConfigDict) -> None:
     """Makes a run folder of ``config``, or resumes one of the same config.
+
+    Until a phase has saved a step, the fields of that phase may change, and before any has, all fields may: a batch
+    that does not fit into memory can be lowered.
 
     Raises:
       ValueError: the folder holds a run of another config; names the fields. See `check`.
     """
     folder = Path(folder)
-    if (folder / CHECKPOINTS).exists():  # else nothing was trained yet
-        check_changes(read_config(folder), config, folder, fixed=() if is_trained(folder) else OF_POSITION)
+    saved = saved_phases(folder)
+    if is_trained(folder):
+        check_changes(read_config(folder), config, folder)
+    elif saved:
+        # phase "detector" starts from what phase "novel" gives
+        begun = saved | ({"novel"} if "detector" in saved else set())
+        free = {f"train.{name}." for name in PHASES if name not in begun} if config.stage != "distill" else ()
+        check_changes(read_config(folder), config, folder, fixed=OF_POSITION, free=free)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
-
-
-@contextmanager
-def owned(folder: str | Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder while this one trains there.
-
-    The kernel releases the lock when its process ends, however that ends: a lock is never left behind.
-
-    Raises:
-      BlockingIOError: another process trains there; names its host and process id.
-      OSError: the folder cannot be written to.
-    """
-    path = Path(folder) / LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
-    except OSError as error:
-        raise atomic.cannot_write(path, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise BlockingIOError(
-                f"{folder} is in use by {owner}: wait until it ends, stop it, or give another --workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise atomic.cannot_write(path, error) from error
-            print(f"note: the file system of {folder} has no locks: let one process alone train there", file=sys.stderr)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
 
 
 def check(folder: str | Path, config: ConfigDict) -> None:
@@ -147,7 +115,10 @@ def check(folder: str | Path, config: ConfigDict) -> None:
     check_changes(read_config(folder), config, folder)
 
 
-def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path, *, fixed: Iterable[str] = ()) -> None:
+def check_changes(
+    trained: ConfigDict, config: ConfigDict, folder: str | Path,
+    *, fixed: Iterable[str] = (), free: Iterable[str] = (),
+) -> None:  # fmt: skip
     """Whether a config differs from that of a trained model only in fields that its weights do not depend on.
 
     Args:
@@ -155,12 +126,13 @@ def check_changes(trained: ConfigDict, config: ConfigDict, folder: str | Path, *
       config: the changed one.
       folder: of the model, for the message.
       fixed: more fields that may not differ.
+      free: more fields that may differ.
 
     Raises:
       ValueError: other fields differ; names them with both values.
     """
     theirs = as_json(trained)
-    free = set(AFTER_TRAINING)
+    free = {*AFTER_TRAINING, *free}
     if theirs["stage"] == "base":
         free |= {"fewshot.", "train.novel."}  # the shots are for evaluation alone
     if theirs["stage"] == "distill":  # the weights depend on the steps that were taught
@@ -310,14 +282,41 @@ def describe(fields: list[str], theirs: dict, ours: dict) -> str:
     return "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in fields[:NAMED]) + more
 
 
+def check_shots(folder: str | Path, shots: Mapping[int, Sequence[int]]) -> None:
+    """Whether the shots of a run are those that it was trained on, as its shots.json lists them, where it has one.
+
+    Shots are sampled again from the dataset each time; another dataset, or an edited one, gives others.
+
+    Args:
+      shots: class id -> annotation ids.
+
+    Raises:
+      ValueError: they are not; or shots.json is broken.
+    """
+    path = Path(folder) / SHOTS
+    if not path.is_file():
+        return
+    trained = _read_json(path, "restore it from a copy")
+    ours = {str(class_id): list(ids) for class_id, ids in shots.items()}
+    differ = [k for k in {**trained, **ours} if trained.get(k) != ours.get(k)]
+    if differ:
+        raise ValueError(
+            f"the dataset gives other shots than {path} lists ({len(differ)} of {len(ours)} classes differ): set "
+            "--config.data.root to the dataset that the run was trained on, or restore that dataset"
+        )
+
+
 def read_seconds(folder: str | Path) -> dict[str, float]:
     """Training time of each phase of a run, seconds, over all its interruptions.
 
     Raises:
       ValueError: seconds.json is broken.
     """
-    path = Path(folder) / SECONDS
-    return _read_json(path, "delete this file, which holds training times alone") if path.exists() else {}
+    path, fix = Path(folder) / SECONDS, "delete this file, which holds training times alone"
+    seconds = _read_json(path, fix) if path.exists() else {}
+    if not all(type(x) in (int, float) and 0 <= x < float("inf") for x in seconds.values()):
+        raise ValueError(f"{path} is broken (it holds something else than seconds): {fix}")
+    return seconds
 
 
 def add_seconds(folder: str | Path, phase: str, seconds: float) -> None:

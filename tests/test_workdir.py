@@ -1,8 +1,6 @@
 """A run folder: which config it is of, and what it gives back."""
 
-import errno
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +48,7 @@ def test_a_folder_belongs_to_what_was_trained(tmp_path):
     workdir.create(tmp_path, config)
     config.seed = 9  # nothing was trained yet
     workdir.create(tmp_path, config)
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mask" / "3").mkdir(parents=True)
     config.model.mask.diffusion.update(steps=7, guidance=3.0, spacing="even")
     config.eval.samples, config.data.root, config.data.test_json = 3, "elsewhere", "other.json"
     config.distill.steps = 16  # of another stage
@@ -72,7 +70,7 @@ def test_workers_stay_until_training_is_finished(tmp_path):
     """The position of the data iterator that a checkpoint holds is one per worker."""
     config = base.get_config("shapes").unlock()
     workdir.create(tmp_path, config)
-    (tmp_path / "checkpoints" / "mask").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "mask" / "3").mkdir(parents=True)
     config.data.workers = 3
     with pytest.raises(ValueError, match="data.workers: 0 there, 3 here"):
         workdir.create(tmp_path, config)
@@ -80,10 +78,56 @@ def test_workers_stay_until_training_is_finished(tmp_path):
     workdir.create(tmp_path, config)
 
 
+def test_what_was_not_trained_yet_may_change(tmp_path):
+    """A batch that does not fit into memory can be lowered, as `cli` says, also that of a later phase."""
+    config = fewshot.get_config("shapes").unlock()
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints" / "novel" / "3.orbax-checkpoint-tmp").mkdir(parents=True)  # cut off before it was whole
+    config.train.novel.batch, config.seed = 4, 5
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints" / "detector" / "3").mkdir(parents=True)
+    config.train.mask.batch = 4
+    workdir.create(tmp_path, config)
+    assert workdir.read_config(tmp_path).train.mask.batch == 4
+    for phase in ("detector", "novel"):  # the detector started from the novel classes of the phase before it
+        changed = config.copy_and_resolve_references()
+        changed.train[phase].batch = 2
+        with pytest.raises(ValueError, match=f"train.{phase}.batch: . there, 2 here"):
+            workdir.create(tmp_path, changed)
+    workdir.weights_folder(tmp_path).mkdir()
+    config.train.mask.batch = 2
+    with pytest.raises(ValueError, match="train.mask.batch: 4 there, 2 here"):
+        workdir.create(tmp_path, config)
+
+
+def test_another_test_set_of_coco(tmp_path):
+    """The check that the json has the published contents can be turned off with it."""
+    config = base.get_config("coco").unlock()
+    workdir.create(tmp_path, config)
+    workdir.weights_folder(tmp_path).mkdir(parents=True)
+    config.data.update(test_json="mine.json", test_images="mine", counts="", more_images=())
+    workdir.check(tmp_path, config)
+
+
+def test_shots_are_those_of_training(tmp_path):
+    workdir.check_shots(tmp_path, {0: (3,)})  # stage 1 has none
+    shots = {0: (3, 1), 7: ()}
+    (tmp_path / "shots.json").write_text('{"0": [3, 1], "7": []}')
+    workdir.check_shots(tmp_path, shots)
+    for other in ({0: (1, 3), 7: ()}, {0: (3, 1)}, {**shots, 2: (4,)}):
+        with pytest.raises(
+            ValueError, match=r"other shots than .*shots\.json lists \(1 of . classes differ\): set --conf"
+        ):
+            workdir.check_shots(tmp_path, other)
+    (tmp_path / "shots.json").write_text('{"0": [3')
+    with pytest.raises(ValueError, match=r"shots\.json is broken .*: restore it from a copy"):
+        workdir.check_shots(tmp_path, shots)
+
+
 def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
     config = distill.get_config("shapes").unlock()
     workdir.create(tmp_path, config)
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "steps4" / "3").mkdir(parents=True)
     config.distill.steps = 16
     config.model.mask.diffusion.spacing = "even"
     with pytest.raises(ValueError, match=r"distill\.steps: 8 there, 16 here; model\.mask\.diffusion\.spacing"):
@@ -127,28 +171,7 @@ def test_seconds_add_up(tmp_path):
     (tmp_path / "seconds.json").write_text('{"mask": 2.')
     with pytest.raises(ValueError, match=r"seconds\.json is broken .*: delete this file"):
         workdir.read_seconds(tmp_path)
-
-
-def test_a_folder_is_owned_by_one_at_a_time(tmp_path):
-    with workdir.owned(tmp_path / "run"):
-        with pytest.raises(BlockingIOError, match=f"run is in use by process {os.getpid()} on "):
-            with workdir.owned(tmp_path / "run"):
-                pytest.fail("owned twice")
-    with workdir.owned(tmp_path / "run"):
-        pass
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
-    def unknown(*args):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(workdir.fcntl, "flock", unknown)
-    with workdir.owned(tmp_path):
-        assert "has no locks: let one process alone train there" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot write .*file/run/lock"):
-        with workdir.owned(tmp_path / "file" / "run"):
-            pytest.fail("owned")
+    for value in ('"long"', "NaN", "true", "[1]"):
+        (tmp_path / "seconds.json").write_text(f'{{"mask": {value}}}')
+        with pytest.raises(ValueError, match=r"seconds\.json is broken .*: delete this file"):
+            workdir.add_seconds(tmp_path, "mask", 1.0)

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from maskdiff_jax import atomic, checkpoint
+from maskdiff_jax.lock import owned
 from maskdiff_jax.model import build
 from maskdiff_jax.pretrained import files, rules
 from maskdiff_jax.workdir import CHECKPOINTS, IMPORTED, create, initial_params, weights_folder
@@ -83,9 +84,10 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
     document = {
         "files": documents, "filled": [p for p in ours if p in filled], "new": [p for p in ours if p not in filled],
     }  # fmt: skip
-    create(workdir, config)
-    atomic.write_json(workdir / IMPORTED, document)  # before the weights: it marks the folder as one to import into
-    checkpoint.save_params(weights_folder(workdir), params)
+    with owned(workdir):
+        create(workdir, config)
+        atomic.write_json(workdir / IMPORTED, document)  # before the weights: it marks the folder as one to import into
+        checkpoint.save_params(weights_folder(workdir), params)
     return document
 
 

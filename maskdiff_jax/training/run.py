@@ -10,12 +10,13 @@ import jax
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
+from maskdiff_jax.lock import owned
 from maskdiff_jax.training import interrupts
 from maskdiff_jax.training.loop import Interrupted, run_phase
 from maskdiff_jax.training.side_by_side import make_meshes, train_parts
 from maskdiff_jax.training.stages import STAGES
 from maskdiff_jax.types import PyTree
-from maskdiff_jax.workdir import create, is_trained, owned, read_seconds, weights_folder
+from maskdiff_jax.workdir import IMPORTED, create, is_trained, read_seconds, weights_folder
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -29,12 +30,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
 
     Raises:
       FileNotFoundError: the dataset or the weights to start from are missing.
-      ValueError: a workdir of another config, a damaged checkpoint, shots that cannot be sampled.
+      ValueError: a workdir of another config or of imported weights, a damaged checkpoint, shots that cannot be
+        sampled, or that are not those before an interruption.
       FloatingPointError: the loss or a weight is no longer finite.
       OSError: the disk is full, or another process trains in the workdir.
       KeyboardInterrupt: Ctrl-C or SIGTERM; the step was finished and saved.
     """
     workdir = Path(workdir)
+    if (workdir / IMPORTED).is_file():  # they would look like a finished run
+        raise ValueError(
+            f"{workdir} holds imported weights: give --config.init_from={workdir}, and another --workdir to train in"
+        )
     # one process of a distributed run writes, and it alone holds the lock
     with owned(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         create(workdir, config)
@@ -42,7 +48,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
             final = weights_folder(workdir)
             checkpoint.save_params(final, _train(config, workdir))
             for folder in final.parent.iterdir():  # their optimizer states are of no more use
-                if folder != final:
+                if folder != final and folder.is_dir():
                     shutil.rmtree(folder)
     return read_seconds(workdir)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskdiff_jax import workdir
+from maskdiff_jax import lock, workdir
 from tests import launched, tiny
 
 
@@ -28,6 +28,27 @@ def test_the_printed_commands_segment_an_image(tmp_path, capsys):
     assert (tmp_path / "samples" / "example.png").is_file()
     results = json.loads((tmp_path / "samples" / "results.json").read_text())
     assert all(r["file_name"] == str(tmp_path / "example.png") for r in results)
+
+
+def written(folder):
+    for name in ("base/lock", "fewshot/checkpoints/final/d", "report/index.html", "example.png", "thesis.tex"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    return folder
+
+
+def test_fresh_deletes_its_own_results_alone(tmp_path):
+    launched.load("quickstart")["forget"](written(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", [".", "base"])
+def test_fresh_does_not_delete_what_another_process_trains(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # the script changes it
+    with lock.owned(written(tmp_path) / name):
+        done = launched.run("quickstart", "--fresh", f"--workdir={tmp_path}")
+    assert done.code == 1 and "is in use by process" in done.err and done.err.count("\n") == 1
+    assert (tmp_path / "base" / "lock").exists() and (tmp_path / "report" / "index.html").exists()
 
 
 TWO = "--xla_force_host_platform_device_count=2"

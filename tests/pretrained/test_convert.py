@@ -9,8 +9,10 @@ from flax.traverse_util import flatten_dict
 
 from configs import base, fewshot
 from maskdiff_jax import checkpoint
+from maskdiff_jax.lock import owned
 from maskdiff_jax.model import build
 from maskdiff_jax.pretrained import convert, rules
+from maskdiff_jax.training import run as train
 from maskdiff_jax.workdir import check_layout
 from tests.pretrained import third_party_files as files
 from tests.pretrained import third_party_names as names
@@ -68,6 +70,11 @@ def test_backbones(tmp_path, arg, state):
     np.testing.assert_array_equal(got["detector/backbone/res3/block0/shortcut/norm/var"], want)
     # an import may replace an earlier import
     convert.run(c, tmp_path / "run", [save(tmp_path, {"model": state})])
+    with owned(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match="run is in use by process"):
+            convert.run(c, tmp_path / "run", [save(tmp_path, {"model": state})])
+    with pytest.raises(ValueError, match="run holds imported weights: give --config.init_from=.*run, and another --w"):
+        train.run(c, tmp_path / "run")
 
 
 def test_detectors(tmp_path):

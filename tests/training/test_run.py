@@ -159,8 +159,8 @@ def test_one_process_at_a_time(monkeypatch, tmp_path, config):
 OWNER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from maskdiff_jax import workdir
-with workdir.owned(sys.argv[2]):
+from maskdiff_jax import lock
+with lock.owned(sys.argv[2]):
     print("owned", flush=True)
     time.sleep(60)
 """
