@@ -23,7 +23,7 @@ from maskdiff_jax.evaluation import coco_eval, figures, metrics_document
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import Batch, PyTree, SupportSet
-from maskdiff_jax.workdir import FIGURES, METRICS, PREDICTIONS, load_weights, read_seconds
+from maskdiff_jax.workdir import FIGURES, METRICS, PREDICTIONS, check_shots, load_weights, read_seconds
 
 
 class Setup(NamedTuple):
@@ -63,12 +63,14 @@ def run(config: ConfigDict, workdir: str | Path, output: str | Path | None = Non
 
     Raises:
       FileNotFoundError: the run is missing or not finished, or the dataset is missing.
-      ValueError: the weights are of another model, or ``eval.source`` has other classes.
+      ValueError: the weights are of another model, the dataset gives other shots than those of the run, or
+        ``eval.source`` has other classes.
       OSError: ``output`` cannot be written to.
     """
     start = time.monotonic()
     output = default_output(config, workdir) if output is None else Path(output)
     atomic.check_writable(output)
+    seconds = read_seconds(workdir)
     setup = open_run(config, workdir)
     params, segmenter, dataset = setup.params, setup.segmenter, setup.dataset
     active = active_mask(setup.class_ids, config.model.num_classes)
@@ -82,7 +84,7 @@ def run(config: ConfigDict, workdir: str | Path, output: str | Path | None = Non
         "metrics": scores.metrics | mean_ious,
         "per_class": scores.per_class | {"mask_iou": ious_per_class},
         "curves": scores.curves,
-        "seconds": read_seconds(workdir) | {"evaluation": round(time.monotonic() - start, 1)},
+        "seconds": seconds | {"evaluation": round(time.monotonic() - start, 1)},
         "images_per_second": predictions.images_per_second,
     }
     atomic.write_json(output / METRICS, document)
@@ -105,6 +107,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Setup:
     support_split = pipeline.open_split(config.data, "support")
     _check_same_classes(config, dataset, support_split)
     shots, support = make_support_set(config, support_split)
+    check_shots(workdir, shots)
     segmenter = segment.make_segmenter(
         model, support, size=config.model.mask.size, context=config.data.context, top_n=options.mask_top_n,
         mask_batches=(options.mask_batch,), threshold=options.mask_threshold, samples=options.samples,

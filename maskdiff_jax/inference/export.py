@@ -50,6 +50,7 @@ def run(config: ConfigDict, folder: str | Path, output: str | Path) -> int:
 
     Raises:
       FileNotFoundError: the run is missing or not finished, or there is no dataset to crop the shots from.
+      ValueError: the weights are of another model, or the dataset gives other shots than those of the run.
       FileExistsError: ``output`` holds something else.
       OSError: ``output`` cannot be written.
     """
@@ -63,7 +64,8 @@ def from_run(config: ConfigDict, folder: str | Path) -> TrainedModel:
     """The model of a run, with shots cropped from the dataset; raises as ``run``."""
     params = workdir.load_weights(folder, build(config.model))
     support_split = pipeline.open_split(config.data, "support")
-    _, support = make_support_set(config, support_split)
+    shots, support = make_support_set(config, support_split)
+    workdir.check_shots(folder, shots)
     return TrainedModel(params, config, tuple(support_split.categories), support)
 
 

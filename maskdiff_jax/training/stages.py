@@ -24,7 +24,7 @@ from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
 from maskdiff_jax.training.side_by_side import Parts, Train
 from maskdiff_jax.types import PyTree
-from maskdiff_jax.workdir import SHOTS, initial_params, load_weights
+from maskdiff_jax.workdir import SHOTS, check_shots, initial_params, load_weights, saved_phases
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
@@ -69,8 +69,7 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     model = build(config.model)
     params = load_weights(config.init_from, model)
     support_split = pipeline.open_split(config.data, "support")
-    shots = sample_shots(config, support_split)
-    fewshot.save_shots(workdir / SHOTS, shots)
+    shots = _sampled_shots(config, workdir, support_split)
     dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
     active = active_class_ids(config, support_split.categories)
     # before the first phase trains, as in stage 1
@@ -98,8 +97,7 @@ def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
     model = build(config.model)
     params = load_weights(config.init_from, model)
     train_split, support_split = (pipeline.open_split(config.data, split) for split in ("train", "support"))
-    shots = sample_shots(config, support_split)
-    fewshot.save_shots(workdir / SHOTS, shots)
+    shots = _sampled_shots(config, workdir, support_split)
     base_objects = fewshot.restrict(train_split, class_ids(train_split.categories, novel=False))
     shot_objects = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
     crops = (
@@ -117,6 +115,15 @@ def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
 
 
 STAGES = {"base": base_stage, "fewshot": fewshot_stage, "distill": distill_stage}
+
+
+def _sampled_shots(config: ConfigDict, workdir: Path, support_split: Dataset) -> fewshot.ShotSet:
+    """Samples the shots and leaves them in ``shots.json``; a run that resumes must get the same ones."""
+    shots = sample_shots(config, support_split)
+    if saved_phases(workdir):
+        check_shots(workdir, shots)
+    fewshot.save_shots(workdir / SHOTS, shots)
+    return shots
 
 
 def _detector_phase(

@@ -1,6 +1,7 @@
 """One evaluation: what it writes and where, its variants of AP, mask IoU, and what stops it before hours of work."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from maskdiff_jax import workdir
 from maskdiff_jax.data.dataset import with_novel
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.evaluation import coco_eval, evaluate
+from maskdiff_jax.inference import export
 from tests import launched, tiny
 
 
@@ -67,6 +69,21 @@ def test_a_read_only_run_folder(run, monkeypatch):
     monkeypatch.setattr("maskdiff_jax.atomic.write", write)
     with pytest.raises(OSError, match=r"cannot write to .*run \(Read-only file system\): give another folder"):
         evaluate.run(workdir.read_config(run), run)
+
+
+def test_other_shots_than_those_of_training(run, tmp_path):
+    """A dataset that was edited since training would be scored with other shots, and nothing would say so."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "shots.json").write_text('{"0": [1, 2]}')
+    (copy / "seconds.json").write_text('{"mask": "long"}')
+    output = tmp_path / "output"
+    with pytest.raises(ValueError, match=r"seconds\.json is broken"):  # not after hours of work
+        evaluate.run(workdir.read_config(copy), copy, output)
+    (copy / "seconds.json").unlink()
+    with pytest.raises(ValueError, match=r"other shots than .*run/shots\.json lists \(12 of 12 classes differ\)"):
+        evaluate.run(workdir.read_config(copy), copy, output)
+    with pytest.raises(ValueError, match="other shots than"):
+        export.run(workdir.read_config(copy), copy, tmp_path / "model")
 
 
 def dataset():
