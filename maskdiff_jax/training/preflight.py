@@ -16,6 +16,7 @@ from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.model import build
 from maskdiff_jax.training import optim
 from maskdiff_jax.training.side_by_side import make_meshes
+from maskdiff_jax.workdir import CHECKPOINTS
 
 PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
 SHOTS = (1, 5, 10)  # the K of the paper's tables
@@ -70,18 +71,21 @@ def _check_phases(config: ConfigDict) -> None:
 
 
 def _check_disk(config: ConfigDict, workdir: Path) -> None:
-    free, need = shutil.disk_usage(_existing(workdir)).free, checkpoint_bytes(config)
+    written = sum(x.stat().st_size for x in (workdir / CHECKPOINTS).rglob("*") if x.is_file())  # of a run that resumes
+    free, need = shutil.disk_usage(_existing(workdir)).free, checkpoint_bytes(config) - written
     if free < need:
         raise OSError(
-            f"{workdir}: the checkpoints take up to {need / 1e9:.2f} GB ({config.train.keep} of train.keep and the one "
-            f"that is being written), but only {free / 1e9:.2f} GB are free: free some space, or lower train.keep"
+            f"{workdir}: the checkpoints take up to {need / 1e9:.2f} GB ({config.train.keep} of train.keep per phase "
+            f"and the one that is being written), but only {free / 1e9:.2f} GB are free: free some space, or lower "
+            "train.keep"
         )
 
 
 def checkpoint_bytes(config: ConfigDict) -> int:
-    """Disk space that a run needs at most, bytes: the kept states of its largest phase, one more, the final weights.
+    """Disk space that a run needs at most, bytes: the kept states of every phase, one more, the final weights.
 
-    A state holds all parameters and, for each trained one, its EMA and one or two moments.
+    The states of a phase stay until the last phase ends. A state holds all parameters, in distillation those of the
+    teacher's mask head too, and for each trained one its EMA and one or two moments.
     """
     leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
     sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
@@ -91,7 +95,10 @@ def checkpoint_bytes(config: ConfigDict) -> int:
         if config.train[name].steps:
             trained = sum(n for k, n in sizes.items() if k.startswith(part_of[name]))
             states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
-    return BYTES * (max(states) * (config.train.keep + 1) + sum(sizes.values()))
+            if config.stage == "distill":
+                rounds = len(config.distill.rounds) + (config.distill.guidance != 1.0)
+                states = [states[-1] + trained] * rounds
+    return BYTES * (sum(states) * config.train.keep + max(states, default=0) + sum(sizes.values()))
 
 
 def _check_data(config: ConfigDict) -> list[str]:

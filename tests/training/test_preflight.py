@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from configs import base, fewshot
+from configs import base, distill, fewshot
 from maskdiff_jax.data import checks, pipeline
 from maskdiff_jax.data.formats import coco
 from maskdiff_jax.data.synthetic import scenes
@@ -126,11 +126,12 @@ def test_room_for_checkpoints(tmp_path, monkeypatch):
     config = narrow(base.get_config("shapes"))
     params = jax.eval_shape(build(config.model).init, jax.random.key(0))
     detector, mask = (sum(x.size for x in jax.tree.leaves(params[k])) for k in ("detector", "mask_head"))
-    # two kept and one being written, each with mean and two moments of the larger part, then the final weights
-    need = 4 * (3 * (detector + mask + 3 * max(detector, mask)) + detector + mask)
+    # a state has all parameters, and mean and two moments of its part; the first phase's stay while the second trains
+    states = [detector + mask + 3 * part for part in (detector, mask)]
+    need = 4 * (2 * sum(states) + max(states) + detector + mask)
     assert preflight.checkpoint_bytes(config) == need
     config.train.detector.optimizer = config.train.mask.optimizer = "sgd"
-    assert preflight.checkpoint_bytes(config) == need - 4 * 3 * max(detector, mask)
+    assert preflight.checkpoint_bytes(config) == need - 4 * (2 * (detector + mask) + max(detector, mask))
     folder = tmp_path / "not" / "there"
     for free, fits in ((need, True), (need // 2, False)):
         monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
@@ -139,6 +140,21 @@ def test_room_for_checkpoints(tmp_path, monkeypatch):
         else:
             with pytest.raises(OSError, match="free some space, or lower train.keep"):
                 preflight.check(config, folder)
+    # a run that resumes needs no room for what it has written
+    (folder / "checkpoints" / "mask" / "2").mkdir(parents=True)
+    (folder / "checkpoints" / "mask" / "2" / "d").write_bytes(bytes(need - need // 2))
+    preflight.check(config, folder)
+
+
+def test_room_for_the_rounds_of_distillation():
+    config = narrow(distill.get_config("shapes"))
+    params = jax.eval_shape(build(config.model).init, jax.random.key(0))
+    detector, mask = (sum(x.size for x in jax.tree.leaves(params[k])) for k in ("detector", "mask_head"))
+    config.train.keep, config.distill.rounds = 1, (4, 2)
+    state = detector + mask + mask + 3 * mask  # all, the teacher's mask head, mean and two moments
+    assert preflight.checkpoint_bytes(config) == 4 * (2 * state + state + detector + mask)
+    config.distill.guidance = 2.0  # one more phase
+    assert preflight.checkpoint_bytes(config) == 4 * (3 * state + state + detector + mask)
 
 
 def test_both_phases_are_made_before_the_first_trains(tmp_path):
