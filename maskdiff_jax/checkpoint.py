@@ -176,8 +176,8 @@ def _contents(tree: Any, what: str) -> Contents:
         x = np.asarray(jax.device_get(x))
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise FloatingPointError(
-                f"{what} cannot be saved: {name} has a NaN or an infinity. The checkpoint before it is kept: lower the "
-                "learning rate or set clip_norm, then run it again"
+                f"{what} cannot be saved: {name} has a NaN or an infinity. What was saved before is kept. Train into "
+                "another --workdir with a lower learning rate, or with clip_norm"
             )
         contents[name] = (_kind(x), _checksum(x))
     return contents

@@ -39,7 +39,9 @@ def test_phase_round_trip_keeps_the_newest(tmp_path):
 def test_a_state_that_is_not_finite_is_never_the_newest(tmp_path, bad):
     with checkpoint.PhaseCheckpoints(tmp_path / "mask", keep=1) as saved:
         saved.save(state(1), {})
-        with pytest.raises(FloatingPointError, match="step 2 of phase 'mask' cannot be saved: opt_state/m has a NaN"):
+        with pytest.raises(
+            FloatingPointError, match="'mask' cannot be saved: opt_state/m has a NaN.* another --workdir"
+        ):
             saved.save(state(2, bad), {})
     with checkpoint.PhaseCheckpoints(tmp_path / "mask", keep=1) as again:
         equal(again.restore(state(0))[0], state(1))

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -43,7 +43,11 @@ def deferred(stop: threading.Event) -> Iterator[None]:
         restore()
         stop.set()
         name = SIGNALS[signal.Signals(number)]
-        print(f"\n{name}: finishing this step and saving it; again {name} stops at once", file=sys.stderr, flush=True)
+        # RuntimeError: the signal came while the progress line was being written; OSError: nobody reads stderr now
+        with suppress(RuntimeError, OSError):
+            print(
+                f"\n{name}: finishing this step and saving it; again {name} stops at once", file=sys.stderr, flush=True
+            )
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:

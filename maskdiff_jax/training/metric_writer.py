@@ -75,8 +75,9 @@ class MetricWriter:
         """
         if not math.isfinite(metrics["loss"]):
             raise FloatingPointError(
-                f"the loss of phase '{self._phase}' is {metrics['loss']} at step {step}: lower the learning rate, "
-                f"set clip_norm, or look at the data of the steps since the last line of {LOG}"
+                f"the loss of phase '{self._phase}' is {metrics['loss']} at step {step}: look at the data of the steps "
+                f"since the last line of {LOG}, or train into another --workdir with a lower learning rate, or with "
+                "clip_norm"
             )
         if not self._on:
             return

@@ -23,6 +23,22 @@ def test_the_first_signal_asks_to_stop(capsys, number, name):
     assert f"{name}: finishing this step and saving it; again {name} stops at once" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [RuntimeError("reentrant call"), BrokenPipeError()])
+def test_a_message_that_cannot_be_printed_does_not_stop_the_run(monkeypatch, error):
+    """The signal may come while the progress line is being written, or after the terminal is gone."""
+
+    class Closed:
+        def write(self, text):
+            raise error
+
+    stop = threading.Event()
+    with interrupts.deferred(stop):
+        monkeypatch.setattr(sys, "stderr", Closed())
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.undo()
+    assert stop.is_set()
+
+
 def test_the_second_ctrl_c_is_obeyed():
     stop = threading.Event()
     with pytest.raises(KeyboardInterrupt):
