@@ -7,7 +7,7 @@ more done than one after the other on both.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import sharding
 from maskdiff_jax.types import PyTree
+
+POLL = 0.5  # seconds between looks for a signal
 
 Train = Callable[..., PyTree]  # (phase, params) -> params, on a group of devices
 # part of the parameters ("detector", "mask_head") -> what runs its phases; only params[part] of the result is kept
@@ -49,8 +51,12 @@ def train_parts(parts: Parts, trains: Sequence[Train], stop: threading.Event | N
     with ThreadPoolExecutor(len(parts)) as pool:
         futures = {name: pool.submit(run, t) for (name, run), t in zip(parts.items(), trains, strict=True)}
         try:
-            for future in as_completed(futures.values()):
-                future.result()
+            waiting = set(futures.values())
+            while waiting:
+                # not forever: a signal that another thread receives does not wake this one, which handles it
+                done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
         except BaseException:  # an interrupt too, which reaches this thread alone
             if stop is not None:
                 stop.set()

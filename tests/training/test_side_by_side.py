@@ -150,6 +150,21 @@ def test_an_interrupt_stops_both_after_a_saved_step(tmp_path):
         assert step < STEPS and (tmp_path / "checkpoints" / part / str(step)).is_dir()
 
 
+def test_a_signal_that_another_thread_receives(tmp_path):
+    """The kernel may give Ctrl-C to any thread, which does not wake the main thread."""
+
+    def interrupt(n, stop):
+        if n == 5:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the loop blocks it while it waits for data
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        wait(n, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(tmp_path, detector=interrupt, mask_head=wait)
+    for part, step in last_steps(tmp_path).items():
+        assert step < STEPS and (tmp_path / "checkpoints" / part / str(step)).is_dir()
+
+
 def test_one_train_for_each_part(tmp_path):
     with pytest.raises(ValueError):
         train_both(tmp_path, meshes=[sharding.make_mesh(1)] * 3)
