@@ -23,6 +23,7 @@ SHOWN_IOU = 0.6  # of boxes that overlap more, one is shown: several classes on 
 STRIP = 8  # images in a strip
 SAMPLES = 6  # masks of one object
 EXAMPLES = 5  # objects whose samples are shown
+OTHERS = ("support", "forward", "denoising", "samples")  # figures beside the scenes
 
 
 class Example(NamedTuple):
@@ -43,6 +44,8 @@ def render(
     objects of the split ``forward.png``: noise is added to a mask; ``denoising.png``: a mask is sampled;
     ``samples.png``: several samples per object.
 
+    Those of an earlier evaluation are deleted: a report would show them as pictures of this one.
+
     Args:
       folder: is made when missing.
       results: COCO results.
@@ -50,6 +53,8 @@ def render(
     if not config.eval.figures:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in (*folder.glob("scenes_[0-9]*.png"), *(folder / f"{name}.png" for name in OTHERS)):
+        earlier.unlink(missing_ok=True)
     by_image: dict[int, list] = {}
     for row in results:
         by_image.setdefault(row["image_id"], []).append(row)
