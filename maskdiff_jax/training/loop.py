@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +35,10 @@ class Loader(Protocol):
 
     def set_state(self, state: Any) -> None:
         """Resumes at a position."""
+        ...
+
+    def close(self) -> None:
+        """Ends its processes and threads; no batch is asked for afterwards."""
         ...
 
 
@@ -70,11 +74,17 @@ class PairLoader:
         for loader, s in zip(self._both, state, strict=True):
             loader.set_state(s)
 
+    def close(self) -> None:
+        for loader in self._both:
+            loader.close()
+
 
 def run_phase(
     phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None
 ) -> PyTree:
     """Runs a phase from where it stopped; returns the parameters, the trained ones as their EMA.
+
+    The phase's loader is closed: its processes would keep their memory while later phases train.
 
     Args:
       stop: when it is set, the phase finishes its step, saves, and raises `Interrupted`.
@@ -90,7 +100,10 @@ def run_phase(
     if stop is not None and stop.is_set():
         raise Interrupted(f"phase '{phase.name}' is not started")
     state, step_fn = _start(phase, params, mesh)
-    with checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved:
+    with (
+        closing(phase.loader),
+        checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved,
+    ):
         restored = saved.restore(state)
         if restored is not None:
             state, data_state = restored

@@ -12,7 +12,7 @@ class Counter:
     """A loader whose batches depend on nothing but its position."""
 
     def __init__(self):
-        self.n = 0
+        self.n, self.closed = 0, False
 
     def __next__(self):
         self.n += 1
@@ -24,6 +24,9 @@ class Counter:
 
     def set_state(self, state):
         self.n = state["n"]
+
+    def close(self):
+        self.closed = True
 
 
 def squares(params, key, batch):

@@ -1,5 +1,6 @@
 """The loop on a line through two points: resume, freezing, EMA, broken losses."""
 
+import contextlib
 import json
 
 import jax
@@ -98,6 +99,15 @@ def test_resume_equals_uninterrupted(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     steps = [json.loads(x)["step"] for x in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))  # what was done twice stands there once
+
+
+def test_loaders_are_closed_when_a_phase_ends_or_fails(tmp_path):
+    """Worker processes of a finished phase would keep their memory for days."""
+    for loader, error in ((loop.PairLoader(Counter(), Counter()), None), (Failing(), Stop)):
+        one = phase(loss=lambda p, k, b: squares(p, k, b[0] if isinstance(b, tuple) else b), loader=loader)
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            train(tmp_path / type(loader).__name__, one)
+        assert all(x.closed for x in getattr(loader, "_both", (loader,)))
 
 
 def test_the_ema_is_what_comes_out(tmp_path):

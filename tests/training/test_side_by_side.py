@@ -42,6 +42,9 @@ class Stream:
     def set_state(self, state):
         self.n = state["n"]
 
+    def close(self):
+        pass
+
 
 def phase(part, loader):
     def squares(params, key, batch):
