@@ -30,14 +30,18 @@ def main(config: ConfigDict, workdir: Path) -> None:
     del workdir  # datasets belong to config.data.root, not to a run
     from maskdiff_jax.data import pipeline
 
+    unreadable = 0
     for data, splits in _datasets(config):
         for split in splits:
             if _CHECK.value:
-                _check(data, split)
+                unreadable += _check(data, split)
             else:
                 size = None if split == "test" else config.model.mask.size  # shots are for training
                 for folder in pipeline.prepare_split(data, split, shot_size=size):
                     print(f"prepared: {folder}")
+    if unreadable:
+        files, them = ("image", "it") if unreadable == 1 else ("images", "them")
+        raise ValueError(f"{unreadable} {files} cannot be read: replace {them}, or remove {them} from the json")
 
 
 def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
@@ -54,8 +58,8 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     return found
 
 
-def _check(data: ConfigDict, split: str) -> None:
-    """Reads everything and prints the contents and the problems."""
+def _check(data: ConfigDict, split: str) -> int:
+    """Reads everything and prints the contents and the problems; returns how many images would stop training."""
     from maskdiff_jax.data import buckets, checks, sources
 
     progress = functools.partial(sources.progress_line, what=f"reading the {split} images of {data.source}")
@@ -65,6 +69,7 @@ def _check(data: ConfigDict, split: str) -> None:
     print(checks.describe(*found, examples=examples, **limits))
     sizes = [(i.height, i.width) for i in found[0].infos]
     print("  " + buckets.describe(buckets.padding(sizes, data)))
+    return found[1][checks.MISSING] + found[1][checks.BROKEN]
 
 
 if __name__ == "__main__":

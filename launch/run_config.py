@@ -72,7 +72,9 @@ def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.F
         raise ValueError(last_line(error)) from error
     except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
         text = str(error.args[0]) if error.args else repr(error)
-        raise ValueError("config: no such field or value: " + re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()) from error
+        text = re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()
+        text = re.sub(r" Did you mean (\S+) instead of .*", r": did you mean \1?", text)
+        raise ValueError(f"config: no such field or value: {text}") from error
     try:
         config = values.config.lock()  # ml_collections raises here when there is no such file
     except OSError as error:

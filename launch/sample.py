@@ -71,7 +71,7 @@ def _load(folder: Path, overrides: list[str]) -> Any:
 
     theirs = predictor.read_config(folder)
     config = run_config.override(theirs, overrides)
-    workdir.check_changes(theirs, config, folder)
+    workdir.check_changes(theirs, config, folder, fix=workdir.AFTER)
     cli.set_up_jax(config.model.mask.size)
     return predictor.load(
         folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value

@@ -218,6 +218,8 @@ def _cannot_save(path: Path, error: Exception) -> OSError:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error of orbax."""
+    """What an error of orbax says, in a few words."""
     text = str(error).strip()
+    if "TensorStore" in text:  # its first line is indices and addresses
+        return "an array cannot be read: its file is missing, cut off or damaged"
     return text.splitlines()[0][:200] if text else type(error).__name__

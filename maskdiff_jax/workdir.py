@@ -56,6 +56,9 @@ NEXT_STAGE = (
 )  # fmt: skip
 _SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
 NAMED = 8  # fields that a message names
+# what to do about fields that may not differ, while a run trains and after it
+RESUMED = "give these fields as they are there, or give another --workdir"
+AFTER = "trained weights depend on these fields, leave them as they are"
 PHASES = ("detector", "mask", "novel")  # sections of config.train; the phases of these names are trained with them
 
 
@@ -112,12 +115,12 @@ def check(folder: str | Path, config: ConfigDict) -> None:
       FileNotFoundError: there is no run in the folder.
       ValueError: fields differ; names them with both values. Or config.json is broken.
     """
-    check_changes(read_config(folder), config, folder)
+    check_changes(read_config(folder), config, folder, fix=AFTER)
 
 
 def check_changes(
     trained: ConfigDict, config: ConfigDict, folder: str | Path,
-    *, fixed: Iterable[str] = (), free: Iterable[str] = (),
+    *, fixed: Iterable[str] = (), free: Iterable[str] = (), fix: str = RESUMED,
 ) -> None:  # fmt: skip
     """Whether a config differs from that of a trained model only in fields that its weights do not depend on.
 
@@ -127,6 +130,7 @@ def check_changes(
       folder: of the model, for the message.
       fixed: more fields that may not differ.
       free: more fields that may differ.
+      fix: what to do about the others, for the message.
 
     Raises:
       ValueError: other fields differ; names them with both values.
@@ -140,10 +144,7 @@ def check_changes(
     free -= set(fixed)
     differ = [k for k in different_fields(as_json(config), theirs) if not covers(free, k)]
     if differ:
-        raise ValueError(
-            f"{folder} holds a run of another config ({describe(differ, theirs, as_json(config))}): give these fields "
-            "as they are there, or give another --workdir"
-        )
+        raise ValueError(f"{folder} holds a run of another config ({describe(differ, theirs, as_json(config))}): {fix}")
 
 
 def read_config(folder: str | Path) -> ConfigDict:
@@ -185,6 +186,11 @@ def load_weights(folder: str | Path, model: Initializer) -> PyTree:
       FileNotFoundError: there is no run, or it is not finished.
       ValueError: the weights are damaged, or of another model.
     """
+    if (Path(folder) / CONFIG).is_file() and not is_trained(folder):
+        raise FileNotFoundError(
+            f"training has not finished in {folder}: run its launch/train.py command again, which resumes, or give the "
+            "folder of a trained run"
+        )
     template = jax.eval_shape(model.init, jax.random.key(0))
     return checkpoint.load_params(weights_folder(folder), template)
 

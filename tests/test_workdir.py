@@ -147,7 +147,7 @@ def test_weights_to_start_from(tmp_path):
     new = workdir.initial_params(config, model)
     np.testing.assert_array_equal(new["a"]["w"], jax.random.normal(jax.random.key(0), (3,)))
     workdir.create(tmp_path, config)
-    with pytest.raises(FileNotFoundError, match="checkpoints/final"):
+    with pytest.raises(FileNotFoundError, match=f"training has not finished in {tmp_path}: run its launch/train.py"):
         workdir.load_weights(tmp_path, model)
     checkpoint.save_params(workdir.weights_folder(tmp_path), {"a": {"w": jnp.arange(3.0)}})
     assert workdir.is_trained(tmp_path)

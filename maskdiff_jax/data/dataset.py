@@ -76,8 +76,8 @@ def with_novel(dataset: Dataset, names: Sequence[str]) -> Dataset:
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ValueError(
-            f"data.novel_classes names {', '.join(unknown)}, which {dataset.name} does not have: "
-            f"its classes are {', '.join(known)}"
+            f"data.novel_classes names {', '.join(unknown)}, which the {dataset.split} split of {dataset.name} does "
+            f"not have: its classes are {', '.join(known)}"
         )
     return dataset._replace(categories=tuple(c._replace(novel=c.name in names) for c in dataset.categories))
 

@@ -23,6 +23,12 @@ from maskdiff_jax.workdir import (
 
 # what a later stage inherits; a trailing dot: the whole section
 SHARED = ("model.", "weights", "data.novel_classes", "data.context")
+# where the data are and how images are resized, which a later stage also inherits, but may set anew
+OF_DATA = tuple(f"data.{name}" for name in (
+    "source", "root", "train_json", "train_images", "test_json", "test_images", "more_images", "counts", "shapes_seed",
+    "shapes_train", "shapes_support", "shapes_test", "short_sides", "test_short_side", "long_side", "buckets",
+    "max_boxes", "min_box_side", "min_mask_area", "region_long_side", "crop_margin",
+))  # fmt: skip
 # what distillation must share with its teacher, and which of these fields are its own
 OF_TEACHER = ("model.mask.", "fewshot.", "data.source", "data.train_json", "data.novel_classes", "data.context")
 FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fewshot.novel_init")
@@ -32,7 +38,7 @@ NOVEL_INITS = ("finetune", "random", "imprint")
 def inherit(
     config: ConfigDict, before: ConfigDict, folder: Path, *, given: frozenset[str], own: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """Takes over what a stage must or should share with the run that it starts from: the model and the classes.
+    """Takes over what a stage must or should share with the run that it starts from: the model, the classes, the data.
 
     Args:
       config: of the stage; is changed.
@@ -57,9 +63,9 @@ def inherit(
     changed = {}
     for name, value in theirs.items():
         taught = config.stage == "distill" and covers(FREE_OF_TEACHER, name)
-        if taught or not covers(SHARED, name) or ours[name] == value:
+        if taught or not covers((*SHARED, *OF_DATA), name) or ours[name] == value:
             continue
-        if covers(NEXT_STAGE, name) and name in given | own:
+        if covers((*NEXT_STAGE, *OF_DATA), name) and name in given | own:
             continue
         if name not in given:
             changed[name] = value

@@ -36,13 +36,15 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
 
     Raises:
       FileNotFoundError: the test split is missing.
-      ValueError: an unknown optimizer or schedule, a batch that the devices cannot share, other classes in the test
-        split than in the training split; in the literal preset a class with fewer objects than its K.
+      ValueError: an unknown optimizer or schedule, a batch that the devices cannot share, another number of classes
+        than the model has, other classes in the test split than in the training split; in the literal preset a class
+        with fewer objects than its K.
       OSError: the checkpoints do not fit on the disk.
     """
     _check_phases(config)
     _check_disk(config, Path(workdir))
     if config.data.source in scenes.LEVELS:
+        _check_classes(config, len(scenes.NAMES), config.data.source)
         return []  # scenes are made as the config asks
     return _check_data(config)
 
@@ -75,8 +77,8 @@ def _check_disk(config: ConfigDict, workdir: Path) -> None:
     free, need = shutil.disk_usage(_existing(workdir)).free, checkpoint_bytes(config) - written
     if free < need:
         raise OSError(
-            f"{workdir}: the checkpoints take up to {need / 1e9:.2f} GB ({config.train.keep} of train.keep per phase "
-            f"and the one that is being written), but only {free / 1e9:.2f} GB are free: free some space, or lower "
+            f"{workdir}: the checkpoints take up to {need / 1e6:,.0f} MB ({config.train.keep} of train.keep per phase "
+            f"and the one that is being written), but only {free / 1e6:,.0f} MB are free: free some space, or lower "
             "train.keep"
         )
 
@@ -105,6 +107,7 @@ def _check_data(config: ConfigDict) -> list[str]:
     """The test split, and whether K shots can be sampled; for data that have a json."""
     data = config.data
     categories, count = checks.objects_per_class(sources.files(data, "train")[0])
+    _check_classes(config, len(categories), data.train_json)
     if data.test_json:  # "": a dataset without a test split
         pipeline.open_split(data, "test")  # raises what evaluation would, a missing image included
         theirs, _ = checks.objects_per_class(sources.files(data, "test")[0])
@@ -117,6 +120,13 @@ def _check_data(config: ConfigDict) -> list[str]:
     if config.stage != "base" or config.fewshot.short_classes == "take_all" or not data.novel_classes:
         return []
     return _check_shots(config, categories, count)
+
+
+def _check_classes(config: ConfigDict, count: int, what: str) -> None:
+    """A label from model.num_classes on would count as background, and a class without a name would learn nothing."""
+    if config.model.num_classes != count:
+        fix = f"set --config.model.num_classes={count}" if config.stage == "base" else "list the classes of stage 1"
+        raise ValueError(f"{what} has {count} classes, but the model has {config.model.num_classes}: {fix}")
 
 
 def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter) -> list[str]:

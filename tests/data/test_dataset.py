@@ -42,6 +42,7 @@ def test_subset_reads_the_pixels_of_its_positions():
 def test_novel_classes_are_named():
     assert [c.novel for c in ds.with_novel(squares(), ["a", "b"]).categories] == [True, True, False]
     with pytest.raises(
-        ValueError, match=r"novel_classes names z, which squares does not have: its classes are a, b, c"
+        ValueError,
+        match=r"novel_classes names z, which the \w+ split of squares does not have: its classes are a, b, c",
     ):
         ds.with_novel(squares(), ["a", "z"])

@@ -171,5 +171,7 @@ def test_a_run_folder_is_a_model(tmp_path, model):
     )
     jax.tree.map(np.testing.assert_array_equal, found._params, model._params)
     shutil.rmtree(workdir.weights_folder(run))
-    with pytest.raises(FileNotFoundError, match="train first"):
+    with pytest.raises(
+        FileNotFoundError, match="training has not finished in .*: run its launch/train.py command again"
+    ):
         predictor.load(run)

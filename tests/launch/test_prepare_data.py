@@ -1,5 +1,7 @@
 """launch/prepare_data.py: what it writes and prints for a small dataset. The sets: tests/data/prepared."""
 
+import shutil
+
 import pytest
 
 from maskdiff_jax.data.formats import coco
@@ -32,6 +34,18 @@ def test_check_prints_each_split_once_and_writes_nothing(dataset, tmp_path):
     assert [x.split(":")[0] for x in titles] == ["custom train", "custom test"]  # shots come from train
     assert "4 images" in titles[0] and "no problems" in done.out
     assert sorted(root.rglob("*")) == before and list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_image_fails_the_check(dataset, tmp_path):
+    """Training would stop at it."""
+    root, flags = dataset
+    shutil.copytree(root, tmp_path / "data")
+    next((tmp_path / "data" / "test").iterdir()).write_bytes(b"no image")
+    done = launched.run("prepare_data", *flags, f"--config.data.root={tmp_path}/data", "--check", cwd=tmp_path)
+    assert done.code == 2 and "problem: 1 x image file is broken" in done.out
+    assert done.err.splitlines()[-1] == (
+        "prepare_data.py: 1 image cannot be read: replace it, or remove it from the json"
+    )
 
 
 def test_prepared_sets_are_named(dataset, tmp_path):

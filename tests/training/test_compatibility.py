@@ -45,6 +45,16 @@ def test_a_given_field_stays_where_it_may():
     assert config.model.mask.diffusion.p_uncond == 0.1
 
 
+def test_the_place_of_the_data_and_image_sizes_are_inherited():
+    """Stage 2 would read other data, or images of another size, and nothing would say so."""
+    theirs = {"data.root": "mine", "data.train_json": "a.json", "data.buckets": ((64, 64),), "data.short_sides": (64,)}
+    before = changed(base.get_config("custom"), **theirs)
+    assert compatibility.inherit(fewshot.get_config("custom"), before, FOLDER, given=frozenset()) == theirs
+    config = changed(fewshot.get_config("custom"), **{"data.root": "moved"})
+    found = compatibility.inherit(config, before, FOLDER, given=frozenset({"data.root"}))
+    assert config.data.root == "moved" and "data.root" not in found and len(found) == 3
+
+
 @pytest.mark.parametrize("name, value", [("model.mask.unet.width", 8), ("data.novel_classes", ("star",))])
 def test_a_given_field_that_cannot_differ_is_named(name, value):
     config = changed(fewshot.get_config("shapes"), **{name: value})

@@ -50,6 +50,18 @@ def test_nothing_to_say(custom, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("count", [3, 13])
+def test_the_number_of_classes(custom, tmp_path, count):
+    """Objects of the others would train as background, and nothing would say so."""
+    custom.model.num_classes = count
+    with pytest.raises(ValueError, match=f"^train.json has 12 classes, but the model has {count}: .*num_classes=12$"):
+        preflight.check(custom, tmp_path)
+    config = narrow(base.get_config("shapes"))
+    config.model.num_classes = count
+    with pytest.raises(ValueError, match=f"^shapes has 12 classes, but the model has {count}: "):
+        preflight.check(config, tmp_path)
+
+
 def test_the_test_split(custom, tmp_path):
     edit(tmp_path / "test.json", lambda d: d["categories"][3].update(name="sphere"))
     with pytest.raises(ValueError, match=r"test.json lists other classes than train.json, e.g. '\w+' \(id 4\)"):
