@@ -5,6 +5,7 @@ batch depends neither on threads, workers and caches nor on the batches before i
 """
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -216,7 +217,16 @@ def eval_batches(dataset: Dataset, data: Any, *, batch: int) -> Iterator[Batch]:
         members = [k for k, s in enumerate(padded) if s == size]
         plan += [(size, members[k : k + batch]) for k in range(0, len(members), batch)]
     make = functools.partial(detector_batches.test_batch, table, plan, hw, data.max_boxes, data.region_long_side, batch)
-    return iter(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
+    return _freed(_iterate(grain.MapDataset.range(len(plan)).map(make), data.workers))
+
+
+def _freed(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches. Grain's iterator holds their shared memory in a reference cycle, beyond the end of it."""
+    try:
+        yield from batches
+    finally:
+        del batches
+        gc.collect()
 
 
 def _source(data: Any, split: str) -> Callable[[Any, str], Dataset]:

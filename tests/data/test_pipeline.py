@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,21 @@ def test_open_crops_leaves_out_what_is_no_sample(shapes_data, support_split):
     assert len(crops.infos) == sum(s >= data.min_box_side for s in sizes) < len(sizes)
     crowded = [i._replace(annotations=tuple(a._replace(crowd=True) for a in i.annotations)) for i in infos]
     assert not pipeline.open_crops(data, support_split._replace(infos=crowded), "support").infos
+
+
+def test_batches_of_evaluation_are_freed_at_the_end():
+    """Grain's iterator is in a reference cycle; its shared memory was reported as leaked when the process ended."""
+
+    class Batches:
+        def __init__(self):
+            self.cycle, self.rest = self, iter(range(2))
+
+        def __iter__(self):
+            return self.rest
+
+    batches = Batches()
+    alive = weakref.ref(batches)
+    freed = pipeline._freed(batches)
+    del batches
+    assert list(freed) == [0, 1]
+    assert alive() is None
