@@ -82,7 +82,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
     config.distill.update(rounds=(4,))
     refused("set sampler=ddim, eta=0.0, steps=4")
     config.distill.update(rounds=(4, 2))
-    with pytest.raises(FileNotFoundError, match="checkpoints/final"):  # all fits, but for the weights
+    with pytest.raises(FileNotFoundError, match="training has not finished"):  # all fits, but for the weights
         stages.distill_stage(config, tmp_path)
     config.model.mask.diffusion.prediction, config.fewshot.seed, config.data.context = "v", 2, 0.1
     refused("data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; .*prediction: 'sigmoid' there, 'v' here")
