@@ -38,15 +38,6 @@ def norm_groups(channels: int) -> int:
     return next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
 
 
-def timestep_embedding(t: Array, features: int) -> Array:
-    """[N] times -> [N, features]: cosines first, then sines; an odd last feature is zero."""
-    half = features // 2
-    frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    phase = t.astype(jnp.float32)[:, None] * frequency
-    out = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
-    return jnp.pad(out, ((0, 0), (0, features % 2)))
-
-
 class ResBlock(nn.Module):
     """Norm, convolution, norm with time and class, convolution, and the input added.
 
