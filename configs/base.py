@@ -66,6 +66,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.preset = preset
     config.stage = "base"  # "base", "fewshot" or "distill"
+    config.method = "maskdiff"  # name of the method, a row of the tables; files in baselines/ and ablations/ set it
+    config.base_method = ""  # the method whose stage 1 stage 2 starts from; "" = its own
     config.paper = options["paper"]  # the option `paper=true`; what it changes is in `presets.paper`
     config.seed = 0  # of initial weights, order of the data, and noise in training
     config.init_from = ""  # run folder whose weights to start from; stage 2: "" = the matching run of stage 1
@@ -109,7 +111,8 @@ def _data() -> ConfigDict:
         "dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
     )  # fmt: skip
     data.shapes_seed = 0  # seed of the embedded scenes (sources shapes and shapes_hard)
-    data.shapes_train, data.shapes_support, data.shapes_test = 2000, 240, 160  # scenes per split
+    # scenes per split; "val" has as many as "test"
+    data.shapes_train, data.shapes_support, data.shapes_test = 2000, 240, 160
     data.short_sides = (640, 672, 704, 736, 768, 800)  # px, one chosen at random per training image [TFA]
     data.test_short_side = 800  # px [D2]
     data.long_side = 1333  # px, upper limit [TFA]
@@ -288,7 +291,7 @@ def _distill() -> ConfigDict:
 
 def _eval() -> ConfigDict:
     evaluation = ConfigDict()
-    evaluation.split = "test"
+    evaluation.split = "test"  # or "val": the embedded scenes that hyperparameters are chosen on
     evaluation.source = ""  # "voc": score on PASCAL VOC, into a subfolder of the run folder; "" = config.data
     evaluation.root = "datasets/VOCdevkit"  # of `source`
     # also score only detections whose class occurs in the image's ground truth; docs/design.md, "COCO2VOC"

@@ -17,6 +17,8 @@ from maskdiff_jax import config_fields
 def default_workdir(config: ConfigDict) -> Path:
     """The folder of a run of this config when no other is given."""
     name = f"{config.stage}-{config.preset}"
+    if config.method != "maskdiff":
+        name += f"-{config.method}"
     if config.paper:
         name += "-paper"
         if config.stage == "base":  # the literal mask head is built for one K
@@ -104,6 +106,8 @@ def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigD
         if not config.init_from:
             before = config.copy_and_resolve_references().unlock()
             before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
+            if before.stage == "base":
+                before.method = config.base_method or config.method
             config.init_from = str(default_workdir(before))
         inherit(config, given)
     if config.model.num_classes == 0:

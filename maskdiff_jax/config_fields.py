@@ -6,6 +6,7 @@ hours of compilation. What a field means, and its unit, is in configs/base.py. N
 checked where their tables are.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ def is_text(value: Any) -> bool:
 
 
 FLAG = Rule("true or false", lambda v: type(v) is bool)
+METHOD = Rule("a word of a-z, 0-9, _ or -", lambda v: isinstance(v, str) and bool(re.fullmatch("[a-z0-9_-]{1,64}", v)))
 TEXT = Rule("a line of text", is_text)
 SHARE = number(0.0, 1.0)
 SEED = whole(0, 2**32 - 1)
@@ -134,8 +136,8 @@ EVAL = {
 }  # fmt: skip
 
 FIELDS: dict[str, Any] = {
-    "preset": TEXT, "stage": one_of("base", "fewshot", "distill"), "paper": FLAG, "seed": SEED, "init_from": TEXT,
-    "weights": TEXT,
+    "preset": TEXT, "stage": one_of("base", "fewshot", "distill"), "method": METHOD, "base_method": TEXT,
+    "paper": FLAG, "seed": SEED, "init_from": TEXT, "weights": TEXT,
     "data": DATA,
     "model": {
         "num_classes": whole(0, 10**5), "dtype": one_of("float32", "bfloat16"), "detector": DETECTOR, "mask": MASK,

@@ -138,7 +138,7 @@ def open_data(split: str, scenes: int) -> Data:
     crops = pipeline.open_crops(config.data, known, "train")
     if split == "validation":
         config.data.shapes_seed = 1
-    test = pipeline.open_split(config.data, "test")
+    test = pipeline.open_split(config.data, "val")
     test = test._replace(infos=test.infos[:scenes])
     _, support = make_support_set(config)
     truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= config.eval.min_gt_area] for i in test.infos}
@@ -153,7 +153,7 @@ def errors(data: Data, params: Any) -> list[dict[str, float]]:
     schedule = df.make_schedule(f.schedule, f.timesteps)
     weights = df.loss_weights(schedule, f.loss_weight, f.prediction, gamma=f.snr_gamma, scale=f.signal_scale)
     dataset = fewshot.restrict(data.test, class_ids(data.test.categories, novel=False))
-    crops = pipeline.open_crops(c.data, dataset, "test")
+    crops = pipeline.open_crops(c.data, dataset, "val")
     loader = pipeline.mask_loader(crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=32, seed=1)
     batches = [next(loader) for _ in range(3)]
     at = jax.jit(head.mask_loss)

@@ -144,7 +144,7 @@ def open_data(root: Path | None) -> Data:
     config.eval.images = 0
     dataset = pipeline.open_split(config.data, "train")
     known = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
-    test = pipeline.open_split(config.data, "test")
+    test = pipeline.open_split(config.data, "val" if config.data.source.startswith("shapes") else "test")
     _, support = make_support_set(config)
     truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= config.eval.min_gt_area] for i in test.infos}
     return Data(config, pipeline.open_crops(config.data, known, "train"), test, support, truth)

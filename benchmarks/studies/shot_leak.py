@@ -66,7 +66,7 @@ def main() -> None:
     for seed in (int(s) for s in args.seeds.split(",")):
         config = stage_2.get_config(f"shapes,shots=1,seed={seed}").unlock()
         before = load_weights(args.run, build(config.model))
-        support_split, test = (pipeline.open_split(config.data, split) for split in ("support", "test"))
+        support_split, test = (pipeline.open_split(config.data, split) for split in ("support", "val"))
         shots, support = make_support_set(config, support_split)
         dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
         data = Data(config, pipeline.open_crops(config.data, dataset, "support"), test, support, {})
@@ -101,9 +101,9 @@ def copying(data: Data, seed: int, steps: int, params: Any) -> Any:
 
 
 def crop_queries(data: Data, seed: int) -> Queries:
-    """The objects of the test split with every kind of shot."""
+    """The objects of the validation scenes with every kind of shot."""
     c, size = data.config, data.config.model.mask.size
-    crops = pipeline.open_crops(c.data, data.test, "test")
+    crops = pipeline.open_crops(c.data, data.test, "val")
     table = mask_batches.crop_table(crops, size, c.data.context, 2**28)
     rng = np.random.default_rng(seed)
     n = len(table.classes)

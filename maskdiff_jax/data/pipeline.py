@@ -19,6 +19,7 @@ from maskdiff_jax.data.cache import Cached
 from maskdiff_jax.data.crops import CropInfos, Crops, crops_from_dataset, select
 from maskdiff_jax.data.dataset import Dataset, large_enough
 from maskdiff_jax.data.prepared import records as prepared
+from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.types import Batch
 
 SOURCES = sources.SOURCES
@@ -33,7 +34,8 @@ def open_split(data: Any, split: str) -> Dataset:
 
     Args:
       data: config.data.
-      split: "train" (images of stage 1), "support" (what the K shots are sampled from) or "test".
+      split: "train" (images of stage 1), "support" (what the K shots are sampled from), "val" (embedded
+        scenes alone) or "test".
 
     Raises:
       FileNotFoundError: the dataset is not where config.data says.
@@ -234,6 +236,11 @@ def _source(data: Any, split: str) -> Callable[[Any, str], Dataset]:
         raise ValueError(f"data.source is '{data.source}': choose one of {', '.join(SOURCES)}")
     if split not in sources.SPLITS:
         raise ValueError(f"unknown split '{split}': choose one of {', '.join(sources.SPLITS)}")
+    if split == "val" and data.source not in scenes.LEVELS:
+        raise ValueError(
+            f"{data.source} has no split 'val': name the annotations of your validation images in data.test_json and "
+            "data.test_images, and use the split 'test'"
+        )
     return SOURCES[data.source]
 
 

@@ -1,6 +1,7 @@
 """Where datasets come from: each source turns config.data and a split into a `Dataset`.
 
-Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". VOC has "test" only.
+Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". The embedded scenes
+also have "val", on which hyperparameters are chosen. VOC has "test" only.
 """
 
 import functools
@@ -21,7 +22,7 @@ from maskdiff_jax.data.formats.coco_splits import Table
 from maskdiff_jax.data.prepared import records as prepared
 from maskdiff_jax.data.synthetic import scenes
 
-SPLITS = ("train", "support", "test")
+SPLITS = ("train", "support", "val", "test")
 CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 is differences of rows, see `crops.encode`
 
 
@@ -169,7 +170,7 @@ def _check_images(found: Dataset, folder: Path) -> None:
 def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict[str, Any]]:
     settings: dict[str, Any] = {"source": data.source, "what": what, **more}
     if data.source in scenes.LEVELS:
-        count = {"train": data.shapes_train, "support": data.shapes_support, "test": data.shapes_test}[split]
+        count = {"train": data.shapes_train, "support": data.shapes_support}.get(split, data.shapes_test)
         settings.update(split=split, seed=data.shapes_seed, count=count, shapes_version=scenes.VERSION)
     else:
         json_path, _ = files(data, split)

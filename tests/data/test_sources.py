@@ -13,11 +13,20 @@ from maskdiff_jax.data.synthetic import scenes
 
 def test_unknown_source_and_split(shapes_data):
     data = shapes_data.copy_and_resolve_references()
-    with pytest.raises(ValueError, match="train, support, test"):
-        pipeline.open_split(data, "val")
+    with pytest.raises(ValueError, match="train, support, val, test"):
+        pipeline.open_split(data, "valid")
     data.source = "lvis"
     with pytest.raises(ValueError, match="shapes, shapes_hard, coco, custom, voc"):
         pipeline.open_split(data, "train")
+
+
+def test_validation_scenes_are_not_those_that_tables_report(shapes_data):
+    """Version 1 chose its defaults on the scenes that it reported; they are "val" now."""
+    val, test = (pipeline.open_split(shapes_data, split) for split in ("val", "test"))
+    assert len(val.infos) == len(test.infos) and not {i.id for i in val.infos} & {i.id for i in test.infos}
+    assert all((val.read(0) != test.read(i)).any() for i in range(len(test.infos)))
+    with pytest.raises(ValueError, match="custom has no split 'val': name the annotations of your validation images"):
+        pipeline.open_split(base.get_config("custom").data, "val")
 
 
 @pytest.mark.parametrize("preset", ["coco", "custom"])
