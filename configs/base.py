@@ -303,6 +303,13 @@ def _eval() -> ConfigDict:
     evaluation.mask_top_n = 100  # per image
     evaluation.samples = 1  # masks sampled per object and averaged
     evaluation.rescore = False  # also score with each detection's score times its mask's confidence
+    # also score with each box replaced by the tight box of its mask, which reaches beyond it with data.context > 0
+    evaluation.tighten_boxes = False
+    # shots that the mask head sees: "own" of the class, "none", or "other": those of the next active class
+    evaluation.support = "own"
+    # "boxes": the detections are the ground-truth boxes and classes; "classes": detected boxes have the true class
+    evaluation.oracle = ""
+    evaluation.scorer = "pycocotools"  # or "faster_coco_eval": the same AP in less time, but not the official tool
     evaluation.noise_seed = 0
     evaluation.mask_threshold = 0.5  # of the pasted soft mask [P]
     evaluation.min_gt_area = 40  # px: smaller objects do not count in mask_iou

@@ -131,7 +131,9 @@ MASK = {
 EVAL = {
     "split": TEXT, "source": TEXT, "root": TEXT, "gt_classes_only": FLAG, "images": whole(0),
     "batch": whole(1, 10**4), "mask_batch": whole(1, 10**5), "mask_min_score": SHARE, "mask_top_n": whole(0, 10**4),
-    "samples": whole(1, 10**4), "rescore": FLAG, "noise_seed": SEED, "mask_threshold": number(1e-6, 1.0),
+    "samples": whole(1, 10**4), "rescore": FLAG, "tighten_boxes": FLAG, "support": one_of("own", "none", "other"),
+    "oracle": one_of("", "boxes", "classes"), "scorer": one_of("pycocotools", "faster_coco_eval"),
+    "noise_seed": SEED, "mask_threshold": number(1e-6, 1.0),
     "min_gt_area": number(0, LARGEST), "figures": whole(0, 10**5),
 }  # fmt: skip
 

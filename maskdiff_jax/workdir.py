@@ -34,12 +34,15 @@ CHECKPOINTS, TENSORBOARD, EXPORT, REPORT = "checkpoints", "tensorboard", "export
 SAMPLING = ("sampler", "steps", "spacing", "variance", "eta", "clip", "averaged", "guidance_interval", "guidance")
 # the fields that trained weights do not depend on; a trailing dot: the whole section
 AFTER_TRAINING = (
-    "eval.", "distill.", "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
+    "method", "eval.", "distill.",
+    "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
     "data.root", "data.test_json", "data.test_images", "data.more_images", "data.counts", "data.test_short_side",
     "data.shapes_test", "data.workers", "data.cache_mb",
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
 )  # fmt: skip
+# and which a run folder still has for good: an evaluation with other options may be a row of its own, training may not
+OF_RUN = ("method",)
 # the fields that the saved position of a data iterator depends on, while training is not finished
 OF_POSITION = ("data.workers",)
 # what weights were trained with and cannot do without: fields of config.model.detector
@@ -98,12 +101,12 @@ def create(folder: str | Path, config: ConfigDict) -> None:
     folder = Path(folder)
     saved = saved_phases(folder)
     if is_trained(folder):
-        check_changes(read_config(folder), config, folder)
+        check_changes(read_config(folder), config, folder, fixed=OF_RUN)
     elif saved:
         # phase "detector" starts from what phase "novel" gives
         begun = saved | ({"novel"} if "detector" in saved else set())
         free = {f"train.{name}." for name in PHASES if name not in begun} if config.stage != "distill" else ()
-        check_changes(read_config(folder), config, folder, fixed=OF_POSITION, free=free)
+        check_changes(read_config(folder), config, folder, fixed=(*OF_RUN, *OF_POSITION), free=free)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
 

@@ -134,6 +134,19 @@ def test_a_distilled_run_belongs_to_the_steps_that_were_taught(tmp_path):
         workdir.create(tmp_path, config)
 
 
+def test_a_run_keeps_the_row_that_it_was_trained_for(tmp_path):
+    """An evaluation of it may be another row."""
+    config = base.get_config("shapes").unlock()
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints" / "mask" / "3").mkdir(parents=True)
+    config.method = "guided"
+    workdir.check(tmp_path, config)
+    for folder in ("mask", "final"):
+        (tmp_path / "checkpoints" / folder).mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="another config .method: 'maskdiff' there, 'guided' here."):
+            workdir.create(tmp_path, config)
+
+
 class SmallModel:
     """A model of one parameter."""
 

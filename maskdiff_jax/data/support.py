@@ -68,10 +68,10 @@ def sample_shots(config: Any, support_split: Dataset) -> ShotSet:
 
 
 def make_support_set(config: Any, support_split: Dataset | None = None) -> tuple[ShotSet, SupportSet]:
-    """Samples the shots of `config` and crops the support set from them.
+    """Samples the shots of `config` and crops from them the support set that the mask head sees at test.
 
     Args:
-      config: `fewshot`, `data` and `model` are read.
+      config: `stage`, `fewshot`, `data`, `model` and `eval.support` are read.
       support_split: what to sample from; None: opened as config.data says.
 
     Returns:
@@ -87,10 +87,35 @@ def make_support_set(config: Any, support_split: Dataset | None = None) -> tuple
     # TFA samples objects of any size, and a small shot is better than none
     data.update(min_box_side=0, min_mask_area=0)
     crops = pipeline.open_crops(data, dataset, "support")
-    return shots, support_set(
+    support = support_set(
         crops, shots, num_classes=config.model.num_classes, slots=config.model.mask.slots,
         size=config.model.mask.size, context=config.data.context,
     )  # fmt: skip
+    return shots, replace_shots(support, config.eval.support, active_class_ids(config, support_split.categories))
+
+
+def replace_shots(support: SupportSet, choice: str, active: np.ndarray) -> SupportSet:
+    """A support set with the shots that an ablation shows to the mask head in place of a class's own.
+
+    Args:
+      choice: "own": nothing changes. "none": every slot is empty. "other": each active class has the shots of the next
+        one by class id, the last those of the first, so that no class keeps its own.
+      active: int32 [n], the class ids of the stage, ascending; others keep their shots.
+
+    Raises:
+      ValueError: an unknown choice; or there is no other class.
+    """
+    if choice == "own":
+        return support
+    if choice == "none":
+        return SupportSet(np.zeros_like(support.shots), np.zeros_like(support.count))
+    if choice != "other":
+        raise ValueError(f"eval.support is '{choice}', must be own, none or other")
+    if len(active) < 2:
+        raise ValueError("eval.support='other' needs two active classes: use 'none'")
+    shots, count, following = support.shots.copy(), support.count.copy(), np.roll(active, -1)
+    shots[active], count[active] = support.shots[following], support.count[following]
+    return SupportSet(shots, count)
 
 
 def support_set(

@@ -19,7 +19,7 @@ from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot.shots import ShotSet
 from maskdiff_jax.data.support import active_class_ids, active_mask, make_support_set
-from maskdiff_jax.evaluation import coco_eval, figures, metrics_document
+from maskdiff_jax.evaluation import coco_eval, figures, metrics_document, oracles
 from maskdiff_jax.inference import segment
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import Batch, PyTree, SupportSet
@@ -59,17 +59,18 @@ def run(config: ConfigDict, workdir: str | Path, output: str | Path | None = Non
     Returns:
       The content of metrics.json. Its "metrics" are percentages, but for counts. With ``eval.gt_classes_only`` the APs
       are there a second time under "gt_classes_only/", with ``eval.rescore`` under "rescored/": see the functions of
-      these names in ``coco_eval``.
+      these names in ``coco_eval``; likewise ``eval.tighten_boxes`` ("tightened/").
 
     Raises:
       FileNotFoundError: the run is missing or not finished, or the dataset is missing.
       ValueError: the weights are of another model, the dataset gives other shots than those of the run, or
-        ``eval.source`` has other classes.
+        ``eval.source`` has other classes, or the package of ``eval.scorer`` is not installed.
       OSError: ``output`` cannot be written to.
     """
     start = time.monotonic()
     output = default_output(config, workdir) if output is None else Path(output)
     atomic.check_writable(output)
+    coco_eval.check_scorer(config.eval.scorer)
     seconds = read_seconds(workdir)
     setup = open_run(config, workdir)
     params, segmenter, dataset = setup.params, setup.segmenter, setup.dataset
@@ -138,7 +139,7 @@ def _check_same_classes(config: ConfigDict, dataset: Dataset, support_split: Dat
 def predict(
     config: ConfigDict, segmenter: segment.Segmenter, params: PyTree, dataset: Dataset, active: np.ndarray
 ) -> Predictions:
-    """Detects the objects of a split and samples their masks.
+    """Detects the objects of a split and samples their masks; what ``eval.oracle`` names comes from the ground truth.
 
     Args:
       params: of the model.
@@ -147,10 +148,16 @@ def predict(
     options, category_ids = config.eval, [x.id for x in dataset.categories]
     speed, without_mask, results = _Speed(), [], []
     batches = speed.counted(_batches(config, segmenter, dataset, "detecting, sampling masks"))
-    objects = segment.detected_objects(
-        segmenter, params, batches, active,
-        min_score=options.mask_min_score, top_n=options.mask_top_n, without_mask=without_mask,
-    )  # fmt: skip
+    truth = oracles.ground_truth(dataset, active) if options.oracle else {}
+    if options.oracle == "boxes":
+        objects = segment.ground_truth_objects(segmenter, batches, truth)
+    else:
+        objects = segment.detected_objects(
+            segmenter, params, batches, active,
+            min_score=options.mask_min_score, top_n=options.mask_top_n, without_mask=without_mask,
+        )  # fmt: skip
+    if options.oracle == "classes":
+        objects = oracles.with_true_classes(objects, truth)
     for sampled in segment.sample_masks(segmenter, params, objects):
         speed.start()
         found, confidence = sampled.objects, segment.confidence(sampled.soft, options.mask_threshold)
@@ -158,6 +165,8 @@ def predict(
             category_id = category_ids[found.class_id[i]]
             row = coco_eval.result_row(found.image_id[i], category_id, found.score[i], found.box[i], rle, confidence[i])
             results.append(row)
+    if options.oracle == "classes":
+        without_mask = oracles.relabel(without_mask, truth)
     results += [coco_eval.result_row(image, category_ids[c], score, box) for image, c, score, box in without_mask]
     results.sort(key=lambda r: (r["image_id"], -r["score"]))
     return Predictions(results, len(without_mask), speed.images_per_second())
@@ -195,15 +204,17 @@ def _batches(config: ConfigDict, segmenter: segment.Segmenter, dataset: Dataset,
 
 def score(config: ConfigDict, dataset: Dataset, predictions: Predictions, class_ids: np.ndarray) -> coco_eval.Scores:
     """Average precision, of every variant that ``config.eval`` asks for, and counts."""
-    results = predictions.results
-    scores = coco_eval.score(dataset, results, class_ids)
+    results, scorer = predictions.results, config.eval.scorer
+    scores = coco_eval.score(dataset, results, class_ids, scorer)
     variants = {}
     if config.eval.gt_classes_only:
         variants["gt_classes_only"] = coco_eval.gt_classes_only(dataset, results)
     if config.eval.rescore:
         variants["rescored"] = coco_eval.rescored(results)
+    if config.eval.tighten_boxes:
+        variants["tightened"] = coco_eval.tightened(results)
     for name, changed in variants.items():
-        metrics = coco_eval.score(dataset, changed, class_ids).metrics
+        metrics = coco_eval.score(dataset, changed, class_ids, scorer).metrics
         scores.metrics.update({f"{name}/{k}": v for k, v in metrics.items()})
     scores.metrics.update(
         images=len(dataset.infos), detections=len(results), detections_without_mask=predictions.without_mask

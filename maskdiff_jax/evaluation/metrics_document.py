@@ -29,6 +29,7 @@ def describe(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[str, 
       The fields of metrics.json but for its results, which ``evaluate.run`` adds.
     """
     names = [x.name for x in dataset.categories]
+    packages = PACKAGES + (("faster-coco-eval",) if config.eval.scorer == "faster_coco_eval" else ())
     return {
         "config": as_json(config),
         "preset": config.preset,
@@ -38,10 +39,11 @@ def describe(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[str, 
         "shots": config.fewshot.shots,
         "seed": config.fewshot.seed,
         "noise_seed": config.eval.noise_seed,
+        "scorer": config.eval.scorer,
         "shots_per_class": {names[i]: len(shots[i]) for i in sorted(shots)},
         "novel_classes": [x.name for x in dataset.categories if x.novel],
         "step": {name: config.train[name].steps for name in ("detector", "mask", "novel")},
-        "versions": {p: version(p) for p in PACKAGES},
+        "versions": {p: version(p) for p in packages},
         "device": device_name(),
         "date": datetime.date.today().isoformat(),
     }

@@ -11,9 +11,11 @@ from maskdiff_jax.data.support import (
     active_mask,
     class_ids,
     make_support_set,
+    replace_shots,
     sample_shots,
     support_set,
 )
+from maskdiff_jax.types import SupportSet
 from tests.data.tiny import squares
 
 
@@ -54,6 +56,22 @@ def test_small_shots_are_in_the_support_set(shapes_data):
     crops = crops_from_dataset(fewshot.shot_dataset(data, shots, "background"), shapes_data)
     support = support_set(crops, shots, num_classes=3, slots=1, size=8)
     assert support.count.tolist() == [1, 0, 1] and (support.shots[0, 0, ..., 3] > 100).any()
+
+
+def test_what_the_mask_head_sees_in_ablations():
+    """By hand: class 1 is not active and keeps its shots; the others pass theirs on by one, round."""
+    shots = np.arange(1, 5, dtype=np.uint8).reshape(4, 1, 1, 1, 1) * np.ones((1, 2, 1, 1, 4), np.uint8)
+    support, active = SupportSet(shots, np.array([2, 1, 1, 2], np.int32)), np.array([0, 2, 3], np.int32)
+    assert replace_shots(support, "own", active) is support
+    none = replace_shots(support, "none", active)
+    assert none.shots.shape == shots.shape and not none.shots.any() and none.count.tolist() == [0, 0, 0, 0]
+    other = replace_shots(support, "other", active)
+    assert other.shots[:, 0, 0, 0, 0].tolist() == [3, 2, 4, 1] and other.count.tolist() == [1, 1, 2, 2]
+    assert support.shots[:, 0, 0, 0, 0].tolist() == [1, 2, 3, 4]  # not changed
+    with pytest.raises(ValueError, match="eval.support='other' needs two active classes: use 'none'"):
+        replace_shots(support, "other", active[:1])
+    with pytest.raises(ValueError, match="eval.support is 'all', must be own, none or other"):
+        replace_shots(support, "all", active)
 
 
 def test_support_set(shapes_data):

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -93,6 +95,57 @@ def test_results_without_masks_count_for_boxes_only():
         del r["segmentation"]
     metrics, _, _ = coco_eval.score(data, results, np.arange(12))
     assert metrics["bbox/AP"] == pytest.approx(100.0) and 0 < metrics["segm/AP"] < 100
+
+
+def test_boxes_around_the_masks():
+    mask = np.zeros((20, 30), bool)
+    mask[4, 6] = mask[9, 11] = True  # rows 4..9, columns 6..11
+    loose = coco_eval.result_row(1, 5, 0.5, np.array([2.0, 3.0, 25.0, 18.0]), encode_mask(mask), 0.9)
+    empty = loose | {"segmentation": encode_mask(np.zeros((20, 30), bool))}
+    no_mask = {k: v for k, v in loose.items() if k != "segmentation"}
+    assert coco_eval.tightened([loose, empty, no_mask]) == [loose | {"bbox": [6, 4, 6, 6]}, empty, no_mask]
+    data = dataset("shapes")
+    moved = [r | {"bbox": [0, 0, 9, 9]} for r in truth_as_results(data)]
+    assert coco_eval.score(data, moved, np.arange(12)).metrics["bbox/AP"] < 1
+    metrics = coco_eval.score(data, coco_eval.tightened(moved), np.arange(12)).metrics
+    assert metrics["bbox/AP"] == pytest.approx(100.0) == metrics["segm/AP"]
+
+
+@pytest.mark.parametrize("name", ["shapes", "coco_mini"])
+def test_the_other_scorer_gives_the_same_numbers(name):
+    """Boxes and masks that are off by some pixels, some under another class, one image without results."""
+    pytest.importorskip("faster_coco_eval")
+    data, rng = dataset(name), np.random.default_rng(0)
+    ids = [c.id for c in data.categories]
+    results = [r for r in truth_as_results(data, lambda a: rng.random()) if r["image_id"] != data.infos[0].id] * 2
+    for i, r in enumerate(results):
+        x, y, w, h = r["bbox"]
+        results[i] = r | {"bbox": [x + rng.normal(0, w / 8), y, w, h * rng.uniform(0.8, 1.2)]}
+        if rng.random() < 0.2:
+            results[i]["category_id"] = int(rng.choice(ids))
+        if rng.random() < 0.5:
+            mask = np.roll(mask_utils.decode(r["segmentation"]), 1 + i % 3, axis=i % 2)
+            results[i]["segmentation"] = encode_mask(mask)
+    official = coco_eval.score(data, results, np.arange(len(ids)))
+    other = coco_eval.score(data, results, np.arange(len(ids)), "faster_coco_eval")
+    assert 5 < official.metrics["segm/AP"] < 95 and 5 < official.metrics["bbox/novel/AP"] < 95
+    # pycocotools adds 2e-16 to denominators
+    assert other.metrics == pytest.approx(official.metrics, abs=1e-9)
+    assert other.per_class["segm"] == pytest.approx(official.per_class["segm"], abs=1e-9)
+    assert other.curves.keys() == official.curves.keys()
+    for group, values in official.curves.items():
+        assert other.curves[group] == pytest.approx(values, abs=1e-9)
+    nothing = coco_eval.score(data, [], np.arange(len(ids)), "faster_coco_eval")
+    assert nothing == coco_eval.score(data, [], np.arange(len(ids)))
+
+
+def test_a_scorer_that_is_not_there(monkeypatch):
+    coco_eval.check_scorer("pycocotools")
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ValueError, match="not installed: pip install faster-coco-eval, or set eval.scorer=pycocotools"):
+        coco_eval.check_scorer("faster_coco_eval")
+    with pytest.raises(ValueError, match="eval.scorer is 'cocoapi', must be pycocotools or faster_coco_eval"):
+        coco_eval.check_scorer("cocoapi")
 
 
 def test_no_results_score_nothing():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -86,6 +87,26 @@ def test_other_shots_than_those_of_training(run, tmp_path):
         export.run(workdir.read_config(copy), copy, tmp_path / "model")
 
 
+def test_the_mask_head_gets_the_support_set_that_is_asked_for(run, monkeypatch):
+    config = workdir.read_config(run).unlock()
+    shots = {}
+    for choice in ("own", "none", "other"):
+        config.eval.support = choice
+        setup = evaluate.open_run(config, run)
+        shots[choice] = np.asarray(setup.segmenter.shots)
+        np.testing.assert_array_equal(shots[choice], setup.support.shots)  # which figures show
+    assert not shots["none"].any()
+    np.testing.assert_array_equal(shots["other"], np.roll(shots["own"], -1, 0))
+    assert all((a != b).any() for a, b in zip(shots["own"], shots["other"], strict=True))
+
+
+def test_a_scorer_that_is_not_installed_is_said_first(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "open_run", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    done = launched.run("evaluate", run, f"--output={tmp_path}", "--config.eval.scorer=faster_coco_eval")
+    assert done.code == 2 and "pip install faster-coco-eval" in done.err and done.err.count("\n") == 1
+
+
 def dataset():
     return with_novel(scenes.scenes("shapes", "test", 0, 3), ["star", "ring"])
 
@@ -113,11 +134,13 @@ def test_the_variants_of_ap():
     assert misnamed
     predictions = evaluate.Predictions(right + misplaced + misnamed, 0, None)
     plain = evaluate.score(config, data, predictions, np.arange(12)).metrics
-    config.eval.update(gt_classes_only=True, rescore=True)
+    config.eval.update(gt_classes_only=True, rescore=True, tighten_boxes=True)
     metrics = evaluate.score(config, data, predictions, np.arange(12)).metrics
     assert {k: v for k, v in metrics.items() if k in plain} == plain
     assert plain["bbox/AP"] < metrics["gt_classes_only/bbox/AP"] < 100
     assert plain["bbox/AP"] < metrics["rescored/bbox/AP"] < 100
+    assert plain["bbox/AP"] < metrics["tightened/bbox/AP"] < 100  # the misplaced boxes go where their masks are
+    assert plain["segm/AP"] == metrics["tightened/segm/AP"]
     assert (plain["images"], plain["detections"], plain["detections_without_mask"]) == (3, len(predictions.results), 0)
 
 

@@ -17,9 +17,18 @@ def test_a_document_says_what_was_scored():
     names = [c.name for c in data.categories]
     assert (document["dataset"], document["split"], document["noise_seed"]) == ("voc", "test", 7)
     assert document["shots_per_class"] == {names[0]: 2, names[3]: 1} and document["novel_classes"] == ["star"]
-    assert document["versions"].keys() == set(metrics_document.PACKAGES)
+    assert document["versions"].keys() == set(metrics_document.PACKAGES) and document["scorer"] == "pycocotools"
     text = json.dumps(document)
     assert platform.node() not in text and json.loads(text) == document
+
+
+def test_another_scorer_is_named_with_its_version(monkeypatch):
+    config = tiny.config().unlock()
+    config.eval.scorer = "faster_coco_eval"
+    monkeypatch.setattr(metrics_document, "version", lambda package: f"{package} 1.2")
+    document = metrics_document.describe(config, scenes.scenes("shapes", "test", 0, 2), {})
+    assert document["scorer"] == "faster_coco_eval"
+    assert document["versions"]["faster-coco-eval"] == "faster-coco-eval 1.2"
 
 
 def test_the_device_has_a_number(monkeypatch):

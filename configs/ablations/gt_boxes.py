@@ -1,0 +1,17 @@
+"""The mask head alone: ground-truth boxes and classes in place of detections, so mask AP has no errors of the detector.
+
+The paper has no such table; it says how much of the gap in Tables 1 and 2 is the mask head's. A trained run of the row
+"maskdiff" can be evaluated as this one:
+
+    python launch/evaluate.py RUN --config.method=gt_boxes --config.eval.oracle=boxes --output=FOLDER
+"""
+
+from configs import variant
+
+
+def change(config):
+    config.eval.oracle = "boxes"
+
+
+def get_config(arg=None):
+    return variant.get_config(arg, method="gt_boxes", change=change, base_method="maskdiff")
