@@ -90,7 +90,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def set_base_batches(config: ConfigDict) -> None:
     """Declares the current learning rates to be for the current batches; a batch changed later scales its rate."""
-    for phase in (config.train.detector, config.train.mask, config.train.novel):
+    for phase in (config.train.detector, config.train.mask, config.train.novel, config.train.refine):
         phase.base_batch = phase.batch
 
 
@@ -172,11 +172,18 @@ def _detector() -> ConfigDict:
     # points per cell and axis; 0 = adaptive [D2]; docs/results.md, "RoIAlign", measures fixed numbers
     detector.roi_sampling = 0
     detector.fc_channels = 1024
-    detector.classifier = "cosine"  # "cosine" [P, TFA] or "linear"
+    # "cosine" [P, TFA], "linear", or of iFS-RCNN: "sigmoid" (focal loss), "probit" (the same; novel classes Bayesian)
+    detector.classifier = "cosine"
     detector.cosine_scale = 20.0  # [TFA]
+    detector.probit_scale = 1.0  # s, factor of the mean of a Bayesian class's logit; by K in baselines/ifs_rcnn.py
     detector.class_agnostic_boxes = False
     detector.box_weights = (10.0, 10.0, 5.0, 5.0)  # of dx, dy, dw, dh in the second stage
     detector.box_beta = 0.0  # smooth-L1 threshold; 0 = L1
+    detector.box_uncertainty = False  # each box delta has a predicted variance; the box loss is then iFS-RCNN's
+    detector.refine = False  # a second pass estimates the IoU of predicted boxes and corrects them [iFS-RCNN]
+    detector.refine_iou = 0.7  # tau: its IoU estimates are larger, and it trains on boxes of larger IoU [iFS-RCNN]
+    # candidates per image that it looks at, best first; the published code takes all over min_score
+    detector.refine_candidates = 1000
     detector.min_score = 0.05  # detections must score more [D2]
     detector.nms = 0.5  # IoU, per class
     detector.max_detections = 100  # D
@@ -237,6 +244,8 @@ def _train() -> ConfigDict:
     train.detector.decay_at = (0.773, 0.909)  # of the steps: 85k and 100k of 110k [TFA]
     train.mask = _phase(120_000, batch=64, optimizer="adamw", lr=1e-4, weight_decay=0.0, warmup=500)
     train.novel = _phase(0, batch=16, optimizer="sgd", lr=0.01, weight_decay=1e-4, warmup=0)  # stage 2 only
+    # of detector.refine, after `detector` in stage 1: box regression and second pass; 20k steps in iFS-RCNN
+    train.refine = _phase(0, batch=16, optimizer="sgd", lr=0.02, weight_decay=1e-4, warmup=0)
     # names of parameters that are not trained, as regular expressions [D2: FREEZE_AT=2]
     train.frozen = (r"detector/backbone/(stem|res2)/.*", r"detector/backbone/.*/norm.*")
     train.log_every = 20  # steps

@@ -106,8 +106,10 @@ DETECTOR = {
     "rpn_nms": SHARE, "proposals_train": whole(1, 10**5), "proposals_test": whole(1, 10**5),
     "roi_samples": whole(1, 10**5), "roi_positive": SHARE, "roi_iou": SHARE, "roi_canonical": SIDE_AND_LEVEL,
     "roi_size": whole(1, 64), "roi_sampling": whole(0, 64), "fc_channels": CHANNELS, "classifier": TEXT,
-    "cosine_scale": number(1e-6, 1e6), "class_agnostic_boxes": FLAG, "box_weights": several(number(1e-6, 1e6), 4, 4),
-    "box_beta": number(0.0, 1e6), "min_score": SHARE, "nms": SHARE, "max_detections": whole(1, 10**4),
+    "cosine_scale": number(1e-6, 1e6), "probit_scale": number(1e-6, 1e6), "class_agnostic_boxes": FLAG,
+    "box_weights": several(number(1e-6, 1e6), 4, 4), "box_beta": number(0.0, 1e6), "box_uncertainty": FLAG,
+    "refine": FLAG, "refine_iou": number(0.0, 0.999), "refine_candidates": whole(1, 10**5),
+    "min_score": SHARE, "nms": SHARE, "max_detections": whole(1, 10**4),
 }  # fmt: skip
 
 UNET = {
@@ -145,7 +147,7 @@ FIELDS: dict[str, Any] = {
         "num_classes": whole(0, 10**5), "dtype": one_of("float32", "bfloat16"), "detector": DETECTOR, "mask": MASK,
     },
     "train": {
-        "detector": PHASE, "mask": PHASE, "novel": PHASE, "frozen": several(TEXT, 0, 1000),
+        "detector": PHASE, "mask": PHASE, "novel": PHASE, "refine": PHASE, "frozen": several(TEXT, 0, 1000),
         "log_every": whole(1), "save_every": whole(0), "keep": whole(1, 10**4), "devices": whole(0, 10**5),
         "side_by_side": FLAG,
     },

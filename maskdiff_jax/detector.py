@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maskdiff_jax import losses
+from maskdiff_jax import detector_settings, losses, refinement
+from maskdiff_jax.detector_settings import LAST_LEVEL, Settings
 from maskdiff_jax.nets import fpn, rcnn, resnet
+from maskdiff_jax.nets.classifiers import CLASSIFIERS
 from maskdiff_jax.ops import assign, roi_align, select
 from maskdiff_jax.ops import boxes as box_ops
 from maskdiff_jax.ops.batch import per_image
@@ -25,7 +27,6 @@ from maskdiff_jax.types import Array, Batch, Detections, PyTree
 
 INACTIVE = -1e9  # logit of a class that is not active in a stage; finite, so that no loss becomes NaN
 DIVISOR = 32  # px, stride of the coarsest stage
-LAST = 6  # the coarsest level, every second cell of level 5
 
 
 class Detector(NamedTuple):
@@ -35,48 +36,7 @@ class Detector(NamedTuple):
     loss: Callable[..., tuple[Array, dict[str, Array]]]  # params, key, Batch, active [C] -> loss, metrics
     detect: Callable[..., Detections]  # params, image [B, H, W, 3], image_hw [B, 2], active [C]
     box_features: Callable[..., Array]  # params, image, image_hw, boxes [B, N, 4] -> [B, N, F]
-
-
-class Settings(NamedTuple):
-    """The fields of `config.model.detector`, explained in configs/base.py, and two of `config.model`."""
-
-    num_classes: int
-    dtype: Any
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    channel_order: str
-    blocks: tuple[int, ...]
-    width: int
-    norm: str
-    stride_in_1x1: bool
-    fpn_channels: int
-    fpn_min_level: int
-    anchor_sizes: tuple[float, ...]
-    anchor_ratios: tuple[float, ...]
-    rpn_iou: tuple[float, float]
-    rpn_samples: int
-    rpn_positive: float
-    rpn_beta: float
-    rpn_pre_nms_train: int
-    rpn_pre_nms_test: int
-    rpn_nms: float
-    proposals_train: int
-    proposals_test: int
-    roi_samples: int
-    roi_positive: float
-    roi_iou: float
-    roi_canonical: tuple[float, int]
-    roi_size: int
-    roi_sampling: int
-    fc_channels: int
-    classifier: str
-    cosine_scale: float
-    class_agnostic_boxes: bool
-    box_weights: tuple[float, ...]
-    box_beta: float
-    min_score: float
-    nms: float
-    max_detections: int
+    refine_loss: Callable[..., tuple[Array, dict[str, Array]]]  # as loss: box regression and second pass alone
 
 
 class Nets(NamedTuple):
@@ -107,12 +67,15 @@ class Anchors(NamedTuple):
 
 def make_nets(s: Settings) -> Nets:
     """The modules alone; parts of the detector are functions of (settings, nets, params, ...)."""
+    scale = s.probit_scale if s.classifier == "probit" else s.cosine_scale
     return Nets(
         resnet.ResNet(s.blocks, s.width, s.norm, s.stride_in_1x1),
         fpn.FPN(s.fpn_channels, s.fpn_min_level, s.dtype),
         rcnn.RPNHead(len(s.anchor_ratios), s.dtype),
         rcnn.BoxHead(s.fc_channels, s.dtype),
-        rcnn.BoxPredictor(s.num_classes, s.classifier, s.cosine_scale, s.class_agnostic_boxes, s.dtype),
+        rcnn.BoxPredictor(
+            s.num_classes, s.classifier, scale, s.class_agnostic_boxes, s.dtype, uncertain=s.box_uncertainty
+        ),
     )
 
 
@@ -123,10 +86,12 @@ def make_detector(**fields: Any) -> Detector:
       **fields: num_classes (C), dtype (of the computation), and every field of `config.model.detector`.
 
     Returns:
-      The functions. `loss` returns the sum of four losses and, as metrics, each of them, how many anchors and RoIs
+      The functions. `loss` returns the sum of its losses and, as metrics, each of them, how many anchors and RoIs
       were foreground, and the share of foreground RoIs with the right class. Ground truth that is padding, or of a
       class that is not active, is dropped; ground truth marked `ignore` is neither foreground nor background.
       `detect` returns detections best first with scores over `min_score`. All take images of any padded size.
+      `refine_loss` is for a detector whose second pass (`refinement`) is trained, with its box regression, once all
+      else is.
 
     Raises:
       TypeError: a field missing or unknown.
@@ -134,7 +99,7 @@ def make_detector(**fields: Any) -> Detector:
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     s = Settings(**fields)._replace(dtype=jnp.dtype(fields["dtype"]))
-    _check(s)
+    detector_settings.check(s)
     nets = make_nets(s)
 
     @jax.jit
@@ -151,6 +116,8 @@ def make_detector(**fields: Any) -> Detector:
 
         start("rpn", start("fpn", start("backbone", image)))
         start("box_predictor", start("box_head", pooled))
+        if s.refine:
+            params["refine"] = refinement.head(s).init(jax.random.fold_in(key, 1), pooled, jnp.zeros((1, 4)))["params"]
         return params
 
     def loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict[str, Array]]:
@@ -161,6 +128,10 @@ def make_detector(**fields: Any) -> Detector:
         anchors = rpn(s, nets, params, maps)
         proposals = propose(s, anchors, image_hw, pre_nms=s.rpn_pre_nms_test, count=s.proposals_test)
         logits, deltas = predict(nets, params, pool(s, nets, params, maps, proposals.boxes), active)
+        scores = CLASSIFIERS[s.classifier].scores(logits)
+        if s.refine:
+            crop = functools.partial(crops, s, maps)
+            return refinement.detect(s, params["refine"], crop, scores, deltas, proposals, image_hw)
         finish = functools.partial(
             select.detections,
             weights=s.box_weights,
@@ -168,28 +139,16 @@ def make_detector(**fields: Any) -> Detector:
             threshold=s.nms,
             count=s.max_detections,
         )
-        return per_image(finish)(logits, deltas, proposals, image_hw)
+        return per_image(finish)(scores, deltas[..., :4], proposals, image_hw)
 
     def box_features(params: PyTree, image: Array, image_hw: Array, boxes: Array) -> Array:
         maps = features(s, nets, params, image, image_hw)
         return pool(s, nets, params, maps, boxes).astype(jnp.float32)
 
-    return Detector(init, loss, detect, box_features)
+    def refine_loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict[str, Array]]:
+        return _refine_loss(s, nets, params, key, batch, active)
 
-
-def _check(s: Settings) -> None:
-    levels = LAST + 1 - s.fpn_min_level
-    if not 2 <= s.fpn_min_level <= 5:
-        raise ValueError(f"detector.fpn_min_level is {s.fpn_min_level}: choose 2, 3, 4 or 5")
-    if len(s.anchor_sizes) != levels:
-        raise ValueError(
-            f"detector.anchor_sizes has {len(s.anchor_sizes)} entries: give {levels}, one for each level "
-            f"from fpn_min_level {s.fpn_min_level} to {LAST}"
-        )
-    if len(s.blocks) != 4:
-        raise ValueError(f"detector.blocks has {len(s.blocks)} entries: give 4, for res2 to res5")
-    if s.channel_order not in ("rgb", "bgr"):
-        raise ValueError(f"unknown detector.channel_order '{s.channel_order}': choose rgb or bgr")
+    return Detector(init, loss, detect, box_features, refine_loss)
 
 
 # -------------------------------------------------------------------------------------------------- parts
@@ -214,10 +173,10 @@ def features(s: Settings, nets: Nets, params: PyTree, image: Array, image_hw: Ar
     """The pyramid of [B, H, W, 3] RGB images 0..255 of size `image_hw` [B, 2], top left in [H, W]."""
     x = pixels(s, image, image_hw)
     padded = -(-image_hw // DIVISOR) * DIVISOR
-    extents = {level: -(-padded // 2**level) for level in range(1, LAST + 1)}
+    extents = {level: -(-padded // 2**level) for level in range(1, LAST_LEVEL + 1)}
     masks = {
         level: _inside((x.shape[1] >> level, x.shape[2] >> level), extents[level]).astype(s.dtype)
-        for level in range(1, LAST)
+        for level in range(1, LAST_LEVEL)
     }
     stages = nets.backbone.apply({"params": params["backbone"]}, x, masks)
     levels = nets.fpn.apply({"params": params["fpn"]}, stages, masks)
@@ -246,7 +205,12 @@ def propose(s: Settings, anchors: Anchors, image_hw: Array, *, pre_nms: int, cou
 
 def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) -> Array:
     """[B, R, 4] boxes -> [B, R, F] after the two fully connected layers."""
-    levels = {level: x for level, x in maps.levels.items() if level < LAST}
+    return nets.box_head.apply({"params": params["box_head"]}, crops(s, maps, boxes))
+
+
+def crops(s: Settings, maps: Features, boxes: Array) -> Array:
+    """[B, R, 4] boxes -> [B, R, S, S, F] features of each."""
+    levels = {level: x for level, x in maps.levels.items() if level < LAST_LEVEL}
     extents = {level: maps.extents[level] for level in levels}
 
     options = dict(size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical)
@@ -254,11 +218,11 @@ def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) 
     def one(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
         return roi_align.multilevel_roi_align(levels, boxes, extents=extents, **options)
 
-    return nets.box_head.apply({"params": params["box_head"]}, per_image(one)(levels, boxes, extents))
+    return per_image(one)(levels, boxes, extents)
 
 
 def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array, Array]:
-    """[B, R, F] -> logits [B, R, C + 1] without the classes that are not active, deltas [B, R, C or 1, 4]."""
+    """[B, R, F] -> logits [B, R, C + 1] without the classes that are not active, deltas [B, R, C or 1, 4 or 8]."""
     logits, deltas = nets.box_predictor.apply({"params": params["box_predictor"]}, x)
     return jnp.where(jnp.append(active, True), logits, INACTIVE), deltas  # background is always active
 
@@ -269,21 +233,39 @@ def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array,
 def _loss(
     s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """The four losses, see `make_detector`."""
+    """The losses of both stages, see `make_detector`."""
     keys = jax.vmap(jax.random.split)(jax.random.split(key, len(batch.image)))  # [B, 2] keys
     gt = _ground_truth(batch, active)
     maps = features(s, nets, params, batch.image, batch.image_hw)
     anchors = rpn(s, nets, params, maps)
     parts, anchors_fg = _rpn_losses(s, keys[:, 0], anchors, gt)
     proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
-    roi_parts, foreground, correct = _roi_losses(s, nets, params, keys[:, 1], maps, proposals, gt, active)
+    rois = _sampled_rois(s, keys[:, 1], proposals, gt)
+    roi_parts, correct, _ = _roi_losses(s, nets, params, maps, rois, active)
     parts |= roi_parts
+    foreground = rois.used & (rois.labels < s.num_classes)
     metrics = parts | {
         "rpn_foreground": anchors_fg.sum(-1).mean(dtype=jnp.float32),  # sampled anchors per image
         "roi_foreground": foreground.sum(-1).mean(dtype=jnp.float32),  # sampled RoIs per image
         "accuracy": correct.sum() / jnp.maximum(foreground.sum(), 1),  # of the class of foreground RoIs
     }
     return sum(parts.values()), metrics
+
+
+def _refine_loss(
+    s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The box loss and the losses of the second pass."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(batch.image)))  # [B, 2] keys
+    maps = features(s, nets, params, batch.image, batch.image_hw)
+    anchors = rpn(s, nets, params, maps)
+    proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
+    rois = _sampled_rois(s, keys[:, 1], proposals, _ground_truth(batch, active))
+    parts, _, deltas = _roi_losses(s, nets, params, maps, rois, active)
+    crop = functools.partial(crops, s, maps)
+    refine_parts, metrics = refinement.losses_of(s, params["refine"], crop, rois, deltas, batch.image_hw)
+    parts = {"loss_box": parts["loss_box"]} | refine_parts
+    return sum(parts.values()), parts | metrics
 
 
 def _ground_truth(batch: Batch, active: Array) -> assign.GroundTruth:
@@ -317,11 +299,8 @@ def _rpn_losses(s: Settings, keys: Array, anchors: Anchors, gt: assign.GroundTru
     return {"loss_rpn_cls": cls, "loss_rpn_box": box}, is_fg
 
 
-def _roi_losses(
-    s: Settings, nets: Nets, params: PyTree, keys: Array, maps: Features, proposals: select.Proposals,
-    gt: assign.GroundTruth, active: Array,
-) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
-    """Losses of the second stage; which RoIs [B, R] are foreground, and which of those have the right class."""
+def _sampled_rois(s: Settings, keys: Array, proposals: select.Proposals, gt: assign.GroundTruth) -> assign.SampledRois:
+    """[B, R] RoIs, foreground first."""
     sample = functools.partial(
         assign.sample_rois,
         background=s.num_classes,
@@ -330,9 +309,20 @@ def _roi_losses(
         positive=s.roi_positive,
         weights=s.box_weights,
     )
-    rois = per_image(sample)(keys, proposals.boxes, proposals.valid, gt)
+    return per_image(sample)(keys, proposals.boxes, proposals.valid, gt)
+
+
+def _roi_losses(
+    s: Settings, nets: Nets, params: PyTree, maps: Features, rois: assign.SampledRois, active: Array
+) -> tuple[dict[str, Array], Array, Array]:
+    """Losses of the second stage; which RoIs [B, R] are foreground of the right class; deltas, see `predict`."""
+    classifier = CLASSIFIERS[s.classifier]
     logits, deltas = predict(nets, params, pool(s, nets, params, maps, rois.boxes), active)
-    cls, box = losses.roi_losses(logits, deltas, rois.labels, rois.used, rois.targets, beta=s.box_beta)
+    cls, box = losses.roi_losses(
+        logits, deltas, rois.labels, rois.used, rois.targets, beta=s.box_beta, class_loss=classifier.loss
+    )
+    parts = {"loss_cls": cls, "loss_box": box}
+    if classifier.penalty is not None:
+        parts["loss_variance"] = classifier.penalty(params["box_predictor"]["cls_score"], active)
     foreground = rois.used & (rois.labels < s.num_classes)
-    correct = foreground & (logits[..., :-1].argmax(-1) == rois.labels)
-    return {"loss_cls": cls, "loss_box": box}, foreground, correct
+    return parts, foreground & (logits[..., :-1].argmax(-1) == rois.labels), deltas

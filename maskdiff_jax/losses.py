@@ -3,10 +3,15 @@
 B images, N objects, R sampled anchors or RoIs, C classes. Everything is float32.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from maskdiff_jax.types import Array
+
+FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # [Lin et al. 2017; iFS-RCNN fast_rcnn.py]
+MIN_VARIANCE = 1e-6  # of a box delta [iFS-RCNN fast_rcnn.py]
 
 
 def smooth_l1(pred: Array, target: Array, *, beta: float) -> Array:
@@ -41,32 +46,84 @@ def rpn_losses(
     return jnp.where(used, entropy, 0.0).sum() / total, jnp.where(used & is_fg, box, 0.0).sum() / total
 
 
+def cross_entropy(logits: Array, labels: Array, used: Array) -> Array:
+    """Mean softmax cross-entropy of the used RoIs [detectron2 roi_heads/fast_rcnn.py]; 0 where there is none.
+
+    Args:
+      logits: [..., C + 1] float32, background last.
+      labels: [...] int, 0..C, background is C; anything where not used.
+      used: [...] bool.
+    """
+    labels = jnp.clip(labels, 0, logits.shape[-1] - 1)  # padding is -1, which would index from the end
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+    return jnp.where(used, entropy, 0.0).sum() / jnp.maximum(used.sum(), 1)
+
+
+def focal_loss(logits: Array, labels: Array, used: Array) -> Array:
+    """Sigmoid focal loss [Lin et al. 2017; iFS-RCNN fast_rcnn.py], summed over RoIs and classes.
+
+    The sum is divided by the number of foreground RoIs plus 1. The logit of background is not used: a background RoI is
+    a negative of every class. A class whose logit is hugely negative, as one that is not active, adds nothing.
+
+    Args:
+      logits, labels, used: as in `cross_entropy`.
+    """
+    classes = logits.shape[-1] - 1
+    logits, target = logits[..., :-1], jax.nn.one_hot(labels, classes)
+    entropy = jax.nn.softplus(logits) - logits * target
+    p = jax.nn.sigmoid(logits)
+    wrong = p * (1.0 - target) + (1.0 - p) * target
+    weight = FOCAL_ALPHA * target + (1.0 - FOCAL_ALPHA) * (1.0 - target)
+    focal = (weight * wrong**FOCAL_GAMMA * entropy).sum(-1)
+    foreground = used & (labels >= 0) & (labels < classes)
+    return jnp.where(used, focal, 0.0).sum() / (foreground.sum() + 1)
+
+
+def box_variance(raw: Array) -> Array:
+    """Elementwise variance of a box delta from the number that the net predicts [iFS-RCNN fast_rcnn.py]."""
+    return jax.nn.softplus(raw) + MIN_VARIANCE
+
+
+def uncertain_l1(pred: Array, target: Array) -> Array:
+    """[..., 8] means and raw variances, [..., 4] targets -> [..., 4]: d^2 / (2 v) + v / 2 [iFS-RCNN fast_rcnn.py].
+
+    It is smallest at v = |d|, where it is |d|: an L1 loss that also teaches how large the error is.
+    """
+    d, variance = pred[..., :4] - target, box_variance(pred[..., 4:])
+    return 0.5 * (d * d / variance + variance)
+
+
 def roi_losses(
-    logits: Array, deltas: Array, labels: Array, used: Array, targets: Array, *, beta: float
-) -> tuple[Array, Array]:
+    logits: Array, deltas: Array, labels: Array, used: Array, targets: Array, *, beta: float,
+    class_loss: Callable[[Array, Array, Array], Array] = cross_entropy,
+) -> tuple[Array, Array]:  # fmt: skip
     """Class and box loss of the sampled RoIs [detectron2 and TFA roi_heads/fast_rcnn.py].
 
     Args:
       logits: [..., C + 1] float32, background last.
-      deltas: [..., C, 4] per class, or [..., 1, 4] for all classes.
+      deltas: [..., C, 4] per class, or [..., 1, 4] for all classes; with variances [..., 8], see `uncertain_l1`.
       labels: [...] int, 0..C, background is C; anything where not used.
       used: [...] bool.
       targets: [..., 4] regression targets; read where used and not background.
-      beta: knee of the smooth L1 loss.
+      beta: knee of the smooth L1 loss; not used where there are variances.
+      class_loss: a function like `cross_entropy`.
 
     Returns:
-      mean cross-entropy over the used RoIs; smooth L1 of the foreground RoIs at their class's deltas, summed and
-      divided by the number of ALL used RoIs. Both 0 where no RoI is used.
+      class loss; box loss of the foreground RoIs at their class's deltas, summed and divided by the number of ALL used
+      RoIs. Both 0 where no RoI is used.
     """
     background = logits.shape[-1] - 1
-    labels = jnp.clip(labels, 0, background)  # padding is -1, which would index from the end
-    count = jnp.maximum(used.sum(), 1)
-    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-    column = jnp.minimum(labels, deltas.shape[-2] - 1)[..., None, None]
-    own = jnp.take_along_axis(deltas, column, -2)[..., 0, :]
-    box = smooth_l1(own, targets, beta=beta).sum(-1)
     fg = used & (labels < background)
-    return jnp.where(used, entropy, 0.0).sum() / count, jnp.where(fg, box, 0.0).sum() / count
+    own = own_class(deltas, jnp.clip(labels, 0, background))
+    box = uncertain_l1(own, targets) if own.shape[-1] == 8 else smooth_l1(own, targets, beta=beta)
+    count = jnp.maximum(used.sum(), 1)
+    return class_loss(logits, labels, used), jnp.where(fg, box.sum(-1), 0.0).sum() / count
+
+
+def own_class(deltas: Array, classes: Array) -> Array:
+    """Deltas [..., C or 1, N] of the classes [...], each 0 or more -> [..., N]; those of all classes fit any."""
+    column = jnp.minimum(classes, deltas.shape[-2] - 1)[..., None, None]
+    return jnp.take_along_axis(deltas, column, -2)[..., 0, :]
 
 
 def roi_mask_loss(logits: Array, classes: Array, used: Array, target: Array) -> Array:

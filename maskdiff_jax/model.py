@@ -23,6 +23,8 @@ class Model(NamedTuple):
     init: Callable[[Array], PyTree]  # key -> params
     # params, key, batch, active [C] bool -> loss, metrics
     detector_loss: Callable[[PyTree, Array, Batch, Array], tuple[Array, dict]]
+    # the same arguments; trains the second pass of a detector that has one
+    refine_loss: Callable[[PyTree, Array, Batch, Array], tuple[Array, dict]]
     mask_loss: Callable[[PyTree, Array, MaskBatch], tuple[Array, dict]]  # params, key, batch -> loss, metrics
     # params, image [B, H, W, 3] uint8, image_hw [B, 2], active [C] -> Detections
     detect: Callable[[PyTree, Array, Array, Array], Detections]
@@ -64,6 +66,7 @@ def build(config: ConfigDict) -> Model:
     return Model(
         init=init,
         detector_loss=lambda params, *args: detector.loss(params["detector"], *args),
+        refine_loss=lambda params, *args: detector.refine_loss(params["detector"], *args),
         mask_loss=lambda params, *args: head.loss(params["mask_head"], *args),
         detect=lambda params, *args: detector.detect(params["detector"], *args),
         box_features=lambda params, *args: detector.box_features(params["detector"], *args),

@@ -39,7 +39,9 @@ AFTER_TRAINING = (
     "data.root", "data.test_json", "data.test_images", "data.more_images", "data.counts", "data.test_short_side",
     "data.shapes_test", "data.workers", "data.cache_mb",
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
-    *(f"model.detector.{k}" for k in ("rpn_pre_nms_test", "proposals_test", "min_score", "nms", "max_detections")),
+    *(f"model.detector.{k}" for k in (
+        "rpn_pre_nms_test", "proposals_test", "refine_candidates", "min_score", "nms", "max_detections",
+    )),
 )  # fmt: skip
 # and which a run folder still has for good: an evaluation with other options may be a row of its own, training may not
 OF_RUN = ("method",)
@@ -54,7 +56,7 @@ NEXT_STAGE = (
     *(f"model.mask.diffusion.{k}" for k in ("p_uncond", "loss_weight", "snr_gamma")),
     *(f"model.detector.{k}" for k in (
         "rpn_iou", "rpn_samples", "rpn_positive", "rpn_beta", "rpn_pre_nms_train", "rpn_nms", "proposals_train",
-        "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta",
+        "roi_samples", "roi_positive", "roi_iou", "roi_sampling", "box_beta", "probit_scale",
     )),
 )  # fmt: skip
 _SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
@@ -62,7 +64,8 @@ NAMED = 8  # fields that a message names
 # what to do about fields that may not differ, while a run trains and after it
 RESUMED = "give these fields as they are there, or give another --workdir"
 AFTER = "trained weights depend on these fields, leave them as they are"
-PHASES = ("detector", "mask", "novel")  # sections of config.train; the phases of these names are trained with them
+# sections of config.train; the phases of these names are trained with them
+PHASES = ("detector", "refine", "mask", "novel")
 
 
 class Initializer(Protocol):

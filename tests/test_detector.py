@@ -21,7 +21,7 @@ FIELDS = dict(
     rpn_positive=0.5, rpn_beta=0.0, rpn_pre_nms_train=40, rpn_pre_nms_test=40, rpn_nms=0.7,
     proposals_train=24, proposals_test=24, roi_samples=16, roi_positive=0.25, roi_iou=0.5,
     roi_canonical=(32.0, 4), roi_size=3, roi_sampling=0, fc_channels=32, classifier="cosine",
-    cosine_scale=20.0,
+    cosine_scale=20.0, probit_scale=2.0, box_uncertainty=False, refine=False, refine_iou=0.7, refine_candidates=30,
     class_agnostic_boxes=False, box_weights=(10.0, 10.0, 5.0, 5.0), box_beta=0.0, min_score=0.01, nms=0.5,
     max_detections=12,
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Losses by hand and against plain numpy; against the original code: tests/parity."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,6 +40,54 @@ def test_roi_losses(agnostic):
     np.testing.assert_allclose(cls, -np.log([2 / 4, 3 / 8, 2 / 4]).mean(), rtol=1e-5)
     np.testing.assert_allclose(box, (4 * 2 + 4 * 4) / 3, rtol=1e-6)
     nothing = losses.roi_losses(logits, deltas, labels, ~used & used, targets, beta=0.0)
+    assert nothing == (0, 0)
+
+
+def test_focal_loss_by_hand():
+    """A foreground RoI, a background RoI, an unused one; the second of three classes is not active."""
+    logits = np.array([[2.0, -1e9, -1.0, 7.0], [0.5, -1e9, 0.0, 7.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
+    labels, used = np.array([0, 3, 1]), np.array([True, True, False])
+    p = 1 / (1 + np.exp(-np.maximum(logits[:2], -50).astype(float)))
+    positive = 0.25 * (1 - p[0, 0]) ** 2 * -np.log(p[0, 0])
+    negative = sum(0.75 * q**2 * -np.log(1 - q) for q in (p[0, 2], p[1, 0], p[1, 2]))
+    loss = lambda x: losses.focal_loss(x, labels, used)
+    value, grad = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(value, (positive + negative) / 2, rtol=1e-5)
+    assert np.isfinite(grad).all() and not grad[:, 1].any() and not grad[:, 3].any() and not grad[2].any()
+    background = losses.focal_loss(logits, np.array([3, 3, 3]), used)  # divided by 0 foreground RoIs + 1
+    zero = 0.75 * p[0, 0] ** 2 * -np.log(1 - p[0, 0]) + negative
+    np.testing.assert_allclose(background, zero, rtol=1e-5)
+
+
+def test_uncertain_l1():
+    """By hand, the gradient by differences, and the smallest value at v = |d|."""
+    pred = np.array([[1.0, -2.0, 0.5, 0.0, 0.3, -1.0, 2.0, 0.0]], np.float32)
+    target = np.array([[0.0, 0.0, 0.0, 0.0]], np.float32)
+    v = np.log1p(np.exp(pred[0, 4:].astype(float))) + 1e-6
+    np.testing.assert_allclose(losses.uncertain_l1(pred, target)[0], pred[0, :4] ** 2 / (2 * v) + v / 2, rtol=1e-5)
+    total = lambda x: losses.uncertain_l1(x, target).sum()
+    grad = np.asarray(jax.grad(total)(pred))[0]
+    for i in range(8):
+        step = np.zeros((1, 8), np.float32)
+        step[0, i] = 1e-2
+        np.testing.assert_allclose(grad[i], (total(pred + step) - total(pred - step)) / 2e-2, atol=2e-3)
+    best = np.log(np.expm1(2.0))  # a raw variance of 2 for an error of 2
+    flat = np.array([[2.0, 2.0, 2.0, 2.0, best, best, best, best]], np.float32)
+    np.testing.assert_allclose(losses.uncertain_l1(flat, target), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(jax.grad(total)(flat))[0, 4:], 0.0, atol=1e-5)
+
+
+def test_roi_losses_with_variances():
+    labels, used = np.array([1, 0, 2, -1]), np.array([True, True, True, False])
+    deltas = np.zeros((4, 2, 8), np.float32)
+    deltas[0, 1, :4] = 1.0  # the class of the first RoI; the second keeps 0
+    targets = np.full((4, 4), 3.0, np.float32)
+    v = np.log(2) + 1e-6
+    _, box = losses.roi_losses(np.zeros((4, 3), np.float32), deltas, labels, used, targets, beta=1.0)
+    np.testing.assert_allclose(box, 4 * ((4 + 9) / (2 * v) + v) / 3, rtol=1e-5)
+    nothing = losses.roi_losses(
+        np.zeros((4, 3), np.float32), deltas, labels, ~used & used, targets, beta=1.0, class_loss=losses.focal_loss
+    )
     assert nothing == (0, 0)
 
 

@@ -56,22 +56,24 @@ class Linear(nn.Module):
 
     Attributes:
       features: output channels.
-      kernel_init: of the kernel; the bias starts at 0.
+      kernel_init: of the kernel.
       dtype: of the factors.
       as_conv: the kernel has the shape [1, 1, F, features] of a 1x1 convolution.
+      bias: where the bias starts.
     """
 
     features: int
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
     as_conv: bool = False
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., F] -> [..., features] float32."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, (1, 1, *shape) if self.as_conv else shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,), jnp.float32)
         return matmul_f32(x.astype(self.dtype), kernel.reshape(shape).astype(self.dtype)) + bias
 
 

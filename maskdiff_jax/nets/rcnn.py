@@ -3,16 +3,14 @@
 C classes (background is class C), N images, F channels, A anchors per cell, R boxes.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from maskdiff_jax.nets.conv import Conv, Linear, matmul_f32
+from maskdiff_jax.nets.classifiers import CLASSIFIERS
+from maskdiff_jax.nets.conv import Conv, Linear
 from maskdiff_jax.nets.fpn import XAVIER
 from maskdiff_jax.types import Array
-
-NORM_EPS = 1e-5  # added to the norms of the cosine classifier [TFA]
 
 
 class RPNHead(nn.Module):
@@ -78,80 +76,62 @@ class BoxPredictor(nn.Module):
 
     Attributes:
       num_classes: C.
-      classifier: "cosine" or "linear".
-      cosine_scale: factor of the cosine.
+      classifier: a name in `classifiers.CLASSIFIERS`.
+      scale: factor of the cosine, or of the mean of the probit classifier; the others have none.
       agnostic: one box per RoI instead of one per class.
       dtype: of the factors of the matrix products; the results are float32.
+      uncertain: also predicts the variance of each delta [iFS-RCNN fast_rcnn.py].
     """
 
     num_classes: int
     classifier: str
-    cosine_scale: float
+    scale: float
     agnostic: bool
     dtype: jnp.dtype
+    uncertain: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[..., F] -> logits [..., C + 1] and deltas [..., C or 1, 4], float32."""
-        if self.classifier == "linear":
-            small = nn.initializers.normal(0.01)
-            logits = Linear(self.num_classes + 1, small, self.dtype, name="cls_score")(x)
-        elif self.classifier == "cosine":
-            logits = Cosine(self.num_classes + 1, self.cosine_scale, self.dtype, name="cls_score")(x)
-        else:
-            raise ValueError(f"unknown detector.classifier '{self.classifier}': choose cosine or linear")
+        """[..., F] -> logits [..., C + 1] and deltas [..., C or 1, 4], float32.
+
+        With `uncertain` the deltas are [..., C or 1, 8]: four means, then the four numbers that
+        `losses.box_variance` turns into variances.
+        """
+        if self.classifier not in CLASSIFIERS:
+            raise ValueError(f"unknown detector.classifier '{self.classifier}': choose {', '.join(CLASSIFIERS)}")
+        net = CLASSIFIERS[self.classifier].net(self.num_classes, self.scale, self.dtype)
+        logits = net(x)
         boxes = 1 if self.agnostic else self.num_classes
         tiny = nn.initializers.normal(0.001)
-        deltas = Linear(4 * boxes, tiny, self.dtype, name="bbox_pred")(x)
-        return logits, deltas.reshape(*x.shape[:-1], boxes, 4)
+        # the variances have a layer of their own, so that a class has the same four columns in both
+        names = ("bbox_pred", "bbox_variance") if self.uncertain else ("bbox_pred",)
+        deltas = [Linear(4 * boxes, tiny, self.dtype, name=name)(x).reshape(*x.shape[:-1], boxes, 4) for name in names]
+        return logits, jnp.concatenate(deltas, -1)
 
 
-class Cosine(nn.Module):
-    """scale * x / (|x| + eps) . w / (|w| + eps), without bias [TFA fast_rcnn.py, CosineSimOutputLayers].
-
-    Columns start as unit vectors of random direction: TFA normalizes its N(0, 0.01) weights in the first call.
+class RefineHead(nn.Module):
+    """The second pass over predicted boxes: how well a box fits its object, and a correction of it [iFS-RCNN].
 
     Attributes:
-      features: columns, C + 1.
-      scale: factor of the cosine.
-      dtype: of the matrix product.
+      features: width of the two fully connected layers.
+      dtype: of the computation; the results are float32.
     """
 
     features: int
-    scale: float
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., F] -> [..., features] float32 in -scale..scale."""
-        kernel = self.param("kernel", _unit_columns, (x.shape[-1], self.features), jnp.float32)
-        return cosine_logits(x, kernel, self.scale, dtype=self.dtype)
+    def __call__(self, pooled: Array, variances: Array) -> tuple[Array, Array]:
+        """Looks at each box once more.
 
+        Args:
+          pooled: [..., S, S, F] features of the predicted boxes.
+          variances: [..., 4] of the boxes' deltas; each becomes a constant channel.
 
-def cosine_logits(x: Array, kernel: Array, scale: float, *, dtype: jnp.dtype = jnp.float32) -> Array:
-    """The cosine classifier as a pure function.
-
-    TFA overwrites the weight by its normalized version before each call, so the norm is outside the gradient and a
-    step of descent moves unit vectors. The training step does this after every update: see
-    `training.optim.unit_columns`. Without it the columns would grow or shrink without end.
-
-    Args:
-      x: [..., F].
-      kernel: [F, C + 1], columns of length 1 in training; otherwise of any length, e.g. the EMA of unit columns.
-      scale: factor of the cosine.
-      dtype: of the matrix product.
-
-    Returns:
-      [..., C + 1] float32. Gradients stay finite where x is zero: the gradient of its norm counts as 0.
-    """
-    x = x.astype(jnp.float32)
-    squares = (x * x).sum(-1, keepdims=True)
-    full = squares > 0
-    norm = jnp.where(full, jnp.sqrt(jnp.where(full, squares, 1.0)), 0.0)
-    unit = kernel / jax.lax.stop_gradient(jnp.sqrt((kernel * kernel).sum(0)) + NORM_EPS)
-    return scale * matmul_f32((x / (norm + NORM_EPS)).astype(dtype), unit.astype(dtype))
-
-
-def _unit_columns(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
-    w = jax.random.normal(key, shape, dtype)
-    return w / jnp.linalg.norm(w, axis=0)
+        Returns:
+          IoU logits [...], see `refinement.iou_of`, and deltas [..., 4] for all classes.
+        """
+        planes = jnp.broadcast_to(variances[..., None, None, :], (*pooled.shape[:-1], 4)).astype(pooled.dtype)
+        x = BoxHead(self.features, self.dtype, name="box_head")(jnp.concatenate([pooled, planes], -1))
+        logits = Linear(1, nn.initializers.normal(0.01), self.dtype, name="iou")(x)[..., 0]
+        return logits, Linear(4, nn.initializers.normal(0.001), self.dtype, name="deltas")(x)

@@ -35,6 +35,13 @@ def iou(a: Array, b: Array) -> Array:
     return jnp.where(shared > 0, shared / jnp.where(shared > 0, union, 1.0), 0.0)
 
 
+def paired_iou(a: Array, b: Array) -> Array:
+    """Intersection over union of each of two lists of boxes [..., 4] with its partner: [...]; 0 where one is empty."""
+    side = jnp.maximum(jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2]), 0.0)
+    shared = side[..., 0] * side[..., 1]
+    return jnp.where(shared > 0, shared / jnp.where(shared > 0, area(a) + area(b) - shared, 1.0), 0.0)
+
+
 def clip(boxes: Array, hw: Array) -> Array:
     """[..., 4] boxes clipped to an image of `hw` = (height, width)."""
     limit = jnp.stack([hw[1], hw[0], hw[1], hw[0]]).astype(boxes.dtype)

@@ -67,7 +67,7 @@ def propose(
 
 
 def detections(
-    logits: Array,
+    scores: Array,
     deltas: Array,
     proposals: Proposals,
     hw: Array,
@@ -77,28 +77,70 @@ def detections(
     threshold: float,
     count: int,
 ) -> Detections:
-    """Softmax, decoding, and suppression within each class [detectron2 roi_heads/fast_rcnn.py].
+    """Decoding, and suppression within each class [detectron2 roi_heads/fast_rcnn.py].
 
     Every (proposal, class) pair over the limit is a candidate; none is dropped beforehand (`nms.nms_top`).
 
     Args:
-      logits: [P, C + 1], background last.
+      scores: [P, C] in 0..1.
       deltas: [P, C, 4] per class, or [P, 1, 4] for all classes.
       hw: [2] height and width of the image, px.
       weights: of the box coder.
-      min_score: a candidate's probability must be larger.
+      min_score: a candidate's score must be larger.
       threshold: IoU above which the box of lower score and the same class is suppressed.
       count: D.
 
     Returns:
       boxes [D, 4], scores [D] in 0..1, classes [D]; boxes without area are no detections.
     """
-    scores = jax.nn.softmax(logits)[:, :-1]
+    found = _candidates(scores, deltas, proposals, hw, weights)
+    return suppress(found, min_score=min_score, threshold=threshold, count=count)
+
+
+class Candidates(NamedTuple):
+    """Boxes of one image (or, vmapped, of many) that may become detections."""
+
+    boxes: Array  # [N, 4], inside the image; anything where not valid
+    scores: Array  # [N] in 0..1
+    classes: Array  # [N] class ids
+    valid: Array  # [N] bool
+
+
+def best_candidates(
+    scores: Array, deltas: Array, proposals: Proposals, hw: Array, *,
+    weights: tuple[float, ...], min_score: float, count: int,
+) -> tuple[Candidates, Array]:  # fmt: skip
+    """The best (proposal, class) pairs, without suppression.
+
+    Args:
+      scores, deltas, proposals, hw, weights, min_score: as in `detections`; deltas may be [P, C or 1, 8].
+      count: N.
+
+    Returns:
+      candidates, best first; what follows the four deltas of each, [N, 0 or 4].
+    """
+    found = _candidates(scores, deltas[..., :4], proposals, hw, weights)
+    ranked = jnp.where(found.valid & (found.scores > min_score), found.scores, -jnp.inf)
+    kept = min(count, ranked.size)
+    best, index = jax.lax.top_k(ranked, kept)
+    rest = jnp.broadcast_to(deltas[..., 4:], (*scores.shape, deltas.shape[-1] - 4))
+    chosen = jax.tree.map(lambda x: x[index], (found._replace(valid=ranked > -jnp.inf), rest.reshape(ranked.size, -1)))
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, count - kept), *((0, 0),) * (x.ndim - 1))), chosen)
+
+
+def _candidates(
+    scores: Array, deltas: Array, proposals: Proposals, hw: Array, weights: tuple[float, ...]
+) -> Candidates:
+    """Every (proposal, class) pair, N = P C."""
     p, c = scores.shape
     boxes = box_ops.clip(box_ops.decode(deltas, proposals.boxes[:, None], weights), hw)
     boxes = jnp.broadcast_to(boxes, (p, c, 4)).reshape(-1, 4)
-    classes = jnp.tile(jnp.arange(c), p)
-    scores = scores.reshape(-1)
+    return Candidates(boxes, scores.reshape(-1), jnp.tile(jnp.arange(c), p), jnp.repeat(proposals.valid, c))
+
+
+def suppress(found: Candidates, *, min_score: float, threshold: float, count: int) -> Detections:
+    """The best candidates that suppression within each class keeps; the arguments are those of `detections`."""
+    boxes, scores, classes, valid = found
     good = jnp.isfinite(boxes).all(-1) & (boxes[:, 2:] > boxes[:, :2]).all(-1) & (scores > min_score)
     index, filled = nms.nms_top(
         boxes,
@@ -106,7 +148,7 @@ def detections(
         threshold,
         count=count,
         classes=classes,
-        valid=good & jnp.repeat(proposals.valid, c),
+        valid=good & valid,
         block=max(4 * count, 128),
     )
     return Detections(

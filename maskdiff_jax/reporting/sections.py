@@ -16,8 +16,8 @@ CLASS_COLORS = {"all": charts.INK, "base": charts.BLUE, "novel": charts.ORANGE}
 COLUMNS = (("bbox", "AP"), ("bbox", "AP50"), ("segm", "AP"), ("segm", "AP50"), ("mask_iou", ""))
 COLUMN_TITLES = ("boxes: AP", "boxes: AP50", "masks: AP", "masks: AP50", "mask IoU")
 PHASES = {
-    "detector": "detector", "novel": "novel-class weights", "mask": "mask head", "guidance": "guidance distillation",
-    "evaluation": "evaluation",
+    "detector": "detector", "novel": "novel-class weights", "mask": "mask head", "refine": "second pass",
+    "guidance": "guidance distillation", "evaluation": "evaluation",
 }  # fmt: skip
 LINE_STYLES = ("-", "--", ":")  # of matplotlib, one per group of runs, from the last group on
 # figures/NAME -> title, note

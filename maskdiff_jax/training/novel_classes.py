@@ -1,15 +1,19 @@
 """Weights of the box predictor for classes that stage 1 never saw.
 
 ``predictor`` is ``params["detector"]["box_predictor"]``. Its ``cls_score/kernel`` [F, C + 1] has one column per class,
-background last. ``bbox_pred/kernel`` [F, 4 C] and ``bbox_pred/bias`` [4 C] have four columns per class, or four in all
-when boxes are class-agnostic. ``base`` and ``novel`` are class ids, int [n].
+background last, and so has the ``rho`` of a probit classifier. ``bbox_pred/kernel`` [F, 4 C] and ``bbox_pred/bias``
+[4 C] have four columns per class, or four in all when boxes are class-agnostic; ``bbox_variance`` is like it. ``base``
+and ``novel`` are class ids, int [n].
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskdiff_jax.nets.classifiers import RHO
 from maskdiff_jax.types import Array, PyTree
+
+BOXES = ("bbox_pred", "bbox_variance")  # parts with four columns per class
 
 # share of the base shots on which an imprinted class must score less than the best wrong base class
 QUIET = 0.9
@@ -30,25 +34,34 @@ def copy_classes(predictor: PyTree, source: PyTree, novel: np.ndarray, num_class
             for leaf, weight in predictor[part].items()
         }
 
-    boxes = copy("bbox_pred", box_columns) if _class_specific(predictor, num_classes) else predictor["bbox_pred"]
-    return {"cls_score": copy("cls_score", novel), "bbox_pred": boxes}
+    boxes = {part: predictor[part] for part in predictor if part in BOXES}
+    if _class_specific(predictor, num_classes):
+        boxes = {part: copy(part, box_columns) for part in boxes}
+    return {"cls_score": copy("cls_score", novel)} | boxes
 
 
-def initialize(predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> PyTree:
+def initialize(
+    predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int, *, bias: float = 0.0
+) -> PyTree:
     """New weights for the novel classes.
 
-    Their class vectors are N(0, 0.01), as TFA's ``randinit`` (tools/ckpt_surgery.py); their box regressors are the mean
-    of the base classes'.
+    Their class vectors are N(0, 0.01), as TFA's ``randinit`` (tools/ckpt_surgery.py), with variance 1 in a probit
+    classifier; their box regressors are the mean of the base classes'.
+
+    Args:
+      bias: of the novel classes, where the classifier has biases.
     """
     classes = dict(predictor["cls_score"])
     vectors = 0.01 * jax.random.normal(key, (classes["kernel"].shape[0], len(novel)))
     classes["kernel"] = classes["kernel"].at[:, novel].set(vectors)
     if "bias" in classes:
-        classes["bias"] = classes["bias"].at[novel].set(0.0)
-    boxes = predictor["bbox_pred"]
+        classes["bias"] = classes["bias"].at[novel].set(bias)
+    if "rho" in classes:
+        classes["rho"] = classes["rho"].at[:, novel].set(RHO)
+    boxes = {part: predictor[part] for part in predictor if part in BOXES}
     if _class_specific(predictor, num_classes) and len(base):
-        boxes = {leaf: _set_to_mean(weight, base, novel, num_classes) for leaf, weight in boxes.items()}
-    return {"cls_score": classes, "bbox_pred": boxes}
+        boxes = jax.tree.map(lambda weight: _set_to_mean(weight, base, novel, num_classes), boxes)
+    return {"cls_score": classes} | boxes
 
 
 def _class_specific(predictor: PyTree, num_classes: int) -> bool:

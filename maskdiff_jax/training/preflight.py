@@ -18,7 +18,7 @@ from maskdiff_jax.training import optim
 from maskdiff_jax.training.side_by_side import make_meshes
 from maskdiff_jax.workdir import CHECKPOINTS
 
-PHASES = {"base": ("detector", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
+PHASES = {"base": ("detector", "refine", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
 SHOTS = (1, 5, 10)  # the K of the paper's tables
 NAMED = 3  # classes that a note names
 BYTES = 4  # of a float32: a parameter, its EMA, a moment
@@ -91,7 +91,9 @@ def checkpoint_bytes(config: ConfigDict) -> int:
     """
     leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
     sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
-    part_of = {"detector": "detector/", "novel": "detector/box_predictor/", "mask": "mask_head/"}
+    part_of = {
+        "detector": "detector/", "refine": "detector/refine/", "novel": "detector/box_predictor/", "mask": "mask_head/",
+    }  # fmt: skip
     states = [0]
     for name in PHASES[config.stage]:
         if config.train[name].steps:

@@ -1,12 +1,14 @@
 """What the stages train: the detector and the mask head, each a function that runs its phases.
 
-Stage 1 trains the detector and the mask head on base classes. Stage 2 starts from it: first weights for the novel
-classes (phase "novel"), then classifier and box regressor (phase "detector") and the mask head (phase "mask") on the
-same K shots. The paper trains these together; they share no trained parameter, so the sum of their losses has the same
-gradients as each loss alone, and apart each may have its own number of steps (`side_by_side`). Stage "distill", which
-is not the paper's, may then teach the mask head to sample in fewer steps.
+Stage 1 trains the detector and the mask head on base classes; a detector with a second pass learns that at the end
+(phase "refine"). Stage 2 starts from it: first weights for the novel classes (phase "novel"), then classifier and box
+regressor (phase "detector") and the mask head (phase "mask") on the same K shots. The paper trains these together; they
+share no trained parameter, so the sum of their losses has the same gradients as each loss alone, and apart each may
+have its own number of steps (`side_by_side`). Stage "distill", which is not the paper's, may then teach the mask head
+to sample in fewer steps.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, sample_shots
 from maskdiff_jax.model import Model, build
+from maskdiff_jax.nets.classifiers import CLASSIFIERS
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
 from maskdiff_jax.training.side_by_side import Parts, Train
@@ -28,7 +31,11 @@ from maskdiff_jax.workdir import SHOTS, check_shots, initial_params, load_weight
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
+# a second pass has a phase of its own
+DETECTOR_ONLY = [("detector/refine/.*|mask_head/.*", optim.FROZEN), ("detector/.*", "detector")]
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
+# of phase "refine" [iFS-RCNN]
+SECOND_PASS = [("detector/(refine|box_predictor/bbox_(pred|variance))/.*", "detector"), (".*", optim.FROZEN)]
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
@@ -49,11 +56,17 @@ def base_stage(config: ConfigDict, workdir: Path) -> Parts:
     base = active_class_ids(config, train_split.categories)
     dataset = fewshot.restrict(train_split, base)
     model = build(config.model)
-    # both phases before one trains, so that an error in the second does not show up days later
+    # all phases before one trains, so that an error in the second does not show up days later
     detector = _detector_phase(config, model, "detector", dataset, base)
     mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "train"))
+    refine = _detector_phase(config, model, "refine", dataset, base, SECOND_PASS)
     params = initial_params(config, model)
-    return {"detector": lambda train: train(detector, params), "mask_head": lambda train: train(mask, params)}
+
+    def train_detector(train: Train) -> PyTree:
+        trained = train(detector, params)
+        return train(refine, trained) if config.model.detector.refine else trained
+
+    return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
 def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
@@ -131,21 +144,22 @@ def _detector_phase(
 ) -> Phase:
     """Trains the parameters of the detector that `train.frozen` (or ``patterns``) does not freeze, on some classes."""
     fields = config.train[name]
-    active = active_mask(class_ids, config.model.num_classes)  # numpy: a device array may not be closed over
-
-    def loss(params, key, batch):
-        return model.detector_loss(params, key, batch, jnp.asarray(active))
-
     frozen = [(pattern, optim.FROZEN) for pattern in config.train.frozen]
     return Phase(
         name=name,
         steps=fields.steps,
-        loss=loss,
+        loss=_over_classes(model.refine_loss if name == "refine" else model.detector_loss, config, class_ids),
         loader=pipeline.detector_loader(dataset, config.data, batch=fields.batch, seed=config.seed),
-        patterns=patterns or [*frozen, ("detector/.*", "detector"), ("mask_head/.*", optim.FROZEN)],
+        patterns=patterns or [*frozen, *DETECTOR_ONLY],
         configs={"detector": fields},
         unit_columns=frozenset([CLASS_VECTORS] if config.model.detector.classifier == "cosine" else []),
     )
+
+
+def _over_classes(loss: Callable, config: ConfigDict, class_ids: np.ndarray) -> Callable:
+    """A loss of the detector with its last argument, the active classes, filled in."""
+    active = active_mask(class_ids, config.model.num_classes)  # numpy: a device array may not be closed over
+    return lambda params, key, batch: loss(params, key, batch, jnp.asarray(active))
 
 
 def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
@@ -198,7 +212,8 @@ def _with_novel_classes(
     predictor, num_classes = params["detector"]["box_predictor"], config.model.num_classes
     if not len(novel):
         return predictor
-    initial = novel_classes.initialize(predictor, jax.random.key(config.seed + 1), base, novel, num_classes)
+    bias = CLASSIFIERS[config.model.detector.classifier].bias(len(novel))
+    initial = novel_classes.initialize(predictor, jax.random.key(config.seed + 1), base, novel, num_classes, bias=bias)
     if config.fewshot.novel_init == "random":
         return initial
     if config.fewshot.novel_init == "imprint":

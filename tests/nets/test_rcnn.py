@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskdiff_jax.nets import rcnn
+from maskdiff_jax.nets import classifiers, rcnn
 from maskdiff_jax.training import optim
 
 KEY = jax.random.key(0)
@@ -81,7 +81,7 @@ def test_predictor_in_bfloat16_returns_float32(classifier):
 
 
 def test_unknown_classifier_is_refused():
-    with pytest.raises(ValueError, match="cosine or linear"):
+    with pytest.raises(ValueError, match="choose cosine, linear, sigmoid, probit"):
         rcnn.BoxPredictor(3, "dot", 20.0, True, jnp.float32).init(KEY, jnp.zeros((1, 4)))
 
 
@@ -113,7 +113,7 @@ def trained_columns(w, steps, loss, **changes):
 def test_cosine_classifier_trains_as_in_tfa():
     """TFA overwrites w by its unit vector in each forward pass, here for 300 steps of SGD with momentum and decay."""
     x, labels, w = cosine_problem()
-    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
+    loss = lambda w: -jax.nn.log_softmax(classifiers.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
     unit_x = x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)
     plain = jax.jit(jax.grad(lambda u: -jax.nn.log_softmax(20.0 * unit_x @ u)[np.arange(64), labels].mean()))
     theirs, velocity = w, 0.0
@@ -130,7 +130,7 @@ def test_cosine_classifier_trains_as_in_tfa():
 @pytest.mark.parametrize("rule", [{}, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}])
 def test_columns_of_the_cosine_classifier_keep_their_length(rule):
     x, labels, w = cosine_problem()
-    loss = lambda w: -jax.nn.log_softmax(rcnn.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
+    loss = lambda w: -jax.nn.log_softmax(classifiers.cosine_logits(x, w, 20.0))[np.arange(64), labels].mean()
     lengths, _ = trained_columns(w * np.float32([1e-3, 1, 50, 1e4]), 5000, loss, **rule)
     np.testing.assert_allclose(lengths, 1.0, atol=1e-5)
     zero = optim.unit_columns({"cls": jnp.zeros((6, 2)), "other": 2 * jnp.ones(3)}, {"cls"})
@@ -139,7 +139,7 @@ def test_columns_of_the_cosine_classifier_keep_their_length(rule):
 
 def test_cosine_of_a_zero_row_is_finite():
     x = jnp.zeros((2, 6)).at[1].set(1.0)
-    grad = jax.grad(lambda x: rcnn.cosine_logits(x, jnp.ones((6, 3)), 20.0).sum())(x)
+    grad = jax.grad(lambda x: classifiers.cosine_logits(x, jnp.ones((6, 3)), 20.0).sum())(x)
     assert np.isfinite(grad).all()
-    after_relu = jax.grad(lambda x: rcnn.cosine_logits(jax.nn.relu(x), jnp.ones((6, 3)), 20.0).sum())(x)
+    after_relu = jax.grad(lambda x: classifiers.cosine_logits(jax.nn.relu(x), jnp.ones((6, 3)), 20.0).sum())(x)
     np.testing.assert_array_equal(after_relu[0], 0)

@@ -38,11 +38,11 @@ def test_proposals_are_limited_per_level_and_in_all():
     np.testing.assert_allclose(propose(count=4, pre_nms=1).scores, [3.0, -np.inf, -np.inf, -np.inf])
 
 
-def detect(logits, deltas, count, min_score=0.1):
+def detect(scores, deltas, count, min_score=0.1):
     boxes = jnp.array([[0.0, 0, 20, 20], [1, 0, 21, 20], [30, 30, 50, 50], [0, 0, 0, 0]])
     proposals = select.Proposals(boxes, jnp.zeros(4), jnp.array([True, True, True, False]))
     options = dict(weights=(10.0, 10.0, 5.0, 5.0), min_score=min_score, threshold=0.5, count=count)
-    return jax.jit(functools.partial(select.detections, **options))(logits, deltas, proposals, HW)
+    return jax.jit(functools.partial(select.detections, **options))(scores, deltas, proposals, HW)
 
 
 PROBABILITIES = np.array([[0.6, 0.3, 0.1], [0.5, 0.05, 0.45], [0.2, 0.05, 0.75], [0.9, 0.05, 0.05]], np.float32)
@@ -50,19 +50,19 @@ PROBABILITIES = np.array([[0.6, 0.3, 0.1], [0.5, 0.05, 0.45], [0.2, 0.05, 0.75],
 
 def test_detections():
     """Two classes: suppression within a class, a score limit, padding proposals dropped."""
-    out = detect(jnp.log(PROBABILITIES), jnp.zeros((4, 2, 4)), count=5)
+    out = detect(PROBABILITIES[:, :2], jnp.zeros((4, 2, 4)), count=5)
     np.testing.assert_array_equal(out.classes, [0, 1, 0, -1, -1])
     np.testing.assert_allclose(out.scores, [0.6, 0.3, 0.2, 0, 0], rtol=1e-5)
     want = [[0, 0, 20, 20], [0, 0, 20, 20], [30, 30, 50, 50], [0] * 4, [0] * 4]
     np.testing.assert_allclose(out.boxes, want, atol=1e-4)
     np.testing.assert_allclose(
-        detect(jnp.log(PROBABILITIES), jnp.zeros((4, 1, 4)), count=2).scores, [0.6, 0.3], rtol=1e-5
+        detect(PROBABILITIES[:, :2], jnp.zeros((4, 1, 4)), count=2).scores, [0.6, 0.3], rtol=1e-5
     )
 
 
 def test_detections_use_the_deltas_of_their_class():
     deltas = jnp.zeros((4, 2, 4)).at[0, 1, 0].set(5.0)  # class 1 moves by 5 / 10 of the width to the right
-    out = detect(jnp.log(PROBABILITIES), deltas, count=2)
+    out = detect(PROBABILITIES[:, :2], deltas, count=2)
     np.testing.assert_allclose(out.boxes, [[0, 0, 20, 20], [10, 0, 30, 20]], atol=1e-4)
-    empty = detect(jnp.log(PROBABILITIES), jnp.zeros((4, 2, 4)).at[:, :, 0].set(1e4), count=2)
+    empty = detect(PROBABILITIES[:, :2], jnp.zeros((4, 2, 4)).at[:, :, 0].set(1e4), count=2)
     np.testing.assert_array_equal(empty.classes, -1)  # clipped to nothing

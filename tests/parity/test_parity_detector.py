@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax import detector, losses
-from maskdiff_jax.nets import rcnn
+from maskdiff_jax.nets import classifiers, rcnn
 from maskdiff_jax.ops import assign, boxes, nms, roi_align, select
 from maskdiff_jax.pretrained import rules
 from tests.parity.compare import find, load, within
@@ -161,7 +161,7 @@ def test_parity_cosine(k):
         within(deltas.reshape(32, -1), z[f"K{k}_{kind}/deltas"], 3e-6)
 
     def loss(x, kernel):
-        logits = rcnn.cosine_logits(x, kernel, float(z["scale"]))
+        logits = classifiers.cosine_logits(x, kernel, float(z["scale"]))
         return losses.roi_losses(
             logits, jnp.zeros((32, 1, 4)), labels, jnp.ones(32, bool), jnp.zeros((32, 4)), beta=0.0
         )[0]
@@ -224,8 +224,9 @@ def model(which):
         rpn_nms=0.7, proposals_train=1000, proposals_test=1000, roi_samples=512, roi_positive=0.25,
         roi_iou=0.5, roi_canonical=(224.0, 4), roi_size=7, roi_sampling=0, fc_channels=1024,
         classifier="linear",
-        cosine_scale=20.0, class_agnostic_boxes=False, box_weights=(10.0, 10.0, 5.0, 5.0), box_beta=0.0,
-        min_score=0.05, nms=0.5, max_detections=100,
+        cosine_scale=20.0, probit_scale=1.0, class_agnostic_boxes=False, box_weights=(10.0, 10.0, 5.0, 5.0),
+        box_beta=0.0, box_uncertainty=False, refine=False, refine_iou=0.7, refine_candidates=1000, min_score=0.05,
+        nms=0.5, max_detections=100,
     )  # fmt: skip
     made = detector.make_detector(**fields)
     settings = detector.Settings(**fields)._replace(dtype=jnp.dtype("float32"))
@@ -363,7 +364,7 @@ def test_parity_detections(which, threshold):
         finish = functools.partial(
             select.detections, weights=s.box_weights, min_score=float(threshold), threshold=0.5, count=100
         )
-        out = jax.jit(finish)(logits, deltas, proposals, hw[0])
+        out = jax.jit(finish)(classifiers.softmax_scores(logits), deltas, proposals, hw[0])
     box, score, klass = (np.asarray(v)[np.asarray(out.classes) >= 0] for v in out)
     want = {k: z[f"det_thr{threshold}/{k}"] for k in ("boxes", "scores", "classes")}
     index = pair(np.c_[box, 1000.0 * klass], np.c_[want["boxes"], 1000.0 * want["classes"]])
