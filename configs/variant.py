@@ -15,6 +15,17 @@ from configs import base, fewshot
 STAGES = ("base", "fewshot")
 
 
+def take(arg: str | None, key: str, default: str) -> tuple[str, str]:
+    """Takes an option of its own out of the argument of a variant.
+
+    Returns:
+      The value of ``key=value`` in ``arg``, the last if there are several, or the default; and the other parts.
+    """
+    parts = [part.strip() for part in (arg or "").split(",") if part.strip()]
+    values = [part.partition("=")[2] for part in parts if part.startswith(f"{key}=")]
+    return (values or [default])[-1], ",".join(part for part in parts if not part.startswith(f"{key}="))
+
+
 def get_config(
     arg: str | None, *, method: str, change: Callable[[ConfigDict], None], base_method: str = ""
 ) -> ConfigDict:
@@ -30,14 +41,12 @@ def get_config(
     Raises:
       ValueError: an unknown stage or key; or the variant has no stage 1 of its own, and that was asked for.
     """
-    parts = [part.strip() for part in (arg or "").split(",") if part.strip()]
-    stages = [part.partition("=")[2] for part in parts if part.startswith("stage=")] or ["fewshot"]
-    if stages[-1] not in STAGES:
-        raise ValueError(f"unknown stage={stages[-1]}: choose {' or '.join(STAGES)}")
-    if stages[-1] == "base" and base_method:
+    stage, rest = take(arg, "stage", "fewshot")
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage={stage}: choose {' or '.join(STAGES)}")
+    if stage == "base" and base_method:
         raise ValueError(f"{method} starts from stage 1 of {base_method}: train that one")
-    rest = ",".join(part for part in parts if not part.startswith("stage="))
-    config = {"base": base, "fewshot": fewshot}[stages[-1]].get_config(rest).unlock()
+    config = {"base": base, "fewshot": fewshot}[stage].get_config(rest).unlock()
     config.method, config.base_method = method, base_method
     change(config)
     return config.lock()

@@ -1,7 +1,8 @@
 """MaskDiff with guidance of weight 5, as in the paper: Table 5 (rows with guided sampling) and Table 6.
 
-Guidance acts when masks are sampled. The head is the one of the row "maskdiff", which learned to do without its class
-in a tenth of the samples (model.mask.diffusion.p_uncond). A trained run of that row can be evaluated as this one:
+The option ``guidance=`` sets another whole weight; then the row is "guided2", for example. Guidance acts when masks are
+sampled. The head is the one of the row "maskdiff", which learned to do without its class in a tenth of the samples
+(model.mask.diffusion.p_uncond). A trained run of that row can be evaluated as this one:
 
     python launch/evaluate.py RUN --config.method=guided --config.model.mask.diffusion.guidance=5.0 --output=FOLDER
 """
@@ -9,9 +10,14 @@ in a tenth of the samples (model.mask.diffusion.p_uncond). A trained run of that
 from configs import variant
 
 
-def change(config):
-    config.model.mask.diffusion.guidance = 5.0
-
-
 def get_config(arg=None):
-    return variant.get_config(arg, method="guided", change=change, base_method="maskdiff")
+    text, rest = variant.take(arg, "guidance", "5")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"option 'guidance={text}' must be a whole number from 1 on")
+    weight = int(text)
+
+    def change(config):
+        config.model.mask.diffusion.guidance = float(weight)
+
+    method = "guided" if weight == 5 else f"guided{weight}"
+    return variant.get_config(rest, method=method, change=change, base_method="maskdiff")

@@ -9,14 +9,12 @@ from configs import variant
 
 
 def get_config(arg=None):
-    parts = [part.strip() for part in (arg or "").split(",")]
-    given = [part.partition("=")[2] for part in parts if part.startswith("steps=")] or ["8"]
-    if not given[-1].isdecimal() or int(given[-1]) < 1:
-        raise ValueError(f"option 'steps={given[-1]}' must be a whole number from 1 on")
-    steps = int(given[-1])
+    text, rest = variant.take(arg, "steps", "8")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"option 'steps={text}' must be a whole number from 1 on")
+    steps = int(text)
 
     def change(config):
         config.model.mask.diffusion.steps = steps
 
-    rest = ",".join(part for part in parts if not part.startswith("steps="))
     return variant.get_config(rest, method=f"steps{steps}", change=change, base_method="maskdiff")

@@ -99,7 +99,14 @@ def test_the_number_of_steps(arg, steps):
     assert (config.method, config.model.mask.diffusion.steps) == (f"steps{steps}", steps)
 
 
-@pytest.mark.parametrize("steps", ["", "0", "few", "1.5"])
-def test_a_wrong_number_of_steps(steps):
-    with pytest.raises(ValueError, match=f"option 'steps={steps}' must be a whole number from 1 on"):
-        get("steps", f"shapes,steps={steps}")
+def test_the_weight_of_guidance():
+    config = get("guidance", "shapes,guidance=2,shots=1")
+    assert (config.method, config.model.mask.diffusion.guidance, config.fewshot.shots) == ("guided2", 2.0, 1)
+    assert get("guidance", "guidance=5").method == "guided"
+
+
+@pytest.mark.parametrize("value", ["", "0", "few", "1.5"])
+@pytest.mark.parametrize("name", ["steps", "guidance"])
+def test_wrong_options(name, value):
+    with pytest.raises(ValueError, match=f"option '{name}={value}' must be a whole number from 1 on"):
+        get(name, f"shapes,{name}={value}")
