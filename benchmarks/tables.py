@@ -140,6 +140,32 @@ def roi_sampling() -> str:
     return markdown(("samples per cell and axis", "box AP", "AP50", "AP75"), rows)
 
 
+ABLATIONS = {
+    "maskdiff": "maskdiff (S = 2, w = 1)", "guided2": "guided2 (w = 2)", "guided": "guided (w = 5)",
+    "steps1": "S = 1", "steps4": "S = 4", "steps8": "S = 8", "support_none": "no shots at test",
+    "support_other": "shots of another class", "gt_boxes": "ground-truth boxes and classes",
+    "gt_classes": "ground-truth classes",
+}  # fmt: skip
+
+
+def ablations() -> str:
+    """What changes when a trained run is evaluated in another way."""
+    columns = ("bbox/{}AP", "segm/{}AP", "mask_iou/{}")
+    r = results("ablations")
+    rows = []
+    for row in r["rows"]:
+        metrics, cells = row["metrics"], []
+        for column in columns:
+            for group in ("base", "novel"):
+                cells.append(metrics[column.format(group if column.startswith("mask") else f"{group}/")])
+        rows.append([ABLATIONS[row["method"]], *(f"{v:.1f}" for v in cells)])
+    tight = r["rows"][0]["metrics"]
+    boxes = [f"{tight[f'tightened/bbox/{group}/AP']:.1f}" for group in ("base", "novel")]
+    rows.insert(1, ["maskdiff, boxes around the masks", *boxes, *rows[0][3:]])
+    header = ("percent", "box AP, base", "novel", "mask AP, base", "novel", "mask IoU, base", "novel")
+    return f"{markdown(header, rows)}\n\n{_measured(r)}"
+
+
 def finetune() -> str:
     """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
     by_steps: dict[tuple[int, int], list[dict]] = {}
@@ -203,7 +229,7 @@ def image_libraries() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
-        quickstart, quickstart_classes, coco_mini, roi_sampling, finetune, data_pipeline, detector,
+        quickstart, quickstart_classes, coco_mini, roi_sampling, ablations, finetune, data_pipeline, detector,
         paste, image_libraries,
     )
 }  # fmt: skip
