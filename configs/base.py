@@ -67,10 +67,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.preset = preset
     config.stage = "base"  # "base", "fewshot" or "distill"
     config.method = "maskdiff"  # name of the method, a row of the tables; files in baselines/ and ablations/ set it
-    config.base_method = ""  # the method whose stage 1 stage 2 starts from; "" = its own
+    # the method whose stage 1 this run starts from; "": in stage 2 its own, in stage 1 none
+    config.base_method = ""
     config.paper = options["paper"]  # the option `paper=true`; what it changes is in `presets.paper`
     config.seed = 0  # of initial weights, order of the data, and noise in training
     config.init_from = ""  # run folder whose weights to start from; stage 2: "" = the matching run of stage 1
+    # run folder of the same stage and shots whose detector this run takes over and does not train; "" = train it
+    config.detector_from = ""
     config.weights = "msra"  # one of presets.WEIGHTS, which the detector's fields fit; set by the option `weights=`
     config.data = _data()
     config.model = _model()
@@ -248,6 +251,9 @@ def _train() -> ConfigDict:
     train.refine = _phase(0, batch=16, optimizer="sgd", lr=0.02, weight_decay=1e-4, warmup=0)
     # names of parameters that are not trained, as regular expressions [D2: FREEZE_AT=2]
     train.frozen = (r"detector/backbone/(stem|res2)/.*", r"detector/backbone/.*/norm.*")
+    # names of parameters, as regular expressions, that start anew in a run that starts from another one (init_from);
+    # only they may have another shape there
+    train.reset = ()
     train.log_every = 20  # steps
     train.save_every = 2000  # steps; 0 = only at the end of a phase
     train.keep = 2  # checkpoints of a phase that is still running

@@ -102,13 +102,13 @@ def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigD
     Raises:
       ValueError: a field was given that must be as in the run that this one starts from.
     """
+    if not config.init_from and (config.stage != "base" or config.base_method):
+        before = config.copy_and_resolve_references().unlock()
+        before.stage = {"base": "base", "fewshot": "base", "distill": "fewshot"}[config.stage]
+        if before.stage == "base":
+            before.method = config.base_method or config.method
+        config.init_from = str(default_workdir(before))
     if config.stage != "base":
-        if not config.init_from:
-            before = config.copy_and_resolve_references().unlock()
-            before.stage = {"fewshot": "base", "distill": "fewshot"}[config.stage]
-            if before.stage == "base":
-                before.method = config.base_method or config.method
-            config.init_from = str(default_workdir(before))
         inherit(config, given)
     if config.model.num_classes == 0:
         from maskdiff_jax.data import pipeline

@@ -141,13 +141,14 @@ EVAL = {
 
 FIELDS: dict[str, Any] = {
     "preset": TEXT, "stage": one_of("base", "fewshot", "distill"), "method": METHOD, "base_method": TEXT,
-    "paper": FLAG, "seed": SEED, "init_from": TEXT, "weights": TEXT,
+    "paper": FLAG, "seed": SEED, "init_from": TEXT, "detector_from": TEXT, "weights": TEXT,
     "data": DATA,
     "model": {
         "num_classes": whole(0, 10**5), "dtype": one_of("float32", "bfloat16"), "detector": DETECTOR, "mask": MASK,
     },
     "train": {
         "detector": PHASE, "mask": PHASE, "novel": PHASE, "refine": PHASE, "frozen": several(TEXT, 0, 1000),
+        "reset": several(TEXT, 0, 1000),
         "log_every": whole(1), "save_every": whole(0), "keep": whole(1, 10**4), "devices": whole(0, 10**5),
         "side_by_side": FLAG,
     },

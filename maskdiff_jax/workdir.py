@@ -40,13 +40,13 @@ AFTER_TRAINING = (
     "data.shapes_test", "data.workers", "data.cache_mb",
     *(f"model.mask.diffusion.{k}" for k in SAMPLING),
     *(f"model.detector.{k}" for k in (
-        "rpn_pre_nms_test", "proposals_test", "refine_candidates", "min_score", "nms", "max_detections",
+        "rpn_pre_nms_test", "proposals_test", "refine_candidates", "min_score", "nms", "max_detections", "cosine_scale",
     )),
 )  # fmt: skip
 # and which a run folder still has for good: an evaluation with other options may be a row of its own, training may not
 OF_RUN = ("method",)
-# the fields that the saved position of a data iterator depends on, while training is not finished
-OF_POSITION = ("data.workers",)
+# those of them that an unfinished run depends on: the saved position of its data iterator, and its losses
+UNFINISHED = ("data.workers", "model.detector.cosine_scale")
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
 # what a later stage may set anew: how boxes are trained and found, how masks are sampled, what a training step sees
@@ -109,7 +109,7 @@ def create(folder: str | Path, config: ConfigDict) -> None:
         # phase "detector" starts from what phase "novel" gives
         begun = saved | ({"novel"} if "detector" in saved else set())
         free = {f"train.{name}." for name in PHASES if name not in begun} if config.stage != "distill" else ()
-        check_changes(read_config(folder), config, folder, fixed=(*OF_RUN, *OF_POSITION), free=free)
+        check_changes(read_config(folder), config, folder, fixed=(*OF_RUN, *UNFINISHED), free=free)
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
 
@@ -214,15 +214,15 @@ def initial_params(config: ConfigDict, model: Initializer) -> PyTree:
     return jax.jit(model.init)(jax.random.key(config.seed))
 
 
-def check_weights(folder: str | Path, config: ConfigDict) -> None:
-    """Whether the weights of a run fit the nets of a config.
+def check_weights(folder: str | Path, config: ConfigDict, *, free: Iterable[str] = ()) -> None:
+    """Whether the weights of a run fit the nets of a config; the fields ``free`` may differ.
 
     Raises:
       FileNotFoundError: no run there.
       ValueError: they do not fit; names the fields.
     """
     check_layout(folder, config)
-    differ = model_differences(config, as_json(read_config(folder)))
+    differ = model_differences(config, as_json(read_config(folder)), free=free)
     if differ:
         raise ValueError(f"the weights of {folder} are of another model: {'; '.join(differ)}")
 
@@ -246,13 +246,14 @@ def check_layout(folder: str | Path, config: ConfigDict) -> None:
         )
 
 
-def model_differences(config: ConfigDict, before: dict, *others: str) -> list[str]:
+def model_differences(config: ConfigDict, before: dict, *others: str, free: Iterable[str] = ()) -> list[str]:
     """One clause for each field of the model's weights, and of ``others``, that two configs give different values.
 
     Args:
       config: of the later run.
       before: the earlier run's, as `as_json` gives it.
       others: more fields that must be the same.
+      free: more fields that may differ.
     """
     ours = as_json(config)
     differ = [k for k in different_fields(ours, before) if k.startswith("model.") or k in others]
@@ -260,7 +261,7 @@ def model_differences(config: ConfigDict, before: dict, *others: str) -> list[st
     return [
         f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: give both the same"
         for k in differ
-        if not covers(NEXT_STAGE, k)
+        if not covers((*NEXT_STAGE, *free), k)
     ][:NAMED]
 
 

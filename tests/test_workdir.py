@@ -78,6 +78,19 @@ def test_workers_stay_until_training_is_finished(tmp_path):
     workdir.create(tmp_path, config)
 
 
+def test_the_cosine_scale_may_change_after_training(tmp_path):
+    """iMTFA scores with another scale than it was trained with; a run that resumes trains with the one it has."""
+    config = base.get_config("shapes").unlock()
+    workdir.create(tmp_path, config)
+    (tmp_path / "checkpoints" / "detector" / "3").mkdir(parents=True)
+    config.model.detector.cosine_scale = 10.0
+    workdir.check(tmp_path, config)
+    with pytest.raises(ValueError, match="model.detector.cosine_scale: 20.0 there, 10.0 here"):
+        workdir.create(tmp_path, config)
+    workdir.weights_folder(tmp_path).mkdir()
+    workdir.create(tmp_path, config)
+
+
 def test_what_was_not_trained_yet_may_change(tmp_path):
     """A batch that does not fit into memory can be lowered, as `cli` says, also that of a later phase."""
     config = fewshot.get_config("shapes").unlock()

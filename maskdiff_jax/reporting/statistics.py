@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 # config fields in which repeats of one experiment may differ; a run of stage 2 starts from one of several stage-1 runs
-SEED_FIELDS = {("seed",), ("init_from",), ("fewshot", "seed"), ("eval", "noise_seed")}
+SEED_FIELDS = {("seed",), ("init_from",), ("detector_from",), ("fewshot", "seed"), ("eval", "noise_seed")}
 _DESCRIPTION = ("preset", "stage", "dataset", "split", "shots")  # fields of metrics.json that name the experiment
 
 

@@ -3,6 +3,7 @@
 A run leaves its config in WORKDIR/config.json as soon as it starts, so nothing here waits for its weights.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ OF_DATA = tuple(f"data.{name}" for name in (
 # what distillation must share with its teacher, and which of these fields are its own
 OF_TEACHER = ("model.mask.", "fewshot.", "data.source", "data.train_json", "data.novel_classes", "data.context")
 FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fewshot.novel_init")
+# fields of the model that a parameter depends on: they may differ from the run that another starts from where the
+# parameter starts anew (`train.reset`); "any" is any parameter of the mask head
+OF_PARAMETER = {
+    "model.mask.": "mask_head/any",
+    "model.detector.classifier": "detector/box_predictor/cls_score/kernel",
+    "model.detector.class_agnostic_boxes": "detector/box_predictor/bbox_pred/kernel",
+}
+# what the detector that a run takes over must share with it, beside the fields of its nets
+OF_DETECTOR = ("stage", "data.source", "data.train_json", "data.novel_classes")
 NOVEL_INITS = ("finetune", "random", "imprint")
 
 
@@ -110,7 +120,33 @@ def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
         ]
     if config.fewshot.novel_init not in NOVEL_INITS:
         return [f"unknown fewshot.novel_init '{config.fewshot.novel_init}': choose {', '.join(NOVEL_INITS)}"]
-    return model_differences(config, before, "data.novel_classes", "data.context")
+    return model_differences(config, before, "data.novel_classes", "data.context", free=reset_fields(config))
+
+
+def reset_fields(config: ConfigDict) -> tuple[str, ...]:
+    """The fields of the model in which a run may differ from the one that it starts from, by its `train.reset`."""
+    return tuple(
+        field
+        for field, parameter in OF_PARAMETER.items()
+        if any(re.fullmatch(pattern, parameter) for pattern in config.train.reset)
+    )
+
+
+def check_detector(config: ConfigDict) -> None:
+    """Whether a run can take over the detector of the run ``config.detector_from``.
+
+    Raises:
+      FileNotFoundError: no run there.
+      ValueError: it was trained in another stage, for other classes or on other data, or its nets differ; names the
+        fields.
+    """
+    folder = config.detector_from
+    shots = ("fewshot.shots", "fewshot.seed", "fewshot.classes") if config.stage == "fewshot" else ()
+    differ = model_differences(
+        config, as_json(read_config(folder)), *OF_DETECTOR, *shots, free=("model.mask.", "model.dtype")
+    )
+    if differ:
+        raise ValueError(f"the detector of {folder} cannot be taken over (detector_from): {'; '.join(differ)}")
 
 
 def check_rounds(config: ConfigDict) -> None:
@@ -147,6 +183,10 @@ def check_teacher(config: ConfigDict, workdir: Path) -> None:
     ours, theirs = as_json(config), as_json(read_config(workdir))
     if theirs["stage"] != "fewshot":
         raise ValueError(f"{workdir} is a run of stage '{theirs['stage']}': distillation starts from one of stage 2")
+    if config.detector_from:
+        raise ValueError(
+            "detector_from is given, but distillation keeps the detector of config.init_from: leave it out"
+        )
     differ = [
         name
         for name in different_fields(ours, theirs)

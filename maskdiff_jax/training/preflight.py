@@ -32,7 +32,7 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
       workdir: where its checkpoints will go.
 
     Returns:
-      Notes about later steps: what these data will not allow.
+      Notes: that nothing is trained; about later steps, what these data will not allow.
 
     Raises:
       FileNotFoundError: the test split is missing.
@@ -43,20 +43,25 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
     """
     _check_phases(config)
     _check_disk(config, Path(workdir))
+    notes = [] if trained_phases(config) else ["nothing is trained: no phase of this run has any steps"]
     if config.data.source in scenes.LEVELS:
         _check_classes(config, len(scenes.NAMES), config.data.source)
-        return []  # scenes are made as the config asks
-    return _check_data(config)
+        return notes  # scenes are made as the config asks
+    return notes + _check_data(config)
+
+
+def trained_phases(config: ConfigDict) -> tuple[str, ...]:
+    """The sections of `config.train` that this run trains with; with no steps a phase does nothing."""
+    names = ("mask",) if config.detector_from else PHASES[config.stage]
+    return tuple(name for name in names if config.train[name].steps)
 
 
 def _check_phases(config: ConfigDict) -> None:
     """Optimizers and batches of all phases: the last may start after the first has trained for days."""
     devices = make_meshes(config)[0].size
     fields = ("optimizer", "lr", "schedule", "decay_at", "warmup", "weight_decay", "betas", "clip_norm")
-    for name in PHASES[config.stage]:
+    for name in trained_phases(config):
         phase = config.train[name]
-        if not phase.steps:
-            continue
         try:
             optim.make_optimizer(steps=phase.steps, **{field: phase[field] for field in fields})
         except ValueError as error:
@@ -95,13 +100,12 @@ def checkpoint_bytes(config: ConfigDict) -> int:
         "detector": "detector/", "refine": "detector/refine/", "novel": "detector/box_predictor/", "mask": "mask_head/",
     }  # fmt: skip
     states = [0]
-    for name in PHASES[config.stage]:
-        if config.train[name].steps:
-            trained = sum(n for k, n in sizes.items() if k.startswith(part_of[name]))
-            states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
-            if config.stage == "distill":
-                rounds = len(config.distill.rounds) + (config.distill.guidance != 1.0)
-                states = [states[-1] + trained] * rounds
+    for name in trained_phases(config):
+        trained = sum(n for k, n in sizes.items() if k.startswith(part_of[name]))
+        states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
+        if config.stage == "distill":
+            rounds = len(config.distill.rounds) + (config.distill.guidance != 1.0)
+            states = [states[-1] + trained] * rounds
     return BYTES * (sum(states) * config.train.keep + max(states, default=0) + sum(sizes.values()))
 
 

@@ -24,9 +24,12 @@ Parts = Mapping[str, Callable[[Train], PyTree]]
 
 
 def make_meshes(config: ConfigDict) -> list[Mesh]:
-    """The devices that the parts of a stage are trained on: those of `train.devices`, or each half of them."""
+    """The devices that the parts of a stage are trained on: those of `train.devices`, or each half of them.
+
+    In distillation, and with a detector that is taken over, only the mask head is trained.
+    """
     mesh = sharding.make_mesh(config.train.devices)
-    if not config.train.side_by_side or config.stage == "distill":  # whose phases depend on each other
+    if not config.train.side_by_side or config.stage == "distill" or config.detector_from:
         return [mesh]
     return sharding.divide(mesh, 2)
 

@@ -4,8 +4,9 @@ Stage 1 trains the detector and the mask head on base classes; a detector with a
 (phase "refine"). Stage 2 starts from it: first weights for the novel classes (phase "novel"), then classifier and box
 regressor (phase "detector") and the mask head (phase "mask") on the same K shots. The paper trains these together; they
 share no trained parameter, so the sum of their losses has the same gradients as each loss alone, and apart each may
-have its own number of steps (`side_by_side`). Stage "distill", which is not the paper's, may then teach the mask head
-to sample in fewer steps.
+have its own number of steps (`side_by_side`). For the same reason a run may take over the trained detector of another
+one (`config.detector_from`) and train its mask head alone. Stage "distill", which is not the paper's, may then teach
+the mask head to sample in fewer steps.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,9 @@ from maskdiff_jax.nets.classifiers import CLASSIFIERS
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
 from maskdiff_jax.training.side_by_side import Parts, Train
+from maskdiff_jax.training.starting_weights import starting_params
 from maskdiff_jax.types import PyTree
-from maskdiff_jax.workdir import SHOTS, check_shots, initial_params, load_weights, saved_phases
+from maskdiff_jax.workdir import SHOTS, check_shots, load_weights, saved_phases
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
@@ -43,26 +45,28 @@ def base_stage(config: ConfigDict, workdir: Path) -> Parts:
     """Detector and mask head, each on its own (paper, "Diffusion-based two-stage training").
 
     Raises:
-      FileNotFoundError: the dataset is missing, or the run ``config.init_from``.
+      FileNotFoundError: the dataset is missing, or the run ``config.init_from`` or ``config.detector_from``.
       ValueError: frozen norms without imported weights, or data or weights that do not fit the config.
     """
-    if config.model.detector.norm == "frozen_bn" and not config.init_from:
+    if config.model.detector.norm == "frozen_bn" and not (config.init_from or config.detector_from):
         raise ValueError(
             "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
             "launch/import_weights.py put them, or train from scratch with "
             f"configs/base.py:{config.preset},weights=scratch"
         )
+    model = build(config.model)
+    params = starting_params(config, model)
     train_split = pipeline.open_split(config.data, "train")
     base = active_class_ids(config, train_split.categories)
     dataset = fewshot.restrict(train_split, base)
-    model = build(config.model)
     # all phases before one trains, so that an error in the second does not show up days later
     detector = _detector_phase(config, model, "detector", dataset, base)
     mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "train"))
     refine = _detector_phase(config, model, "refine", dataset, base, SECOND_PASS)
-    params = initial_params(config, model)
 
     def train_detector(train: Train) -> PyTree:
+        if config.detector_from:
+            return params
         trained = train(detector, params)
         return train(refine, trained) if config.model.detector.refine else trained
 
@@ -75,12 +79,12 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     Leaves ``shots.json``.
 
     Raises:
-      FileNotFoundError: the dataset or the run of stage 1 is missing.
-      ValueError: see `compatibility.check_start`; or the shots cannot be sampled.
+      FileNotFoundError: the dataset or the run of stage 1 is missing, or the one of ``config.detector_from``.
+      ValueError: see `compatibility.check_start`; or the shots cannot be sampled, or are not those of the detector.
     """
     compatibility.check_start(config, Path(config.init_from))
     model = build(config.model)
-    params = load_weights(config.init_from, model)
+    params = starting_params(config, model)
     support_split = pipeline.open_split(config.data, "support")
     shots = _sampled_shots(config, workdir, support_split)
     dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
@@ -90,6 +94,8 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "support"))
 
     def train_detector(train: Train) -> PyTree:
+        if config.detector_from:
+            return params
         predictor = _with_novel_classes(config, model, params, support_split, shots, train)
         return train(detector, params | {"detector": params["detector"] | {"box_predictor": predictor}})
 
@@ -135,6 +141,8 @@ def _sampled_shots(config: ConfigDict, workdir: Path, support_split: Dataset) ->
     shots = sample_shots(config, support_split)
     if saved_phases(workdir):
         check_shots(workdir, shots)
+    if config.detector_from:
+        check_shots(config.detector_from, shots)
     fewshot.save_shots(workdir / SHOTS, shots)
     return shots
 

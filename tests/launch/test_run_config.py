@@ -69,3 +69,14 @@ def test_presets_do_not_mix(tmp_path):
     config.init_from = str(tmp_path)
     with pytest.raises(ValueError, match="trained with preset='shapes_hard', this run has preset='shapes'"):
         run_config.complete(config)
+
+
+def test_stage_1_may_start_from_stage_1_of_another_method(tmp_path, monkeypatch):
+    """As iMTFA's does, which trains twice on base classes."""
+    monkeypatch.chdir(tmp_path)
+    config = base.get_config("shapes").unlock()
+    assert run_config.complete(config).init_from == ""
+    config.method, config.base_method = "imtfa", "imtfa_fc"
+    assert run_config.complete(config).init_from == "runs/base-shapes-imtfa_fc"
+    config.init_from = "runs/mine"
+    assert run_config.complete(config).init_from == "runs/mine"

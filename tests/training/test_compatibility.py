@@ -108,6 +108,50 @@ def test_stage_2_needs_slots_for_its_shots():
     assert "choose finetune, random, imprint" in compatibility.stage2_problems(config, before)[0]
 
 
+def test_what_starts_anew_may_differ():
+    """A new mask head may be another net; a classifier that is reset may be of another kind."""
+    before = workdir.as_json(base.get_config("shapes"))
+    fields = {"model.mask.unet.width": 8, "model.detector.classifier": "linear"}
+    config = changed(fewshot.get_config("shapes"), **fields)
+    assert len(compatibility.stage2_problems(config, before)) == 2
+    config = changed(config, **{"train.reset": ("mask_head/.*",)})
+    assert compatibility.stage2_problems(config, before) == [
+        "model.detector.classifier is 'cosine' there and 'linear' here: give both the same"
+    ]
+    config = changed(config, **{"train.reset": ("mask_head/.*", "detector/box_predictor/cls_score/.*")})
+    assert compatibility.stage2_problems(config, before) == []
+    config = changed(config, **{"train.reset": ("mask_head/out/.*",)})  # a part of the head alone
+    assert len(compatibility.stage2_problems(config, before)) == 2
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"data.novel_classes": ("star",)}, r"data.novel_classes is \['star', 'ring', 'arrow', 'crescent'\] there"),
+        ({"model.detector.width": 8}, "model.detector.width is 16 there and 8 here"),
+        ({"model.detector.norm": "frozen_bn"}, "model.detector.norm is 'group' there"),
+        ({"stage": "distill"}, "stage is 'base' there and 'distill' here"),
+        ({"data.source": "shapes_hard"}, "data.source is 'shapes' there"),
+    ],
+)
+def test_a_detector_is_taken_over_where_it_fits(start, fields, words):
+    folder = start(base.get_config("shapes"))
+    free = {"model.mask.head": "plain_unet", "model.mask.slots": 1, "train.detector.steps": 1, "paper": True}
+    config = changed(base.get_config("shapes"), detector_from=str(folder), **free)
+    compatibility.check_detector(config)
+    with pytest.raises(ValueError, match=f"cannot be taken over .detector_from.: {words}"):
+        compatibility.check_detector(changed(config, **fields))
+    with pytest.raises(FileNotFoundError, match="there is no run in"):
+        compatibility.check_detector(changed(config, detector_from=str(folder / "none")))
+
+
+def test_distillation_takes_over_no_detector(start):
+    folder = start(fewshot.get_config("shapes"))
+    config = changed(distill.get_config("shapes"), detector_from="runs/other")
+    with pytest.raises(ValueError, match="detector_from is given, but distillation keeps"):
+        compatibility.check_teacher(config, folder)
+
+
 @pytest.mark.parametrize(
     "fields, words",
     [

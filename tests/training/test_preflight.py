@@ -174,12 +174,32 @@ def test_both_phases_are_made_before_the_first_trains(tmp_path):
     first, second = narrow(base.get_config("shapes")), narrow(fewshot.get_config("shapes,shots=1"))
     for config in (first, second):
         config.data.update(root=str(tmp_path / "shapes"), shapes_train=8, shapes_support=40, box_jitter=0.4)
-    with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
-        stages.base_stage(first, tmp_path)
     second.init_from = str(tmp_path)
     Path(tmp_path / "config.json").write_text(first.to_json_best_effort())
     second.fewshot.novel_init = "random"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "load_weights", lambda workdir, model: jax.eval_shape(model.init, jax.random.key(0)))
+        patch.setattr(stages, "starting_params", lambda config, model: jax.eval_shape(model.init, jax.random.key(0)))
+        with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
+            stages.base_stage(first, tmp_path)
         with pytest.raises(ValueError, match="data.crop_margin is 0.25, but"):
             stages.fewshot_stage(second, tmp_path)
+
+
+def test_a_shared_detector_has_no_phase():
+    """Its batch is not checked, its checkpoints need no space, and no device is kept for it."""
+    config = narrow(base.get_config("shapes"))
+    whole = preflight.checkpoint_bytes(config)
+    config.detector_from, config.train.detector.optimizer = "runs/other", "adagrad"
+    assert preflight.trained_phases(config) == ("mask",)
+    assert preflight.checkpoint_bytes(config) < whole
+    preflight.check(config, "runs/none")
+    config.detector_from = ""
+    with pytest.raises(ValueError, match="train.detector: unknown optimizer"):
+        preflight.check(config, "runs/none")
+
+
+def test_a_run_that_trains_nothing_says_so():
+    config = narrow(base.get_config("shapes"))
+    assert preflight.check(config, "runs/none") == []
+    config.train.detector.steps = config.train.mask.steps = 0
+    assert preflight.check(config, "runs/none") == ["nothing is trained: no phase of this run has any steps"]

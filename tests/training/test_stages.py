@@ -11,9 +11,11 @@ import pytest
 from configs import base, distill, fewshot
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.model import build
 from maskdiff_jax.training import loop, optim, stages
 from maskdiff_jax.training.side_by_side import train_parts
 from maskdiff_jax.types import TrainState
+from maskdiff_jax.workdir import load_weights, read_config
 from tests import lowered
 
 KILOBYTE = 1024
@@ -113,6 +115,70 @@ def test_heads_one_after_the_other_equal_the_joint_loss(folder):
             for x in (phase, other)
         )
         assert mine and mine <= read and not theirs & read
+
+
+def result(stage, config, workdir):
+    """What a stage leaves when training changes nothing, and the names of the phases that it runs."""
+    workdir.mkdir()
+    names = []
+
+    def train(phase, params):
+        names.append(phase.name)
+        return params
+
+    return train_parts(stages.STAGES[stage](config, workdir), [train]), names
+
+
+def equal(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
+
+
+def weights_of(folder):
+    return load_weights(folder, build(read_config(folder).model))
+
+
+def test_stage_1_takes_over_a_detector(folder, tmp_path):
+    """Another mask head, from another seed, with the detector of a trained run."""
+    phases(folder)
+    config = small(base.get_config("shapes"), folder)
+    config.model.mask.head, config.seed = "plain_unet", 7
+    config.detector_from = str(folder / "base")
+    params, names = result("base", config, tmp_path / "run")
+    assert names == ["mask"] and equal(params["detector"], weights_of(folder / "base")["detector"])
+    with pytest.raises(ValueError, match="cannot be taken over .*stage is 'base' there and 'fewshot' here"):
+        second = small(fewshot.get_config("shapes,shots=2"), folder)
+        second.init_from = second.detector_from = str(folder / "base")
+        stages.fewshot_stage(second, tmp_path / "none")
+
+
+def test_stage_2_takes_over_a_detector_of_the_same_shots(folder, tmp_path):
+    phases(folder)
+    config = small(fewshot.get_config("shapes,shots=2"), folder)
+    config.init_from, config.detector_from, config.seed = str(folder / "base"), str(folder / "fewshot"), 7
+    params, names = result("fewshot", config, tmp_path / "run")
+    theirs = weights_of(folder / "fewshot")["detector"]
+    assert names == ["mask"] and equal(params["detector"], theirs)
+    assert not equal(theirs, weights_of(folder / "base")["detector"])  # it has weights of its own for the novel classes
+    config.data.shapes_seed = 3  # other scenes, so other shots with the same fields
+    with pytest.raises(ValueError, match="other shots than .*shots.json lists"):
+        result("fewshot", config, tmp_path / "other")
+    config.fewshot.seed = 1
+    with pytest.raises(ValueError, match="fewshot.seed is 0 there and 1 here"):
+        result("fewshot", config, tmp_path / "third")
+
+
+def test_stage_2_can_start_with_a_new_mask_head(folder, tmp_path):
+    """`train.reset`: the detector is the trained one, the mask head is new and depends on the seed."""
+    phases(folder)
+    config = small(fewshot.get_config("shapes,shots=2"), folder)
+    config.init_from, config.train.reset, config.fewshot.novel_init = str(folder / "base"), ("mask_head/.*",), "random"
+    config.seed = 7
+    params, names = result("fewshot", config, tmp_path / "run")
+    before = weights_of(folder / "base")
+    assert names == ["detector", "mask"]
+    assert equal(params["detector"]["backbone"], before["detector"]["backbone"])
+    new = jax.jit(build(config.model).init)(jax.random.key(7))
+    assert equal(params["mask_head"], new["mask_head"]) and not equal(params["mask_head"], before["mask_head"])
 
 
 def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):

@@ -1,0 +1,105 @@
+"""The weights that a run starts from: new ones, those of other runs, or parts of each. Names are "a/b/c"."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from maskdiff_jax.model import Model, build
+from maskdiff_jax.training.compatibility import check_detector, reset_fields
+from maskdiff_jax.types import PyTree
+from maskdiff_jax.workdir import check_weights, initial_params, load_weights, read_config
+
+NAMED = 4  # parameters that a message names
+
+
+def starting_params(config: ConfigDict, model: Model) -> PyTree:
+    """New weights, or those of the run ``config.init_from`` except for what ``config.train.reset`` names.
+
+    The detector is that of the run ``config.detector_from``, if one is given.
+
+    Raises:
+      FileNotFoundError: no finished run there.
+      ValueError: its weights are damaged, or of another model; or `train.reset` matches nothing, or no run is given; or
+        the detector cannot be taken over, see `compatibility.check_detector`.
+    """
+    if config.detector_from:
+        check_detector(config)
+    params = _new_or_of_a_run(config, model)
+    if not config.detector_from:
+        return params
+    detector = _params_of(config.detector_from)["detector"]
+    differ = _differences(_flat(params["detector"]), _flat(detector))
+    if differ:
+        raise ValueError(
+            f"the detector of {config.detector_from} has other weights than this model ({differ}): give the config "
+            "that it was trained with, or another --config.detector_from"
+        )
+    return {**params, "detector": detector}
+
+
+def _new_or_of_a_run(config: ConfigDict, model: Model) -> PyTree:
+    """See `starting_params`, with a detector of its own."""
+    if not config.train.reset:
+        return initial_params(config, model)
+    if not config.init_from:
+        raise ValueError(
+            "train.reset names what starts anew in a run that starts from another one: give --config.init_from too, or "
+            "leave out train.reset"
+        )
+    check_weights(config.init_from, config, free=reset_fields(config))
+    new = jax.jit(model.init)(jax.random.key(config.seed))
+    return with_reset(new, _params_of(config.init_from), config.train.reset, config.init_from)
+
+
+def with_reset(new: PyTree, before: PyTree, patterns: Sequence[str], folder: str | Path) -> PyTree:
+    """The weights ``before``, but ``new`` ones where a pattern matches the whole name.
+
+    Args:
+      new: of the model of this run.
+      before: of the run in ``folder``; what no pattern matches must have the same names, types and shapes.
+      patterns: regular expressions.
+      folder: for messages.
+
+    Raises:
+      ValueError: a pattern matches nothing, or other weights differ; names them.
+    """
+    ours, theirs = _flat(new), _flat(before)
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in ours | theirs):
+            raise ValueError(f"train.reset has {pattern!r}, which no parameter's name matches")
+
+    def is_reset(name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+    differ = _differences(*({k: x for k, x in tree.items() if not is_reset(k)} for tree in (ours, theirs)))
+    if differ:
+        raise ValueError(
+            f"the weights of {folder} are of another model ({differ}): give the config that they were trained with, or "
+            "name them in train.reset to start them anew"
+        )
+    return unflatten_dict({k: x if is_reset(k) else theirs[k] for k, x in ours.items()}, sep="/")
+
+
+def _params_of(folder: str | Path) -> PyTree:
+    """The weights of a finished run, whatever its model is."""
+    return load_weights(folder, build(read_config(folder).model))
+
+
+def _flat(params: PyTree) -> dict[str, Any]:
+    return flatten_dict(params, sep="/")
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Names with both shapes, for a message; "" where names, types and shapes are the same."""
+
+    def kind(tree: Mapping[str, Any], name: str) -> str:
+        return f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "missing"
+
+    differ = sorted(k for k in ours.keys() | theirs.keys() if kind(ours, k) != kind(theirs, k))
+    more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
+    return "; ".join(f"{k} is {kind(theirs, k)} there, {kind(ours, k)} here" for k in differ[:NAMED]) + more
