@@ -1,10 +1,17 @@
-"""Makes one HTML page (a single file, no network) of evaluated runs, and prints their table.
+"""Makes a report of evaluated runs: one HTML page (a single file, no network), and for many runs the paper's tables.
 
     python launch/report.py runs/base-shapes runs/fewshot-shapes-5shot-seed0
     python launch/report.py runs/base-coco runs/fewshot-coco-5shot-seed* --output=report
+    python launch/report.py runs/protocol --output=report      # all methods, K, settings and seeds below a folder
 
-Reads metrics.json, metrics.jsonl and figures/*.png in each folder and nothing else. Runs that differ only in seeds
-become one row (mean and 95 % confidence interval). The last run's pictures are shown.
+A few run folders make a page of these runs: metrics, losses, pictures of the last. Runs that differ only in seeds
+become one row (mean and 95 % confidence interval).
+
+A folder that holds runs, or more than 8 run folders, makes the report of a protocol: tables of all methods
+(config.method), paired tests, curves, times, and the paper's numbers beside those of COCO, as index.html, tables.csv,
+tables.md, tables.tex and PNG files. Runs that differ in more than seeds are never averaged.
+
+Reads metrics.json, metrics.jsonl and figures/*.png and nothing else.
 """
 
 import sys
@@ -17,25 +24,57 @@ from absl import flags
 from launch import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as naming it as an argument.")
-_OUTPUT = flags.DEFINE_string("output", "", "Folder for index.html; default: report in the last run's folder.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder of the files; default: report in the last folder.")
+MOST_RUNS = 8  # of a page of runs; more make the report of a protocol
 
 
 def main(argv: list[str]) -> None:
-    """Writes the page, prints the table; what was skipped goes to stderr."""
-    from maskdiff_jax.reporting import report, runs
-
+    """Writes the report, prints its main numbers; what was skipped goes to stderr."""
     folders = [Path(x) for x in argv[1:] + [_WORKDIR.value] if x]
     if not folders:
         raise ValueError("name the folders of the runs, for example: report.py runs/base-shapes runs/fewshot-shapes-*")
+    holds_runs = any(folder.is_dir() and not (folder / "metrics.json").is_file() for folder in folders)
+    if holds_runs or len(folders) > MOST_RUNS:
+        _protocol(folders)
+    else:
+        _page_of_runs(folders)
+
+
+def _page_of_runs(folders: list[Path]) -> None:
+    from maskdiff_jax.reporting import report, runs
+
     documents = [runs.read_metrics(folder) for folder in folders]
-    output = Path(_OUTPUT.value) if _OUTPUT.value else report.output_folder(folders[-1])
+    output = _output(folders)
     notes = report.write(folders, output / "index.html")
     print(report.text_table(documents, folders))
+    _print_notes(notes)
+    print(f"\nreport: {output / 'index.html'}")
+
+
+def _protocol(folders: list[Path]) -> None:
+    from maskdiff_jax.reporting import protocol_report
+
+    written = protocol_report.write(folders, lambda: _output(folders))
+    print("\n".join(written.summary))
+    _print_notes(written.notes)
+    print(f"\nreport: {', '.join(map(str, written.files))}")
+
+
+def _output(folders: list[Path]) -> Path:
+    """The folder of the files; says where it is when the last folder is read-only."""
+    from maskdiff_jax.reporting import report
+
+    if _OUTPUT.value:
+        return Path(_OUTPUT.value)
+    output = report.output_folder(folders[-1])
+    if output.parent != folders[-1]:
+        print(f"report.py: {folders[-1]} is read-only, so the report is in {output}", file=sys.stderr)
+    return output
+
+
+def _print_notes(notes: list[str]) -> None:
     for note in notes:
         print(f"report.py: {note}", file=sys.stderr)
-    if not _OUTPUT.value and output.parent != folders[-1]:
-        print(f"report.py: {folders[-1]} is read-only, so the page is in {output}", file=sys.stderr)
-    print(f"\nreport: {output / 'index.html'}")
 
 
 if __name__ == "__main__":

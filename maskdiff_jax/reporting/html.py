@@ -38,6 +38,15 @@ figure { margin:12px 0; } figure img { max-width:100%; height:auto; display:bloc
 .bar { display:inline-block; height:8px; border-radius:4px; background:var(--accent); vertical-align:.08em }
 .track { display:inline-block; width:64px; margin-left:10px; text-align:left }
 .bar.novel { background:var(--novel) }
+main:has(.results) { max-width:1260px }
+.results small { font-size:.82em } .results td { line-height:1.3; vertical-align:top }
+.results tr.block td { font-weight:600; text-align:left; background:var(--soft); color:var(--ink) }
+.results tr.published td { color:var(--muted) } .results tr.published td:first-child { font-weight:400 }
+.results td.best { background:#e9f1fd } .results td.close { background:#f4f8fe } .note { font-size:.84rem }
+.warning { background:#fdf3e7; border-left:4px solid var(--novel); padding:8px 12px; border-radius:6px }
+.strip { display:grid; grid-auto-flow:column; grid-auto-columns:minmax(300px,1fr); gap:14px; overflow-x:auto }
+.strip figure { margin:0 }
+h3 { font-size:1rem; margin:22px 0 4px }
 details { border:1px solid var(--line); border-radius:10px; padding:10px 14px; margin:10px 0 }
 summary { cursor:pointer; font-weight:600 }
 pre { overflow-x:auto; font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; margin:10px 0 0 }

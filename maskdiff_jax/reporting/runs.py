@@ -6,7 +6,7 @@ was cut off, a damaged picture) is skipped and noted.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,24 @@ def read_metrics(folder: str | Path) -> dict:
     return document
 
 
+def config_field(document: Mapping[str, Any], path: str) -> Any:
+    """A field of the config in a metrics.json.
+
+    Args:
+      document: as ``read_metrics`` gives it; its config may be absent, null, or of an earlier version.
+      path: of the field, such as "fewshot.classes".
+
+    Returns:
+      The value; None where the field is absent.
+    """
+    node = document.get("config")
+    for name in path.split("."):
+        if not isinstance(node, dict):
+            return None
+        node = node.get(name)
+    return node
+
+
 def read_log(path: Path) -> tuple[list[dict], int]:
     """The lines of a metrics.jsonl that charts can show, and how many others there are.
 
@@ -78,7 +96,7 @@ def read_log(path: Path) -> tuple[list[dict], int]:
     phases: set[str] = set()
     for line in log.lines:
         phase, step = line["phase"], line["step"]
-        if len(phases) < MAX_PHASES and _is_text(phase):
+        if len(phases) < MAX_PHASES and is_text(phase):
             phases.add(phase)
         if phase in phases and step <= MAX_STEP:
             numbers = {k: float(v) for k, v in line.items() if _in_range(v, -MAX_VALUE, MAX_VALUE)}
@@ -118,11 +136,12 @@ def _is_percent(value: Any) -> bool:
     return _in_range(value, 0.0, 100.0)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0 on (a bool is none)."""
     return isinstance(value, int) and _in_range(value, 0)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Whether a value is text that a terminal can print on one line."""
     return isinstance(value, str) and len(value) <= 200 and value.isprintable()
 
@@ -131,11 +150,15 @@ def _is_config(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     sections = [value.get(name) or {} for name in ("data", "fewshot", "train")]
-    return all(isinstance(x, dict) for x in sections) and _is_text(sections[0].get("source") or "")
+    return all(isinstance(x, dict) for x in sections) and is_text(sections[0].get("source") or "")
 
 
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(x, str) for x in value)
+
+
+def _is_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_text(x) for x in value.values())
 
 
 def _is_seconds(value: Any) -> bool:
@@ -158,10 +181,12 @@ def _is_curves(value: Any) -> bool:
 
 # field of metrics.json -> (check, what it must be); each may be absent or null
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("preset", "stage", "dataset", "split", "device", "date"), (_is_text, "a line of text")),
-    **dict.fromkeys(("shots", "seed", "noise_seed"), (_is_count, "a whole number from 0 on")),
+    **dict.fromkeys(("preset", "stage", "dataset", "split", "device", "date"), (is_text, "a line of text")),
+    **dict.fromkeys(("shots", "seed", "noise_seed"), (is_count, "a whole number from 0 on")),
     "config": (_is_config, "an object of config fields"),
     "novel_classes": (_is_names, "a list of class names"),
+    "versions": (_is_versions, "an object of versions by package"),
+    "images_per_second": (lambda v: _in_range(v, 0.0, 1e9), "a number from 0 on"),
     "seconds": (_is_seconds, "an object of seconds by phase"),
     "per_class": (_is_per_class, "an object of percentages by class"),
     "curves": (_is_curves, "an object with 'iou' (0 to 1) and as many percentages per curve"),

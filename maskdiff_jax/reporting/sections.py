@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from maskdiff_jax.reporting import charts, html, statistics
-from maskdiff_jax.reporting.runs import Run
+from maskdiff_jax.reporting.runs import Run, config_field
 
 CLASS_GROUPS = ("all", "base", "novel")
 CLASS_COLORS = {"all": charts.INK, "base": charts.BLUE, "novel": charts.ORANGE}
@@ -45,7 +45,6 @@ STRIPS = {
 
 def label(document: dict, *, short: bool = False) -> str:
     """What a run is, in a few words, with what sets it apart from the default; ``short``: for the legend of a chart."""
-    config = document.get("config") or {}
     stage, shots = document.get("stage") or "run", document.get("shots")
     k_shots = f"{'?' if shots is None else shots} shot{'' if shots == 1 else 's'}"
     names = {  # stage -> in full, short
@@ -54,11 +53,11 @@ def label(document: dict, *, short: bool = False) -> str:
         "distill": (f"distilled: {k_shots}", f"distilled, {k_shots}"),
     }
     parts = [names.get(stage, (stage, stage))[short]]
-    if stage != "base" and (config.get("fewshot") or {}).get("classes") == "novel":
+    if stage != "base" and config_field(document, "fewshot.classes") == "novel":
         parts.append("novel classes only")
-    if config.get("paper"):
+    if config_field(document, "paper"):
         parts.append("paper=true")
-    own, evaluated = (config.get("data") or {}).get("source"), document.get("dataset")
+    own, evaluated = config_field(document, "data.source"), document.get("dataset")
     if own and own != evaluated:
         parts.append(f"on {evaluated}")
     return ", ".join(parts)
@@ -81,8 +80,7 @@ def phase_name(phase: str) -> str:
 
 def is_side_by_side(document: dict) -> bool:
     """Whether detector and mask head were trained at the same time (``train.side_by_side``)."""
-    config = document.get("config") or {}
-    return bool((config.get("train") or {}).get("side_by_side")) and document.get("stage") != "distill"
+    return bool(config_field(document, "train.side_by_side")) and document.get("stage") != "distill"
 
 
 def total_seconds(document: dict) -> float:
@@ -278,8 +276,8 @@ def class_section(runs: Sequence[Run]) -> list[str]:
     return [html.section("Classes", table, note=f"{label(documents[-1])}; percent; a star marks a novel class.")]
 
 
-def details(document: dict) -> str:
-    """The config and the versions of a run, shown on a click."""
+def details(document: dict, name: str = "") -> str:
+    """The config and the versions of a run, shown on a click on its name (default: what it is)."""
     left = {k: v for k, v in document.items() if k not in ("metrics", "per_class", "curves", "seconds", "config")}
     content = json.dumps(left | {"config": document.get("config")}, indent=1)
-    return html.details(f"{label(document)}: versions and config", f"<pre>{html.text(content)}</pre>")
+    return html.details(f"{name or label(document)}: versions and config", f"<pre>{html.text(content)}</pre>")

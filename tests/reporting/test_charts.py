@@ -31,3 +31,14 @@ def test_any_numbers_and_labels_give_a_png(lines):
     png = charts.line_chart("title $\\frac{ \ud800", "step", "loss", lines, percent=len(lines) == 1)
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG" and image.size == (884, 527)
+
+
+def test_panels_share_a_legend_and_show_bands():
+    line = charts.Line([0.5, 0.95], [40.0, 5.0], "a", band=[3.0, math.nan])
+    one = charts.panel_chart("IoU", "AP", [("only $x^{", [line])])
+    four = charts.panel_chart("IoU", "AP", [(f"{i}", [line, line._replace(label="b")]) for i in range(4)])
+    sizes = []
+    for png in (one, four):
+        with Image.open(io.BytesIO(png)) as image:
+            sizes.append(image.size)
+    assert sizes[1][1] > sizes[0][1]

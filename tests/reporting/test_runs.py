@@ -124,3 +124,10 @@ def test_figures(tmp_path):
 def test_a_run_without_figures_says_how_to_get_them(tmp_path):
     figures, notes = runs.read_figures(tmp_path)
     assert figures == {} and len(notes) == 1 and "--config.eval.figures above 0" in notes[0]
+
+
+def test_config_fields():
+    doc = {"config": {"a": {"b": 0}, "c": None}}
+    assert runs.config_field(doc, "a.b") == 0 and runs.config_field(doc, "c") is None
+    assert runs.config_field(doc, "a.b.c") is None and runs.config_field(doc, "x.y") is None
+    assert runs.config_field({}, "a") is None and runs.config_field({"config": None}, "a.b") is None

@@ -90,3 +90,53 @@ def test_the_key_does_not_depend_on_the_order_of_fields_or_on_results(order):
 
 def test_documents_without_a_config():
     assert statistics.group_by_experiment([{"metrics": {}}, {"metrics": {}, "stage": "base"}]) == [[0], [1]]
+
+
+def test_the_spreads_of_the_literature_by_hand():
+    e = statistics.estimate([1.0, 2.0, 3.0, 4.0])
+    assert e.population_std == pytest.approx(np.std([1, 2, 3, 4]))
+    assert e.normal_half_width == pytest.approx(1.96 * math.sqrt(5 / 4) / 2)
+    one = statistics.estimate([1.0])
+    assert math.isnan(one.population_std) and math.isnan(one.normal_half_width)
+
+
+def test_paired_by_hand():
+    p = statistics.paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])  # differences 2, 3, 1: mean 2, std 1
+    assert (p.mean, p.n) == (2.0, 3) and p.half_width == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert p.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.464 with 2 degrees of freedom
+    assert math.isnan(p.p_wilcoxon)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(PERCENT, PERCENT), min_size=6, max_size=12))
+def test_paired_is_scipys(pairs):
+    first, second = zip(*pairs, strict=True)
+    ours = statistics.paired(first, second)
+    if ours.half_width > 1e-3:
+        assert ours.p == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=1e-6, abs=1e-9)
+    sizes = [abs(a - b) for a, b in pairs]
+    if len(set(sizes)) == len(sizes) and 0 not in sizes:
+        expected = stats.wilcoxon([a - b for a, b in pairs], method="exact").pvalue
+        assert ours.p_wilcoxon == pytest.approx(expected, abs=1e-9)
+
+
+def test_paired_needs_the_same_number_and_degenerate_cases_are_whole():
+    with pytest.raises(ValueError):
+        statistics.paired([1.0], [1.0, 2.0])
+    same, shifted = statistics.paired([1.0] * 6, [1.0] * 6), statistics.paired([2.0] * 6, [1.0] * 6)
+    assert (same.mean, same.p, same.p_wilcoxon) == (0.0, 1.0, 1.0)
+    assert (shifted.mean, shifted.p, shifted.p_wilcoxon) == (1.0, 0.0, 2 / 2**6)
+    one = statistics.paired([2.0], [1.0])
+    assert one.mean == 1.0 and math.isnan(one.p) and math.isnan(one.half_width)
+
+
+def test_signed_ranks_with_ties_and_zeros_by_hand():
+    """|d| = 1, 1, 2 have midranks 1.5, 1.5, 3; all eight signs: P(W+ >= 6) = 1/8."""
+    assert statistics.signed_rank_p([1.0, 1.0, 2.0, 0.0]) == pytest.approx(2 / 8)
+    assert statistics.signed_rank_p([1.0, -1.0, 2.0]) == pytest.approx(2 * 3 / 8)  # W+ = 4.5: 4.5, 4.5, 6
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03, math.nan])[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert math.isnan(statistics.holm([0.5, math.nan])[1])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0] and statistics.holm([]) == []

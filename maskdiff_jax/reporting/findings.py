@@ -1,0 +1,118 @@
+"""What a protocol's numbers say, in tiles and sentences, and the run whose pictures stand for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskdiff_jax.reporting import statistics
+from maskdiff_jax.reporting.comparisons import ALPHA, compare, p_text
+from maskdiff_jax.reporting.difference_tables import FEW
+from maskdiff_jax.reporting.experiments import STAGE_1, Evaluation, Experiment, by_repeat, method_label
+from maskdiff_jax.reporting.tables import number
+
+METRICS = (("segm/novel/AP", "mask AP on novel classes"), ("segm/AP", "mask AP"))  # the first that is there
+
+
+def headline(members: Sequence[Experiment]) -> tuple[str, str] | None:
+    """The metric that findings are about, with its name; None: the experiments have neither."""
+    return next(((m, what) for m, what in METRICS if any(by_repeat(x, m) for x in members)), None)
+
+
+def ranking(members: Sequence[Experiment], metric: str) -> list[tuple[statistics.Estimate, Experiment]]:
+    """Experiments of one K by their mean, the best first."""
+    found = [(statistics.estimate(list(v.values())), x) for x in members if (v := by_repeat(x, metric))]
+    return sorted(found, key=lambda pair: -pair[0].mean)
+
+
+def by_shots(group: Sequence[Experiment]) -> list[list[Experiment]]:
+    """The experiments of each K."""
+    return [[x for x in group if x.key.shots == k] for k in dict.fromkeys(x.key.shots for x in group)]
+
+
+def sentences(group: Sequence[Experiment]) -> list[str]:
+    """One sentence per K of a table: which method is best, and how far the next is behind."""
+    if group[0].key.setting == STAGE_1 or group[0].variant or group[0].key.split != "test":
+        return []
+    out = []
+    for members in by_shots(group):
+        about = headline(members)
+        if not about:
+            continue
+        metric, what = about
+        (best, first), *rest = ranking(members, metric)
+        key = first.key
+        text = f"{key.setting} ({key.dataset}), K = {key.shots}: {method_label(key.method)} has {_pm(best)} {what}"
+        text += f", n = {best.n} shot seed{'' if best.n == 1 else 's'}"
+        if rest:
+            text = text.replace(" has ", " has the best mean, ", 1) + f". {_gap(first, [x for _, x in rest], metric)}"
+        out.append(f"{text}.")
+    return out
+
+
+def _gap(first: Experiment, rest: Sequence[Experiment], metric: str) -> str:
+    """How far the second method is behind the first, on the shot seeds that both have."""
+    second = method_label(rest[0].key.method)
+    tests = {c.method: c for c in compare(rest, first, metric)}
+    test = tests.get(rest[0].key.method)
+    if test is None:
+        return f"{second} is next; they share no shot seed, so there is no test"
+    text = f"{second} is next, {number(-test.paired.mean)} points behind"
+    if test.paired.n < FEW:
+        return f"{text}; n = {test.paired.n} is too few to conclude anything"
+    verdict = "significant" if test.p_holm < ALPHA else "not significant"
+    half_width = number(test.paired.half_width)
+    return f"{text} (± {half_width}, {p_text('p', test.p_holm)} after Holm's correction: {verdict})"
+
+
+def _pm(e: statistics.Estimate) -> str:
+    return number(e.mean) + (f" ± {number(e.half_width)}" if e.n > 1 else "")
+
+
+def tiles(groups: Sequence[Sequence[Experiment]]) -> list[tuple[str, str, str]]:
+    """(value, unit, what it is) for the page's head: the best method of each K in the first setting, and MaskDiff."""
+    group = next((g for g in groups if sentences(g)), None)
+    if group is None:
+        return []
+    out = []
+    for members in by_shots(group):
+        about = headline(members)
+        if not about:
+            continue
+        metric, what = about
+        order = ranking(members, metric)
+        shown = order[:1] + [pair for pair in order[1:] if pair[1].key.method == "maskdiff"]
+        for e, x in shown:
+            place = "best of " if e is order[0][0] and len(order) > 1 else ""
+            rank = f"{place}{len(order)} methods" if place else f"rank {order.index((e, x)) + 1} of {len(order)}"
+            spread = f" <small>± {number(e.half_width)}</small>" if e.n > 1 else ""
+            text = f"{method_label(x.key.method)}, K = {x.key.shots}: {what}, {x.key.setting}"
+            out.append((number(e.mean) + spread, "%", text + (f" ({rank})" if len(order) > 1 else "")))
+    return out
+
+
+def median_case(group: Sequence[Experiment]) -> tuple[Experiment, Evaluation, Path] | None:
+    """The evaluation with the median mask AP among those with pictures of test images, MaskDiff's if it has some.
+
+    Returns:
+      The experiment, the evaluation, and the folder that holds figures/; None: there are no pictures.
+    """
+    for experiment in sorted(group, key=lambda x: (x.key.method != "maskdiff", -x.key.shots)):
+        about = headline([experiment])
+        if about is None or experiment.variant:
+            continue
+        values = by_repeat(experiment, about[0])
+        pictured = {}
+        for e in experiment.evaluations:
+            folder = figure_folder(e.folder)
+            if folder and e.repeat in values:
+                pictured.setdefault(e.repeat, (experiment, e, folder))
+        if pictured:
+            order = sorted(pictured, key=lambda repeat: values[repeat])
+            return pictured[order[(len(order) - 1) // 2]]
+    return None
+
+
+def figure_folder(folder: Path) -> Path | None:
+    """Where the pictures of an evaluation are: in its folder, or in the run's whose noise seed it is."""
+    folder = folder.resolve()
+    places = (folder, folder.parent) if folder.name.startswith("noise") else (folder,)
+    return next((place for place in places if any((place / "figures").glob("scenes_*.png"))), None)
