@@ -129,6 +129,9 @@ def _data() -> ConfigDict:
     data.box_jitter = 0.1  # share of the side: largest shift and scaling of mask-head boxes in training; 0 = [P]
     data.context = 0.0  # share of the side: margin added around every region, in training and test
     data.crop_margin = 0.25  # share of the side: margin of prepared instance crops; must cover jitter and context
+    # probability that a region and its mask are stretched, recolored and turned together, and the box is made tight
+    # again, see transforms.augment_region; for few training photos; 0 = [P]
+    data.region_augment = 0.0
     data.shot_augment = 0.5  # probability that a shot is turned, scaled, recolored, independently of its query
     data.shot_drop = 0.0  # probability that a mask-head sample gets no shot at all
     data.shot_unlabeled = "background"  # other objects of a K-shot image: "background" [TFA] or "ignore"

@@ -92,8 +92,8 @@ DATA = {
     "buckets": several(several(PADDED_SIDE, 2, 2), 1, 100), "max_boxes": whole(1, 10**5),
     "min_box_side": number(0, 10**5), "min_mask_area": number(0, LARGEST), "region_long_side": SIDE,
     "box_jitter": number(0.0, 10.0), "context": number(0.0, 10.0), "crop_margin": number(0.0, 10.0),
-    "shot_augment": SHARE, "shot_drop": SHARE, "shot_unlabeled": one_of("background", "ignore"),
-    "workers": whole(0, 10**4), "cache_mb": whole(0),
+    "region_augment": SHARE, "shot_augment": SHARE, "shot_drop": SHARE,
+    "shot_unlabeled": one_of("background", "ignore"), "workers": whole(0, 10**4), "cache_mb": whole(0),
 }  # fmt: skip
 
 DETECTOR = {

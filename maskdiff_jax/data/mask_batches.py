@@ -14,7 +14,7 @@ from maskdiff_jax.types import MaskBatch
 
 
 class MaskOptions(NamedTuple):
-    """The last five as in config.data."""
+    """The last six as in config.data."""
 
     slots: int  # K
     min_shots: int  # 1..slots
@@ -24,6 +24,7 @@ class MaskOptions(NamedTuple):
     flip: float
     shot_augment: float
     shot_drop: float
+    region_augment: float
 
 
 class CropTable(NamedTuple):
@@ -42,8 +43,11 @@ def mask_batch(table: CropTable, options: MaskOptions, members: np.ndarray, rng:
     mask = np.empty((n, size, size), np.uint8)
     shots = np.zeros((n, options.slots, size, size, 4), np.uint8)
     for row, k in enumerate(members):
-        packed = table.packed(int(k))
-        box = transforms.jitter_box(table.boxes[k], options.box_jitter, rng)
+        packed, box = table.packed(int(k)), table.boxes[k]
+        # no random number at 0: batches stay what they were before there was this option
+        if options.region_augment and rng.random() < options.region_augment:
+            packed, box = transforms.augment_region(packed, box, size, rng)
+        box = transforms.jitter_box(box, options.box_jitter, rng)
         box = transforms.expand_box(box, options.context, (packed.height, packed.width))
         query = transforms.crop_resize(packed, box, size)
         if rng.random() < options.flip:

@@ -168,7 +168,8 @@ def mask_loader(
 
     The region is the query's box, moved by data.box_jitter and widened by data.context. The shots, between min_shots
     and slots, are other crops of the class in random order, repeated only if there are too few. The only crop of a
-    class is its own shot, always augmented. See config.data for flip, shot_augment and shot_drop.
+    class is its own shot, always augmented. See config.data for flip, region_augment, shot_augment and
+    shot_drop.
 
     Args:
       crops: from `open_crops`.
@@ -195,8 +196,9 @@ def mask_loader(
             f"{transforms.needed_margin(data.box_jitter, data.context):.3g}: raise it"
         )
     options = mask_batches.MaskOptions(
-        slots, min_shots, size, data.box_jitter, data.context, data.flip, data.shot_augment, data.shot_drop
-    )
+        slots, min_shots, size, data.box_jitter, data.context, data.flip, data.shot_augment, data.shot_drop,
+        data.region_augment,
+    )  # fmt: skip
     limit = _limit(data, 2 * _cache_bytes(data) // 3, mask_batches.decoded_bytes(crops, size, data.crop_margin))
     table = mask_batches.crop_table(crops, size, data.context, limit)
     order = _endless(grain.MapDataset.range(len(crops.infos)), seed, batch)

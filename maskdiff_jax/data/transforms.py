@@ -13,6 +13,8 @@ from PIL import Image
 BILINEAR = Image.Resampling.BILINEAR
 MAX_OWN_IOU = 0.75  # of a shot's alpha with the query's mask, where both are the same object
 OWN_TRIES = 4  # augmentations that are tried before the shot is shrunk
+MAX_TURN = 0.44  # radians, 25 degrees: of a shot or a region
+STRETCH = 0.22  # log of the largest factor by which a region's side is stretched or shrunk, 1.25
 
 
 def resized_hw(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
@@ -168,7 +170,7 @@ def augment_shot(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if turn < 0.5:
         quarters = int(rng.integers(1, 4))
     else:
-        angle, scale = rng.uniform(-0.44, 0.44), rng.uniform(0.85, 1.15)
+        angle, scale = rng.uniform(-MAX_TURN, MAX_TURN), rng.uniform(0.85, 1.15)
         shot = _affine(shot, angle, scale, rng.uniform(-0.1, 0.1, 2))
     shot = _rotate(shot, quarters, mirror < 0.5)
     if recolor < 0.8:
@@ -196,7 +198,7 @@ def augment_own_shot(shot: np.ndarray, mask: np.ndarray, rng: np.random.Generato
             return augmented
     area, target = max(1, (shot[..., 3] >= 128).sum()), mask.sum()
     scale = math.sqrt(min(1.0, target / area) * rng.uniform(0.5, 0.9) * MAX_OWN_IOU)
-    return _recolor(_affine(shot, rng.uniform(-0.44, 0.44), scale, rng.uniform(-0.1, 0.1, 2)), rng)
+    return _recolor(_affine(shot, rng.uniform(-MAX_TURN, MAX_TURN), scale, rng.uniform(-0.1, 0.1, 2)), rng)
 
 
 def silhouette_iou(shot: np.ndarray, mask: np.ndarray) -> float:
@@ -204,6 +206,40 @@ def silhouette_iou(shot: np.ndarray, mask: np.ndarray) -> float:
     alpha, mask = shot[..., 3] >= 128, mask.astype(bool)
     union = np.count_nonzero(alpha | mask)
     return np.count_nonzero(alpha & mask) / union if union else 0.0
+
+
+def augment_region(
+    packed: Image.Image, box: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[Image.Image, np.ndarray]:
+    """A crop after random changes of pixels and mask together: stretched, recolored, turned.
+
+    Each side is stretched by up to a quarter, then the crop is turned by up to MAX_TURN. What lies beyond its border
+    becomes 0.
+
+    Args:
+      packed: from `pack`, with a margin around the object.
+      box: [4] of the object, px of the crop.
+      size: M, px; a crop whose object is larger than twice that is shrunk, which saves time.
+      rng: random number generator.
+
+    Returns:
+      The crop, of another size, and the tight box [4] of the turned object. Crop and box stay as they are where the
+      object is too thin to be seen after the change.
+    """
+    shrink = min(1.0, 2 * size / float((box[2:] - box[:2]).max()))
+    stretch = np.exp(rng.uniform(-STRETCH, STRETCH, 2)) * shrink
+    angle, recolor = rng.uniform(-MAX_TURN, MAX_TURN), rng.random() < 0.8
+    width, height = (max(1, round(side * s)) for side, s in zip(packed.size, stretch, strict=True))
+    resized = packed.resize((width, height), BILINEAR, reducing_gap=2.0)
+    if recolor:
+        resized = _as_image(_recolor(np.asarray(resized), rng))
+    turned = resized.rotate(math.degrees(angle), BILINEAR, expand=True)
+    inside = np.asarray(turned)[..., 3] >= 128
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return packed, box
+    tight = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+    return turned, tight
 
 
 def _rotate(shot: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:

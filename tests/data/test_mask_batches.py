@@ -126,6 +126,35 @@ def test_region_and_mask_move_together(shapes_data, train):
         assert batch.mask[k].max() == 1
 
 
+def test_augmented_regions_have_tight_boxes_at_their_rate(shapes_data):
+    data = shapes_data.copy_and_resolve_references()
+    data.box_jitter, data.flip, data.region_augment, data.shot_augment = 0.0, 0.0, 0.75, 0.0
+    crops = symmetric_crops()
+    square = crops._replace(infos=[crops.infos[0]] * 3, read=lambda i: crops.read(0))
+    plain = transforms.crop_resize(transforms.pack(*crops.read(0)), np.array(crops.infos[0].box), 32)[..., 3] >= 128
+    loader = mask_loader(square, data, size=32, batch=32, slots=1)
+    changed = 0
+    for _ in range(8):
+        for mask in next(loader).mask:
+            if not np.array_equal(mask, plain):
+                changed += 1
+                assert all(side.any() for side in (mask[:2], mask[-2:], mask[:, :2], mask[:, -2:]))
+    assert 0.65 < changed / 256 < 0.85
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_without_region_augmentation_no_random_number_is_used_for_it(shapes_data, train, seed):
+    """So that batches of older configs stay what they were: the first random number is that of the flip."""
+    data = shapes_data.copy_and_resolve_references()
+    crops = pipeline.open_crops(data, train, "train")
+    table = mask_batches.crop_table(crops, 16, 0.0, 0)
+    options = mask_batches.MaskOptions(5, 1, 16, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0)
+    batch = mask_batches.mask_batch(table, options, np.array([3]), np.random.default_rng(seed))
+    query = transforms.crop_resize(table.packed(3), table.boxes[3], 16)[..., :3]
+    flipped = np.random.default_rng(seed).random() < 0.5
+    assert np.array_equal(batch.region[0], query[:, ::-1] if flipped else query)
+
+
 def test_uniform_over_crops(shapes_data):
     loader = mask_loader(plain_crops([0] * 30 + [1] * 2), shapes_data, batch=16)
     seen = np.concatenate([next(loader).region[:, 0, 0, 0] for _ in range(4)])
@@ -133,7 +162,7 @@ def test_uniform_over_crops(shapes_data):
 
 
 def test_sample_shots_is_uniform():
-    options = mask_batches.MaskOptions(5, 2, 8, 0.1, 0.0, 0.5, 0.5, 0.0)
+    options = mask_batches.MaskOptions(5, 2, 8, 0.1, 0.0, 0.5, 0.5, 0.0, 0.0)
     rng = np.random.default_rng(0)
     members = np.arange(100, 112)
     counts = np.zeros(12)

@@ -120,3 +120,49 @@ def test_augmented_shot_keeps_its_form_but_not_its_pose():
         assert not np.array_equal(out[..., 3], shot[..., 3])
         assert 0.5 < (out[..., 3] >= 128).sum() / shape.sum() < 1.5
     assert len({out.tobytes() for out in seen}) > 40
+
+
+def colored_crop(height=90, width=120):
+    """A crop with a green ellipse on red, its box and its mask."""
+    y, x = np.mgrid[:height, :width]
+    mask = ((((x + 0.5) / width - 0.5) / 0.3) ** 2 + (((y + 0.5) / height - 0.5) / 0.25) ** 2 < 1).astype(np.uint8)
+    rgb = np.where(mask[..., None], (20, 220, 30), (200, 40, 60)).astype(np.uint8)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+    return transforms.pack(rgb, mask), box
+
+
+def test_augmented_region_and_mask_move_together_in_a_tight_box():
+    rng = np.random.default_rng(0)
+    packed, box = colored_crop()
+    sides, colors = [], []
+    for _ in range(40):
+        changed, tight = transforms.augment_region(packed, box, 64, rng)
+        pixels = np.asarray(changed).astype(int)
+        inside = pixels[..., 3] >= 128
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        assert tight.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        green = pixels[..., 1] > pixels[..., 0]  # of any brightness
+        sure = (pixels[..., 3] < 5) & pixels[..., :3].any(-1) | (pixels[..., 3] > 250)
+        assert np.array_equal(green[sure], inside[sure])
+        sides.append((tight[2:] - tight[:2]).tolist())
+        colors.append(pixels[inside, 1].mean())
+    widths, heights = np.array(sides).T
+    ratios = widths / heights
+    assert ratios.min() < 1.2 < 1.8 < ratios.max()  # 1.6 before
+    assert np.std(colors) > 5 and len(set(np.round(colors))) > 10  # recolored, most of them
+
+
+def test_augmented_region_is_shrunk_to_what_the_mask_needs():
+    packed, box = colored_crop(900, 1200)
+    _, tight = transforms.augment_region(packed, box, 16, np.random.default_rng(0))
+    assert 16 <= (tight[2:] - tight[:2]).max() <= 45  # 2 x 16 px, stretched and turned
+
+
+def test_augmented_region_of_a_hair_stays_as_it_is():
+    mask = np.zeros((40, 400), np.uint8)
+    mask[20] = 1
+    packed = transforms.pack(np.zeros((40, 400, 3), np.uint8), mask)
+    box = np.array([0.0, 20.0, 400.0, 21.0])
+    changed, same = transforms.augment_region(packed, box, 16, np.random.default_rng(0))
+    assert changed is packed and same is box
