@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageFilter
 
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.dataset import Dataset
+from maskdiff_jax.data.dataset import Annotation, Dataset
 from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import paste, segment
 from maskdiff_jax.model import build
@@ -71,6 +71,27 @@ def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segmen
     yield from segment.sample_masks(segmenter, params, segment.ground_truth_objects(segmenter, batches, boxes))
 
 
+class Compared(NamedTuple):
+    """An object of a test image beside what was sampled for it."""
+
+    annotation: Annotation
+    region: np.ndarray  # uint8 [M, M, 3], what the mask head saw
+    around: np.ndarray  # [4] px of the image, the region's box
+    soft: np.ndarray  # [M, M] in 0..1
+    true: np.ndarray  # bool [H, W] of the image
+    mine: np.ndarray  # bool [H, W]
+
+
+def compared(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[Compared]:
+    """What `sampled` yields, object by object, beside the ground truth."""
+    for found, hw, soft, _ in sampled(data, params, setting):
+        for i, size in enumerate(hw):
+            a = data.truth[int(found.image_id[i])][found.rank[i]]
+            around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
+            true, mine = decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
+            yield Compared(a, np.asarray(found.region[i]), around, soft[i], true, mine)
+
+
 def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Compares what `sampled` yields with the ground truth.
 
@@ -79,24 +100,18 @@ def score(data: Data, params: Any, setting: dict[str, Any]) -> tuple[dict[str, A
     """
     ious, edges, novel, spread, by_threshold = [], [], [], [], []
     bins = np.zeros((10, 3))  # by predicted probability: pixels, sum of predictions, sum of truth
-    for found, hw, soft, _ in sampled(data, params, setting):
-        for i, size in enumerate(hw):
-            a = data.truth[int(found.image_id[i])][found.rank[i]]
-            around = np.asarray(masks.context_box(found.box[i], data.config.data.context, size))
-            true, mine = decode_mask(a.rle).astype(bool), in_image(soft[i], around, size)
-            ious.append(iou(true, mine))
-            edges.append(iou(edge(true), edge(mine)))
-            novel.append(data.test.categories[a.class_id].novel)
-            spread.append(float((4 * soft[i] * (1 - soft[i])).mean()))
-            region = in_region(true, soft[i].shape, around)
-            count_pixels(bins, soft[i], region)
-            by_threshold.append([iou(region, soft[i] >= threshold) for threshold in MASK_THRESHOLDS])
+    for c in compared(data, params, setting):
+        ious.append(iou(c.true, c.mine))
+        edges.append(iou(edge(c.true), edge(c.mine)))
+        novel.append(data.test.categories[c.annotation.class_id].novel)
+        spread.append(float((4 * c.soft * (1 - c.soft)).mean()))
+        truth = in_region(c.true, c.soft.shape, c.around)
+        count_pixels(bins, c.soft, truth)
+        by_threshold.append([iou(truth, c.soft >= threshold) for threshold in MASK_THRESHOLDS])
     values, edges, novel = np.array(ious), np.array(edges), np.array(novel)
     mean_ious = np.mean(by_threshold, 0)
     return {
-        "miou": round(float(values.mean()), 4),
-        "miou_base": round(float(values[~novel].mean()), 4),
-        "miou_novel": round(float(values[novel].mean()), 4) if novel.any() else None,
+        **mean_ious(values, novel),
         "boundary_iou": round(float(edges.mean()), 4),
         "curve": [round(float((values > t).mean()), 4) for t in THRESHOLDS],
         # on the region's own grid: mean IoU by the threshold of the soft mask
@@ -128,11 +143,14 @@ def baselines(data: Data) -> dict[str, dict[str, float | None]]:
             found.append((data.test.categories[a.class_id].novel, region.mean(), iou(true, filled)))
     novel, *columns = (np.array(column) for column in zip(*found, strict=True))
 
-    def row(values: np.ndarray) -> dict[str, float | None]:
-        parts = {"miou": values, "miou_base": values[~novel], "miou_novel": values[novel]}
-        return {k: round(float(v.mean()), 4) if len(v) else None for k, v in parts.items()}
+    names = ("all foreground", "the box")
+    return {name: mean_ious(values, novel) for name, values in zip(names, columns, strict=True)}
 
-    return dict(zip(("all foreground", "the box"), map(row, columns), strict=True))
+
+def mean_ious(values: np.ndarray, novel: np.ndarray) -> dict[str, float | None]:
+    """Means of IoUs [n], over all objects, base and novel ones (bool [n]); None where there are none."""
+    parts = {"miou": values, "miou_base": values[~novel], "miou_novel": values[novel]}
+    return {k: round(float(v.mean()), 4) if len(v) else None for k, v in parts.items()}
 
 
 def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
@@ -142,9 +160,9 @@ def in_region(true: np.ndarray, shape: tuple[int, int], box: np.ndarray) -> np.n
     return np.asarray(region) >= 128
 
 
-def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray) -> np.ndarray:
+def in_image(soft: np.ndarray, box: np.ndarray, hw: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
     """The bool mask [H, W] of an image, from soft values [M, M] that cover a box."""
-    return decode_mask(paste.paste_rle(soft, box, hw, THRESHOLD)).astype(bool)
+    return decode_mask(paste.paste_rle(soft, box, hw, threshold)).astype(bool)
 
 
 def count_pixels(bins: np.ndarray, soft: np.ndarray, region: np.ndarray) -> None:

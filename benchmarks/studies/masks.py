@@ -12,7 +12,9 @@ json gathers all that is there. The scores are those of mask_scores.py. Docs: do
 """
 
 import argparse
+import contextlib
 import json
+import math
 import re
 import sys
 import time
@@ -131,16 +133,17 @@ def main() -> None:
             measure.write(f"study_masks_{form}", about | gather(folder, list(trainings)))
 
 
-def open_data(root: Path | None) -> Data:
-    """Shapes, or COCO photos at the sizes of coco_mini.py."""
+def open_data(root: Path | None, changes: dict[str, Any] | None = None) -> Data:
+    """Shapes, or COCO photos at the sizes of coco_mini.py; `changes` of config fields as "a.b.c"."""
     config = base.get_config("custom" if root else "shapes").unlock()
     if root:
-        changes = coco_mini.NET | coco_mini.SMALL | coco_mini.STEPS["base"]
-        changes |= {"data.novel_classes": coco_mini.NOVEL, "data.root": str(root), "model.num_classes": 80}
+        photos = coco_mini.NET | coco_mini.SMALL | coco_mini.STEPS["base"]
+        photos |= {"data.novel_classes": coco_mini.NOVEL, "data.root": str(root), "model.num_classes": 80}
         for split, folder in (("train", "train"), ("test", "val")):
-            changes[f"data.{split}_json"] = f"annotations/instances_{folder}.json"
-            changes[f"data.{split}_images"] = folder
-        config = changed(config, changes)
+            photos[f"data.{split}_json"] = f"annotations/instances_{folder}.json"
+            photos[f"data.{split}_images"] = folder
+        config = changed(config, photos)
+    config = changed(config, changes or {})
     config.eval.images = 0
     dataset = pipeline.open_split(config.data, "train")
     known = fewshot.restrict(dataset, class_ids(dataset.categories, novel=False))
@@ -193,7 +196,7 @@ def slug(name: str, seed: int) -> str:
 
 
 def train(
-    data: Data, seed: int, steps: int, points: int = QUARTERS, params: Any = None
+    data: Data, seed: int, steps: int, points: int = QUARTERS, params: Any = None, folder: Path | None = None
 ) -> Iterator[tuple[int, float, Any]]:
     """Trains a mask head alone.
 
@@ -202,9 +205,11 @@ def train(
       seed: of the initial weights, the order of the data and the noise.
       points: how many times in `steps`, evenly spaced, the parameters are yielded.
       params: of the model, to start from; default: fresh ones.
+      folder: keeps the training's state at the last point, from which a later call resumes; the points before are not
+        yielded again, the last one is. None: nothing is kept.
 
     Yields:
-      the step, the mean training loss since the last point, the model's parameters (EMA).
+      the step, the mean training loss since the last point (NaN where a call resumes), the model's parameters (EMA).
     """
     c, r, k = data.config, data.config.train.mask, data.config.model.mask
     model = build(c.model)
@@ -221,13 +226,22 @@ def train(
     loader = pipeline.mask_loader(
         data.crops, c.data, slots=k.slots, min_shots=k.min_shots, size=k.size, batch=r.batch, seed=seed
     )
-    seen = []
-    for i in range(1, steps + 1):
-        state, metrics = step(state, sharding.put_batch(next(loader), mesh), key)
-        seen.append(metrics["loss"])
-        if i % max(steps // points, 1) == 0:
-            yield i, float(np.mean(jax.device_get(seen))), optim.overlay(state.params, state.ema)
-            seen = []
+    with contextlib.ExitStack() as stack:
+        saved = stack.enter_context(checkpoint.PhaseCheckpoints(folder, keep=1)) if folder else None
+        restored = saved.restore(state) if saved else None
+        if restored:
+            state, position = restored
+            loader.set_state(position)
+            yield int(state.step), math.nan, optim.overlay(state.params, state.ema)
+        seen = []
+        for i in range(int(state.step) + 1, steps + 1):
+            state, metrics = step(state, sharding.put_batch(next(loader), mesh), key)
+            seen.append(metrics["loss"])
+            if i % max(steps // points, 1) == 0:
+                if saved:
+                    saved.save(state, loader.get_state())
+                yield i, float(np.mean(jax.device_get(seen))), optim.overlay(state.params, state.ema)
+                seen = []
 
 
 def gather(folder: Path, names: list[str]) -> dict[str, Any]:

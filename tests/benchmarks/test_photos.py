@@ -1,0 +1,110 @@
+"""benchmarks/studies/photos.py on a few generated photos: both methods, resumed, scored and rendered."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.studies import masks, photos, photos_figure
+from maskdiff_jax import mask_heads
+from maskdiff_jax.training import loop
+from tests.tiny_mask_head import OneBlock
+
+CLASSES = ("cup", "person")  # a base and a novel class
+TINY = {
+    "data.novel_classes": ("person",), "model.num_classes": 2, "data.short_sides": (64,), "data.test_short_side": 64,
+    "data.long_side": 64, "data.region_long_side": 64, "data.buckets": ((64, 64),), "data.box_jitter": 0.0,
+    "model.detector.blocks": (1, 1, 1, 1), "model.detector.width": 8, "model.detector.fpn_channels": 8,
+    "model.detector.fc_channels": 8, "model.mask.size": 16, "model.mask.slots": 2, "fewshot.shots": 2,
+    "model.mask.unet.width": 16, "model.mask.unet.multipliers": (1,), "model.mask.unet.attention": (),
+    "model.mask.unet.stem_patch": 1,
+    "train.mask.batch": 4, "eval.mask_batch": 4, "data.region_augment": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_net(monkeypatch):
+    monkeypatch.setattr(mask_heads, "UNet", OneBlock)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder as coco_mini.py wants it: disks of random colors on noise."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "annotations").mkdir()
+    for split, count in (("train", 10), ("val", 4)):
+        write_split(folder, split, count)
+    return folder
+
+
+def write_split(folder, split, count):
+    rng = np.random.default_rng(count)
+    (folder / split).mkdir()
+    images, annotations = [], []
+    y, x = np.mgrid[:60, :100]
+    for i in range(1, count + 1):
+        pixels = rng.integers(0, 100, (60, 100, 3), np.uint8)
+        for k, center in enumerate((25, 75)):
+            inside = (x - center) ** 2 + (y - 30) ** 2 < 20**2
+            pixels[inside] = rng.integers(150, 256, 3)
+            turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+            outline = np.stack([center + 20 * np.cos(turns), 30 + 20 * np.sin(turns)], 1).round(1)
+            annotations.append({
+                "id": 10 * i + k, "image_id": i, "category_id": k + 1, "bbox": [center - 20, 10, 40, 40],
+                "area": int(inside.sum()), "iscrowd": 0, "segmentation": [outline.reshape(-1).tolist()],
+            })  # fmt: skip
+        name = f"{i:012}.jpg"
+        Image.fromarray(pixels).save(folder / split / name)
+        # in val, one photo's license does not allow to show it
+        images.append({"id": i, "file_name": name, "height": 60, "width": 100, "license": 1 if i == 2 else 4})
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+
+
+def test_the_study_runs_and_is_not_run_again(root, tmp_path, monkeypatch):
+    figure = tmp_path / "photos.png"
+    arguments = (root, tmp_path / "runs", 4, 2, list(photos.METHODS), TINY, figure)
+    result = photos.study(*arguments)
+    assert result["photos"] == {"training": 2, "held out": 2, "val": 4}
+    assert result["trained_on"] == {"photos": 8, "objects": 8}
+    assert result["objects"]["training"] == {"base": 2, "novel": 0}  # of every fifth photo
+    assert result["objects"]["val"] == {"base": 4, "novel": 4}
+    assert 0.7 < result["guesses"]["the box"]["miou_novel"] < 0.85  # a disk in its box: pi / 4
+    for found in result["methods"].values():
+        assert [point["step"] for point in found["curve"]] == [2, 4]
+        assert all(0 < point["loss"] < 5 for point in found["curve"])
+        assert found["curve"][-1]["training"]["0.5"]["miou_novel"] is None
+        for values in (*found["val"].values(), *(point["held out"][str(0.5)] for point in found["curve"])):
+            assert all(0 <= value <= 1 for value in values.values())
+    assert {row["image_id"] for row in result["figure"]} == {1, 3, 4}
+    assert figure.stat().st_size > 1000
+    json.dumps(result)
+
+    monkeypatch.setattr(loop, "make_step", lambda *_: None)
+    again = photos.study(*arguments)
+    assert again["methods"] == result["methods"]
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(root, tmp_path):
+    data = photos.open_parts(root, tmp_path, TINY)["training"]
+    whole = list(masks.train(data, 0, 4, points=4))
+    first = masks.train(data, 0, 4, points=4, folder=tmp_path / "state")
+    for _ in range(2):
+        next(first)
+    first.close()
+    steps, losses, params = zip(*masks.train(data, 0, 4, points=4, folder=tmp_path / "state"), strict=True)
+    assert steps == (2, 3, 4) and math.isnan(losses[0])
+    assert losses[1:] == tuple(loss for _, loss, _ in whole[2:])
+    for mine, theirs in zip(jax.tree.leaves(params[-1]), jax.tree.leaves(whole[-1][2]), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_the_middle_of_the_order_is_shown():
+    ious = {10: 0.9, 11: 0.1, 12: 0.5, 13: 0.4, 14: 0.6}
+    assert photos_figure.nearest_to_median(ious, 3) == [13, 12, 14]
+    assert photos_figure.nearest_to_median(ious, 1) == [12]
+    assert photos_figure.nearest_to_median(ious, 9) == [11, 13, 12, 14, 10]
