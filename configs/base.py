@@ -293,7 +293,8 @@ def _fewshot() -> ConfigDict:
     fewshot.sampler = "instances"
     fewshot.shots_from = ""  # folder of K-shot files in TFA's layout (cocosplit), read for (shots, seed); "" = sample
     fewshot.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
-    fewshot.novel_init = "finetune"  # novel-class weights: "finetune" [TFA], "random", "imprint"
+    # novel-class weights: "finetune" [TFA], "random", "imprint", "mean_embedding" [iMTFA]
+    fewshot.novel_init = "finetune"
     fewshot.classes = "all"  # "all" (balanced, COCO-All) or "novel" (COCO-Novel: heads for novel classes alone)
     return fewshot
 

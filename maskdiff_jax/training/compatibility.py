@@ -42,7 +42,7 @@ OF_PARAMETER = {
 }
 # what the detector that a run takes over must share with it, beside the fields of its nets
 OF_DETECTOR = ("stage", "data.source", "data.train_json", "data.novel_classes")
-NOVEL_INITS = ("finetune", "random", "imprint")
+NOVEL_INITS = ("finetune", "random", "imprint", "mean_embedding")
 
 
 def inherit(

@@ -117,5 +117,34 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 
 
+def set_to_mean_embeddings(predictor: PyTree, features: Array, labels: Array, novel: np.ndarray) -> PyTree:
+    """Class vectors of the novel classes as iMTFA has them: the mean of the normalized features of their shots.
+
+    The other classes, the background and the boxes keep their weights (Ganea et al. 2021; danganea/iMTFA,
+    OurPaper/training.py with NORMALIZE_SHOTS). The cosine classifier normalizes the mean again.
+
+    Args:
+      predictor: with "cls_score" {"kernel" [F, C + 1]}.
+      features: [n, F] of the shots' ground-truth boxes.
+      labels: [n] class ids.
+      novel: class ids.
+
+    Raises:
+      ValueError: the classifier has a bias, so it is no cosine classifier; a class without a shot.
+    """
+    if "bias" in predictor["cls_score"]:
+        raise ValueError("fewshot.novel_init='mean_embedding' needs model.detector.classifier='cosine'")
+    missing = np.setdiff1d(novel, labels)
+    if len(missing):
+        raise ValueError(
+            f"fewshot.novel_init='mean_embedding' needs a shot of every novel class (without one: class ids "
+            f"{missing.tolist()}): use novel_init='finetune'"
+        )
+    units = _unit(np.asarray(features, np.float64))
+    means = np.stack([units[labels == c].mean(0) for c in novel], 1)
+    kernel = predictor["cls_score"]["kernel"].at[:, novel].set(jnp.asarray(means, jnp.float32))
+    return predictor | {"cls_score": {"kernel": kernel}}
+
+
 def _unit(x: np.ndarray, axis: int = -1) -> np.ndarray:
     return x / (np.linalg.norm(x, axis=axis, keepdims=True) + 1e-8)

@@ -228,6 +228,10 @@ def _with_novel_classes(
         dataset = fewshot.shot_dataset(support_split, shots, "background")
         return novel_classes.imprint(initial, *shot_features(config, model, params, dataset), base, novel)
     novel_shots = {class_id: ids for class_id, ids in shots.items() if class_id in novel}
+    if config.fewshot.novel_init == "mean_embedding":
+        dataset = fewshot.shot_dataset(support_split, novel_shots, "background")
+        features, labels = shot_features(config, model, params, dataset)
+        return novel_classes.set_to_mean_embeddings(initial, features, labels, novel)
     dataset = fewshot.shot_dataset(support_split, novel_shots, config.data.shot_unlabeled)
     phase = _detector_phase(config, model, "novel", dataset, novel, PREDICTOR_ONLY)
     tuned = train(phase, params | {"detector": params["detector"] | {"box_predictor": initial}})

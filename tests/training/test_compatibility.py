@@ -105,7 +105,7 @@ def test_stage_2_needs_slots_for_its_shots():
     problems = compatibility.stage2_problems(fewshot.get_config("shapes,shots=6"), before)
     assert len(problems) == 1 and "fewshot.shots=6, but its mask head has model.mask.slots=5" in problems[0]
     config = changed(fewshot.get_config("shapes"), **{"fewshot.novel_init": "zeros"})
-    assert "choose finetune, random, imprint" in compatibility.stage2_problems(config, before)[0]
+    assert "choose finetune, random, imprint, mean_embedding" in compatibility.stage2_problems(config, before)[0]
 
 
 def test_what_starts_anew_may_differ():

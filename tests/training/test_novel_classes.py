@@ -78,6 +78,21 @@ def test_imprint_keeps_base_answers_and_finds_novel_shots():
     assert (answer(plain)[of_base] == labels[of_base]).mean() < 0.5  # what the calibration is for
 
 
+def test_mean_embeddings_by_hand():
+    """Two shots of class 1, (3, 4) and (0, 5), and one of class 2: their normalized features and their mean."""
+    old = {"cls_score": {"kernel": jnp.arange(8.0).reshape(2, 4)}, "bbox_pred": {"kernel": jnp.ones((2, 4))}}
+    features, labels = np.array([[3.0, 4.0], [7.0, 0.0], [0.0, 5.0]]), np.array([1, 2, 1])
+    out = novel_classes.set_to_mean_embeddings(old, features, labels, np.array([1, 2]))
+    want = [[0.0, 0.3, 1.0, 3.0], [4.0, 0.9, 0.0, 7.0]]  # the base class 0 and the background 3 stay
+    np.testing.assert_allclose(out["cls_score"]["kernel"], want, rtol=1e-6)
+    assert out["bbox_pred"] is old["bbox_pred"]
+    with pytest.raises(ValueError, match=r"without one: class ids \[0\]"):
+        novel_classes.set_to_mean_embeddings(old, features, labels, np.array([0, 1]))
+    with pytest.raises(ValueError, match="mean_embedding' needs model.detector.classifier='cosine'"):
+        biased = {"cls_score": old["cls_score"] | {"bias": jnp.zeros(4)}}
+        novel_classes.set_to_mean_embeddings(biased, features, labels, np.array([1]))
+
+
 def test_imprint_needs_a_shot_of_every_class():
     with pytest.raises(ValueError, match=r"class ids \[2, 4\]"):
         novel_classes.imprint(predictor(0), np.ones((3, F)), np.array([0, 1, 3]), BASE, NEW)

@@ -11,6 +11,8 @@ import pytest
 from configs import base, distill, fewshot
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
+from maskdiff_jax.data.fewshot import shots as shots_of
+from maskdiff_jax.data.support import class_ids, sample_shots
 from maskdiff_jax.model import build
 from maskdiff_jax.training import loop, optim, stages
 from maskdiff_jax.training.side_by_side import train_parts
@@ -179,6 +181,32 @@ def test_stage_2_can_start_with_a_new_mask_head(folder, tmp_path):
     assert equal(params["detector"]["backbone"], before["detector"]["backbone"])
     new = jax.jit(build(config.model).init)(jax.random.key(7))
     assert equal(params["mask_head"], new["mask_head"]) and not equal(params["mask_head"], before["mask_head"])
+
+
+def test_novel_classes_by_mean_embeddings(folder, tmp_path):
+    """iMTFA: one forward pass over the shots sets the novel class vectors, and nothing else changes."""
+    phases(folder)
+    config = small(fewshot.get_config("shapes,shots=2"), folder)
+    config.init_from, config.fewshot.novel_init = str(folder / "base"), "mean_embedding"
+    params, names = result("fewshot", config, tmp_path / "run")
+    before, model = weights_of(folder / "base"), build(config.model)
+    assert names == ["detector", "mask"] and equal(params["mask_head"], before["mask_head"])  # no phase "novel"
+    support = pipeline.open_split(config.data, "support")
+    novel, shots = class_ids(support.categories, novel=True), sample_shots(config, support)
+    kernel = np.array(before["detector"]["box_predictor"]["cls_score"]["kernel"])
+    for c in novel:
+        vectors = []
+        for batch in pipeline.eval_batches(
+            shots_of.shot_dataset(support, {c: shots[c]}, "background"), config.data, batch=1
+        ):
+            features = model.box_features(before, batch.image, batch.image_hw, batch.instances.boxes)[0]
+            (i,) = np.flatnonzero(batch.instances.classes[0] == c)
+            vectors.append(features[i] / np.linalg.norm(features[i]))
+        assert len(vectors) == 2
+        kernel[:, c] = np.mean(vectors, 0)
+    np.testing.assert_allclose(params["detector"]["box_predictor"]["cls_score"]["kernel"], kernel, atol=1e-5)
+    predictor = before["detector"]["box_predictor"] | {"cls_score": params["detector"]["box_predictor"]["cls_score"]}
+    assert equal(params["detector"], before["detector"] | {"box_predictor": predictor})
 
 
 def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):
