@@ -189,17 +189,16 @@ def test_novel_classes_by_mean_embeddings(folder, tmp_path):
     config = small(fewshot.get_config("shapes,shots=2"), folder)
     config.init_from, config.fewshot.novel_init = str(folder / "base"), "mean_embedding"
     params, names = result("fewshot", config, tmp_path / "run")
-    before, model = weights_of(folder / "base"), build(config.model)
+    before, box_features = weights_of(folder / "base"), jax.jit(build(config.model).box_features)
     assert names == ["detector", "mask"] and equal(params["mask_head"], before["mask_head"])  # no phase "novel"
     support = pipeline.open_split(config.data, "support")
     novel, shots = class_ids(support.categories, novel=True), sample_shots(config, support)
     kernel = np.array(before["detector"]["box_predictor"]["cls_score"]["kernel"])
     for c in novel:
         vectors = []
-        for batch in pipeline.eval_batches(
-            shots_of.shot_dataset(support, {c: shots[c]}, "background"), config.data, batch=1
-        ):
-            features = model.box_features(before, batch.image, batch.image_hw, batch.instances.boxes)[0]
+        dataset = shots_of.shot_dataset(support, {c: shots[c]}, "background")
+        for batch in pipeline.eval_batches(dataset, config.data, batch=1):
+            features = box_features(before, batch.image, batch.image_hw, batch.instances.boxes)[0]
             (i,) = np.flatnonzero(batch.instances.classes[0] == c)
             vectors.append(features[i] / np.linalg.norm(features[i]))
         assert len(vectors) == 2
