@@ -50,3 +50,9 @@ def get_config(
     config.method, config.base_method = method, base_method
     change(config)
     return config.lock()
+
+
+def plain_stage_1(config: ConfigDict) -> ConfigDict:
+    """The config of stage 1 of the row "maskdiff" with the preset and the options of a config of stage 2."""
+    argument = f"{config.preset},paper={str(config.paper).lower()},weights={config.weights}"
+    return base.get_config(argument + (f",shots={config.fewshot.shots}" if config.paper else ""))
