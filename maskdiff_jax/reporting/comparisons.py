@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from maskdiff_jax.reporting import statistics
-from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat
+from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, is_oracle
 
 ALPHA = 0.05  # significance level
 REFERENCES = ("maskdiff", "maskdiff+paper")  # what others are compared with, the first that is there
@@ -50,7 +50,7 @@ def compare(others: Sequence[Experiment], base: Experiment, metric: str) -> list
 
 
 def mark_best(members: Sequence[Experiment], metric: str) -> tuple[str, set[str]]:
-    """The method with the best mean, and those that are not significantly worse.
+    """The method with the best mean, and those that are not significantly worse; oracles are no competitors.
 
     Args:
       members: experiments of one table and K.
@@ -60,6 +60,7 @@ def mark_best(members: Sequence[Experiment], metric: str) -> tuple[str, set[str]
       The method ("": none has this metric); and the methods with at least two shared shot seeds whose difference to it
       has p >= 0.05 after Holm's correction.
     """
+    members = [x for x in members if not is_oracle(x)]
     means = {x.key.method: by_repeat(x, metric) for x in members}
     means = {method: statistics.estimate(list(values.values())).mean for method, values in means.items() if values}
     if not means:

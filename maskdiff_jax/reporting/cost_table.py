@@ -109,6 +109,7 @@ def cost_table(experiments: Sequence[Experiment]) -> list[Table]:
             for method, (base, tuned, fps) in paper_numbers.TABLE_4.items()
         ]
         blocks.append(Block(f"measured on: {paper_numbers.TABLE_4_DEVICE}", rows))
+        note += f" {paper_numbers.TABLE_4_CAVEAT}"
     headers = [[(f"stage 1, {unit}", 1), (f"stage 2, {unit}", 1), ("images/s", 1)]]
     return [Table("cost", "Training time and speed", headers, blocks, note)]
 
@@ -124,7 +125,7 @@ def _row(c: Cost, divisor: float) -> Row:
 
 
 def _time(seconds: float, divisor: float) -> Cell:
-    return Cell(number(seconds / divisor, digits=1))
+    return Cell(number(seconds / divisor, digits=1 if divisor == 1 else 2))
 
 
 def _rate(images_per_second: float) -> Cell:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskdiff_jax.reporting import statistics
+from maskdiff_jax.reporting.runs import config_field
 
-VARIANTS = ("gt_classes_only", "rescored")  # prefixes of metrics that were scored in another way
+VARIANTS = ("gt_classes_only", "rescored", "tightened")  # prefixes of metrics that were scored in another way
 STAGE_1 = "stage 1"
 SETTINGS = ("COCO-All", "COCO-Novel", "COCO2VOC", "all classes", "novel classes only", STAGE_1)  # in this order
 METHODS = {  # config.method -> label, in the order of rows
@@ -62,6 +63,11 @@ def method_label(method: str) -> str:
     label = METHODS.get(name, name)
     words = {PAPER[1:]: ", as in the paper", DISTILLED[1:]: ", distilled"}
     return label + "".join(words[mark] for mark in marks)
+
+
+def is_oracle(experiment: Experiment) -> bool:
+    """Whether boxes or classes were taken from the ground truth (``eval.oracle``): an upper bound, not a method."""
+    return bool(config_field(experiment.evaluations[0].document, "eval.oracle"))
 
 
 def nested_values(experiment: Experiment, metric: str) -> dict[int, dict[tuple, dict[int, float]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from maskdiff_jax.reporting import statistics
 from maskdiff_jax.reporting.comparisons import ALPHA, compare, p_text
 from maskdiff_jax.reporting.difference_tables import FEW
-from maskdiff_jax.reporting.experiments import STAGE_1, Evaluation, Experiment, by_repeat, method_label
+from maskdiff_jax.reporting.experiments import STAGE_1, Evaluation, Experiment, by_repeat, is_oracle, method_label
 from maskdiff_jax.reporting.tables import number
 
 METRICS = (("segm/novel/AP", "mask AP on novel classes"), ("segm/AP", "mask AP"))  # the first that is there
@@ -14,12 +14,13 @@ METRICS = (("segm/novel/AP", "mask AP on novel classes"), ("segm/AP", "mask AP")
 
 def headline(members: Sequence[Experiment]) -> tuple[str, str] | None:
     """The metric that findings are about, with its name; None: the experiments have neither."""
-    return next(((m, what) for m, what in METRICS if any(by_repeat(x, m) for x in members)), None)
+    return next(((m, what) for m, what in METRICS if ranking(members, m)), None)
 
 
 def ranking(members: Sequence[Experiment], metric: str) -> list[tuple[statistics.Estimate, Experiment]]:
-    """Experiments of one K by their mean, the best first."""
-    found = [(statistics.estimate(list(v.values())), x) for x in members if (v := by_repeat(x, metric))]
+    """Experiments of one K by their mean, the best first, without oracles."""
+    compared = [x for x in members if not is_oracle(x)]
+    found = [(statistics.estimate(list(v.values())), x) for x in compared if (v := by_repeat(x, metric))]
     return sorted(found, key=lambda pair: -pair[0].mean)
 
 

@@ -25,28 +25,35 @@ from maskdiff_jax.reporting.experiments import (
     describe,
     seed_name,
 )
-from maskdiff_jax.reporting.runs import config_field, is_count, is_text, read_metrics
+from maskdiff_jax.reporting.runs import config_field, is_count, read_metrics
 
 SKIPPED = ("checkpoints", "tensorboard", "figures", "report")  # folders without evaluations
 # config fields that change no number of a table, or none but by rounding: where and how fast it ran, what is kept
 MACHINE_FIELDS = {
     "data.root", "data.workers", "data.cache_mb", "eval.root", "eval.batch", "eval.mask_batch", "eval.figures",
     "train.devices", "train.side_by_side", "train.log_every", "train.save_every", "train.keep",
-    "eval.gt_classes_only", "eval.rescore",  # add metrics to the others
+    "eval.gt_classes_only", "eval.rescore", "eval.tighten_boxes",  # add metrics to the others
+    "eval.scorer",  # another program for the same AP
 }  # fmt: skip
 SEED_FIELDS = {".".join(path) for path in statistics.SEED_FIELDS}
 NAMED = 5  # fields or folders that a message names
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("[a-z0-9_-]{1,64}", value))
+
+
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "method": (is_text, "a word"),
-    "stage": (is_text, "a word"),
-    "data.source": (is_text, "a word"),
-    "eval.source": (lambda v: v == "" or is_text(v), "a word or empty"),
-    "eval.split": (is_text, "a word"),
+    "method": (_is_word, "a word of a-z, 0-9, _ or -"),
+    "stage": (_is_word, "a word of a-z, 0-9, _ or -"),
+    "data.source": (_is_word, "a word of a-z, 0-9, _ or -"),
+    "eval.source": (lambda v: v == "" or _is_word(v), "a word of a-z, 0-9, _ or -, or empty"),
+    "eval.split": (_is_word, "a word of a-z, 0-9, _ or -"),
     "eval.noise_seed": (is_count, "a whole number from 0 on"),
     "seed": (is_count, "a whole number from 0 on"),
     "fewshot.shots": (is_count, "a whole number from 0 on"),
     "fewshot.seed": (is_count, "a whole number from 0 on"),
-    "fewshot.classes": (is_text, "a word"),
+    "fewshot.classes": (_is_word, "a word of a-z, 0-9, _ or -"),
 }
 
 

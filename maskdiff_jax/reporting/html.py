@@ -38,7 +38,7 @@ figure { margin:12px 0; } figure img { max-width:100%; height:auto; display:bloc
 .bar { display:inline-block; height:8px; border-radius:4px; background:var(--accent); vertical-align:.08em }
 .track { display:inline-block; width:64px; margin-left:10px; text-align:left }
 .bar.novel { background:var(--novel) }
-main:has(.results) { max-width:1260px }
+main.broad { max-width:1260px } .results td,.results th { padding:6px }
 .results small { font-size:.82em } .results td { line-height:1.3; vertical-align:top }
 .results tr.block td { font-weight:600; text-align:left; background:var(--soft); color:var(--ink) }
 .results tr.published td { color:var(--muted) } .results tr.published td:first-child { font-weight:400 }
@@ -58,13 +58,13 @@ def text(value: object) -> str:
     return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """The whole document from pieces of HTML."""
+def page(title: str, body: Sequence[str], *, broad: bool = False) -> str:
+    """The whole document from pieces of HTML; ``broad``: for tables of many columns."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{text(title)}</title><style>{CSS}</style></head><body><main>\n"
+        f"<title>{text(title)}</title><style>{CSS}</style></head><body><main{' class=broad' if broad else ''}>\n"
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )

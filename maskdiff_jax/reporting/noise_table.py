@@ -21,18 +21,19 @@ def guidance_table(group: Sequence[Experiment], name: str, title: str) -> list[T
     repeated = [x for x in group if any(noise_std(x, column.metric)[1] for column in shown)]
     if not repeated:
         return []
-    blocks = []
+    blocks, caveat = [], ""
     for shots in dict.fromkeys(x.key.shots for x in repeated):
         members = [x for x in repeated if x.key.shots == shots]
         rows = [_guidance_row(x, shown) for x in members]
         if shots == 1 and any(is_paper_test_set(x) for x in members):
             rows += [_published_guidance(guided, shown) for guided in paper_numbers.TABLE_6]
+            caveat = f" {paper_numbers.TABLE_6_CAVEAT}"
         blocks.append(Block(f"K = {shots}" if shots else "", rows))
     note = (
         "Percent: mean, and in small print the std over the noise seeds of one model (n - 1), averaged over models. "
         "Guidance w: 1 is none. seeds: models × noise seeds."
     )
-    return [Table(f"{name}-noise", title, headers(shown), blocks, note, True)]
+    return [Table(f"{name}-noise", title, headers(shown), blocks, note + caveat, True)]
 
 
 def _guidance_row(experiment: Experiment, shown: Sequence[Column]) -> Row:
@@ -51,7 +52,7 @@ def _guidance_row(experiment: Experiment, shown: Sequence[Column]) -> Row:
 
 
 def _published_guidance(guided: bool, shown: Sequence[Column]) -> Row:
-    """Table 6 does not say of which classes it is; no other table has its values, and novel classes come closest."""
+    """A row of Table 6, see ``paper_numbers.TABLE_6_CAVEAT``."""
     numbers = dict(zip(("segm/novel/AP", "segm/novel/AP50"), paper_numbers.TABLE_6[guided], strict=True))
     cells = []
     for column in shown:

@@ -17,6 +17,7 @@ from maskdiff_jax.reporting.noise_table import guidance_table
 from maskdiff_jax.reporting.runs import read_figures
 from maskdiff_jax.reporting.tables import Table, is_paper_test_set, result_tables
 
+TOLERANCE = 0.05  # points, of the identity of AP over 80, 60 and 20 classes
 SCENES = 4  # test images of the strip
 SPREADS = (
     "The literature mixes two spreads: over shot seeds (other shots, another fine-tuning) and over noise seeds (other "
@@ -65,7 +66,7 @@ def write(roots: Sequence[str | Path], output: Callable[[], Path]) -> Written:
     experiments, more = grid.experiments(evaluations)
     groups = grid.groups(experiments)
     notes += more + [note for group in groups for note in grid.missing(group) if not group[0].variant]
-    notes += grid.unfinished_note(found.unfinished) + grid.version_notes(experiments)
+    notes += grid.unfinished_note(found.unfinished) + grid.version_notes(experiments) + _identity_notes(experiments)
     parts = [_section(group) for group in groups]
     extra = [
         *(t for group in groups for t in guidance_table(group, _name(group), _title(group))),
@@ -85,6 +86,23 @@ def write(roots: Sequence[str | Path], output: Callable[[], Path]) -> Written:
     for name, content in files.items():
         atomic.write(folder / name, content)
     return Written([x for group in groups for x in findings.sentences(group)], notes, [folder / name for name in files])
+
+
+def _identity_notes(experiments: Sequence[Experiment]) -> list[str]:
+    """Evaluations on COCO's 80 classes must satisfy an identity; those that do not were scored in another way."""
+    wrong = []
+    for x in experiments:
+        if x.key.setting == "COCO-All" and is_paper_test_set(x):
+            for e in x.evaluations:
+                values = [e.document["metrics"].get(f"segm/{classes}AP") for classes in ("", "base/", "novel/")]
+                if None not in values and abs(values[0] - paper_numbers.all_ap(*values[1:])) > TOLERANCE:
+                    wrong.append(str(e.folder))
+    if not wrong:
+        return []
+    return [
+        "mask AP of COCO-All is not (60 base AP + 20 novel AP) / 80, as it must be, in "
+        f"{len(wrong)} evaluation{'' if len(wrong) == 1 else 's'}: {', '.join(wrong[:3])}"
+    ]
 
 
 def _name(group: Sequence[Experiment]) -> str:
@@ -145,7 +163,7 @@ def _page(
     body.append(html.section("How it was made", *_details(experiments)))
     if notes:
         body.append(html.section("Notes", html.bullets(notes)))
-    return html.page("MaskDiff: protocol report", body)
+    return html.page("MaskDiff: protocol report", body, broad=True)
 
 
 def _head(experiments: Sequence[Experiment], groups: Sequence[Sequence[Experiment]]) -> str:

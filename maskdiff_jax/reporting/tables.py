@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from maskdiff_jax.reporting import paper_numbers, statistics
 from maskdiff_jax.reporting.comparisons import mark_best
-from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, method_label, noise_std
+from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, is_oracle, method_label, noise_std
 from maskdiff_jax.reporting.runs import config_field
 from maskdiff_jax.reporting.sections import CLASS_GROUPS, metric_name
 
@@ -80,7 +80,7 @@ def columns(group: Sequence[Experiment]) -> list[Column]:
 def split(found: Sequence[Column]) -> list[tuple[str, str, list[Column]]]:
     """Columns as (suffix of the name, of the title, columns) of one table, or of two where there are many."""
     if len(found) <= MOST_COLUMNS:
-        return [("", "", list(found))]
+        return [("", "", list(found))] if found else []
     boxes = [column for column in found if column.metric.startswith("bbox")]
     masks = [column for column in found if not column.metric.startswith("bbox")]
     return [("-masks", ", masks", masks), ("-boxes", ", boxes", boxes)]
@@ -140,7 +140,8 @@ def _block(members: Sequence[Experiment], shown: Sequence[Column]) -> Block:
             method, compared = experiment.key.method, len(members) > 1
             cell = estimate_cell(experiment, column.metric)
             cells.append(cell._replace(bold=compared and method == best, close=method in close))
-        rows.append(Row(method_label(experiment.key.method), seeds(experiment), cells))
+        label = method_label(experiment.key.method) + (" (oracle)" if is_oracle(experiment) else "")
+        rows.append(Row(label, seeds(experiment), cells))
     if any(is_paper_test_set(x) for x in members):
         rows += [published_row(row, shown) for row in paper_numbers.rows(key.setting, key.shots)]
     return Block(f"K = {key.shots}" if key.shots else "", rows)
@@ -194,4 +195,6 @@ def result_note(group: Sequence[Experiment]) -> str:
             " Bold: the best mean of a K. ≈: not significantly worse (paired t-test on shared seeds, p of at least "
             "0.05 after Holm's correction over the methods)."
         )
+    if any(is_oracle(x) for x in group):
+        note += " oracle: with boxes or classes of the ground truth, so it does not compete."
     return note

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def _of_experiment(x: Experiment) -> Iterator[Number]:
         k.removeprefix(prefix) for e in x.evaluations for k in e.document["metrics"] if k.startswith(prefix)
     )
     for metric in names:
-        if metric.split("/")[0] not in ("bbox", "segm", "mask_iou"):
+        if not re.fullmatch(r"(bbox|segm|mask_iou)(/[\w.]{1,64}){1,2}", metric, re.ASCII):
             continue
         values = list(by_repeat(x, metric).values())
         e = statistics.estimate(values)

@@ -40,7 +40,7 @@ def document(
     novel = QUALITY.get(method, 5.0) + 0.6 * shots + shared + own + noise
     means = {"base": 30.0 + QUALITY.get(method, 5.0) + 0.3 * shared + own + noise, "novel": max(novel, 0.1)}
     means["all"] = (60 * means["base"] + 20 * means["novel"]) / 80
-    metrics, curves = {"images": 5000, "detections": 20000}, {"iou": THRESHOLDS}
+    metrics, curves = {"images": 5000, "detections": 20000}, {"iou": list(THRESHOLDS)}
     for kind, factor in (("bbox", 1.1), ("segm", 1.0)):
         for classes, mean in means.items():
             prefix = f"{kind}/" if classes == "all" else f"{kind}/{classes}/"

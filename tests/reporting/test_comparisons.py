@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskdiff_jax.reporting import comparisons, grid, statistics
+from maskdiff_jax.reporting import comparisons, findings, grid, statistics, tables
 from tests.reporting.example_grid import base_document, document, write_document
 
 
@@ -80,3 +80,17 @@ def test_equal_training_seeds_of_stage_1_are_no_pairs(tmp_path):
     group, _ = grid.experiments(grid.read(grid.find([tmp_path]).evaluated)[0])
     assert comparisons.mark_best(group, "segm/AP") == ("maskdiff", set())
     assert comparisons.with_reference(group, ["segm/AP"]) == []
+
+
+def test_oracles_do_not_compete(tmp_path):
+    x = experiments(tmp_path, {"maskdiff": {0: 10.0, 1: 11.0}, "gt_boxes": {0: 90.0, 1: 91.0}})
+    for e in x["gt_boxes"].evaluations:
+        e.document["config"]["eval"]["oracle"] = "boxes"
+    members = list(x.values())
+    assert comparisons.mark_best(members, "segm/AP") == ("maskdiff", set())
+    assert findings.sentences(members) == [
+        "COCO-All (coco), K = 1: MaskDiff has 10.50 ± 6.35 mask AP, n = 2 shot seeds."
+    ]
+    (table,) = tables.result_tables(members, "n", "t")
+    assert [row.label for row in table.blocks[0].rows if not row.source] == ["gt_boxes (oracle)", "MaskDiff"]
+    assert "oracle" in table.note

@@ -19,7 +19,7 @@ def test_costs_of_both_stages_and_speed(tmp_path):
     assert cost == ("1 x a GPU", "maskdiff", "COCO-All", 1, 10800.0, 300.5, 8.0, 2)
     (table,) = cost_table.cost_table(experiments_of(tmp_path))
     ours, paper = table.blocks
-    assert ours.title == "measured on: 1 x a GPU" and [c.value for c in ours.rows[0].cells] == ["3.0", "0.1", "8.00"]
+    assert ours.title == "measured on: 1 x a GPU" and [c.value for c in ours.rows[0].cells] == ["3.00", "0.08", "8.00"]
     assert table.headers == [[("stage 1, hours", 1), ("stage 2, hours", 1), ("images/s", 1)]]
     assert "RTX 3090" in paper.title and [c.value for c in paper.rows[-1].cells] == ["32.3", "16.1", "8.27"]
     assert "across" not in table.note

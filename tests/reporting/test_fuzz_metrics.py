@@ -11,7 +11,9 @@ import os
 import numpy as np
 import pytest
 
-from maskdiff_jax.reporting import charts, report, runs
+from maskdiff_jax.reporting import charts, protocol_report, report, runs
+from tests.reporting import example_grid
+from tests.reporting.example_grid import write_document
 from tests.reporting.example_runs import document, log_lines, read_page, write_run
 
 EXAMPLES = int(os.environ.get("MASKDIFF_FUZZ", 50))
@@ -104,3 +106,28 @@ def test_mutated_runs(tmp_path, monkeypatch, first):
             assert "Results" in read_page(path).text and all(note.isprintable() for note in notes)
             assert all(line.isprintable() for line in table.splitlines())
     assert 10 <= pages < 50  # both outcomes are tried
+
+
+@pytest.mark.parametrize("first", range(0, EXAMPLES, 50))
+def test_mutated_protocols(tmp_path, monkeypatch, first):
+    """As above, for the report of a protocol: all files, or one sentence and none."""
+    monkeypatch.setattr(charts, "panel_chart", lambda *_: b"png")
+    reports = 0
+    for seed in range(first, min(first + 50, EXAMPLES)):
+        rng, root = np.random.default_rng(seed), tmp_path / f"grid{seed}"
+        write_document(root / "good", example_grid.document("mtfa"))
+        raw = example_grid.document("maskdiff", 1, int(rng.integers(2)))
+        for _ in range(rng.integers(1, 5)):
+            mutate(rng, raw)
+        write_document(root / "mutated", raw)
+        output = tmp_path / f"report{seed}"
+        try:
+            written = protocol_report.write([root], lambda output=output: output)
+        except ValueError as error:
+            assert str(error).startswith(f"{root / 'mutated' / 'metrics.json'}") and str(error).isprintable()
+            assert "launch/evaluate.py" in str(error) and not output.exists()
+        else:
+            reports += 1
+            assert all(note.isprintable() for note in (*written.notes, *written.summary))
+            assert "How to read the spreads" in read_page(output / "index.html").text
+    assert 5 <= reports < 50  # both outcomes are tried

@@ -43,3 +43,7 @@ def test_bar_has_the_length_of_its_percentage():
 
 def test_tiles():
     assert parse_page(html.page("", [html.tiles([("1.0", "%", "AP <x>")])])).text.rstrip().endswith("\n1.0 %AP <x>")
+
+
+def test_broad_pages():
+    assert "<main class=broad>" in html.page("t", ["x"], broad=True) and "<main>" in html.page("t", ["x"])

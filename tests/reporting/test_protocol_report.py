@@ -78,3 +78,14 @@ def test_nothing_is_written_where_runs_cannot_be_averaged_or_read(tmp_path):
     with pytest.raises(ValueError, match="nothing to report on: 2 evaluations without config.method"):
         protocol_report.write([tmp_path / "runs"], lambda: tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ap_of_all_classes_that_cannot_be_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "panel_chart", lambda *_: b"png")
+    doc = document(seed=1)
+    doc["metrics"]["segm/AP"] += 0.2
+    write_document(tmp_path / "runs/good", document())
+    write_document(tmp_path / "runs/wrong", doc)
+    (note,) = protocol_report.write([tmp_path / "runs"], lambda: tmp_path / "out").notes
+    assert "(60 base AP + 20 novel AP) / 80, as it must be, in 1 evaluation" in note
+    assert note.endswith(f": {tmp_path / 'runs/wrong'}")
