@@ -61,3 +61,14 @@ def test_parts_that_were_trained_side_by_side():
     doc["config"]["train"]["side_by_side"] = True
     assert cost_table.training_seconds(doc) == pytest.approx(7200.0)
     assert cost_table.training_seconds({"metrics": {}}) == 0.0
+
+
+def test_a_shared_detector_is_mentioned(tmp_path):
+    doc = document()
+    write_document(tmp_path / "a", doc)
+    assert "share" not in cost_table.cost_table(experiments_of(tmp_path))[0].note
+    doc["config"]["detector_from"] = "runs/base"
+    write_document(tmp_path / "a", doc)
+    (table,) = cost_table.cost_table(experiments_of(tmp_path))
+    assert "A detector that several runs share" in table.note
+    assert [c.value for c in table.blocks[1].rows[0].cells[:2]] == ["88560", "46080"]  # seconds, as ours
