@@ -1,12 +1,13 @@
 """Paired comparisons of methods on the shot seeds that both have, with Holm's correction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maskdiff_jax.reporting import statistics
 from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, is_oracle
 
 ALPHA = 0.05  # significance level
+SAME = 1e-9  # points: means that differ by less are the same
 REFERENCES = ("maskdiff", "maskdiff+paper")  # what others are compared with, the first that is there
 
 
@@ -49,7 +50,7 @@ def compare(others: Sequence[Experiment], base: Experiment, metric: str) -> list
     return [Comparison(m, metric, x, a, b) for (m, x), a, b in zip(found, p, p_wilcoxon, strict=True)]
 
 
-def mark_best(members: Sequence[Experiment], metric: str) -> tuple[str, set[str]]:
+def mark_best(members: Sequence[Experiment], metric: str) -> tuple[set[str], set[str]]:
     """The method with the best mean, and those that are not significantly worse; oracles are no competitors.
 
     Args:
@@ -57,20 +58,24 @@ def mark_best(members: Sequence[Experiment], metric: str) -> tuple[str, set[str]
       metric: as in metrics.json.
 
     Returns:
-      The method ("": none has this metric); and the methods with at least two shared shot seeds whose difference to it
-      has p >= 0.05 after Holm's correction.
+      The method, and with it those of the same mean, such as methods that share a detector; empty where none has this
+      metric. And the methods with at least two shared shot seeds whose difference to it has p >= 0.05 after Holm's
+      correction.
     """
     members = [x for x in members if not is_oracle(x)]
     means = {x.key.method: by_repeat(x, metric) for x in members}
     means = {method: statistics.estimate(list(values.values())).mean for method, values in means.items() if values}
     if not means:
-        return "", set()
-    best = max(means, key=lambda method: means[method])
-    base = next(x for x in members if x.key.method == best)
-    if base.key.setting == STAGE_1:  # has no pairs
+        return set(), set()
+    best = {method for method, mean in means.items() if mean > max(means.values()) - SAME}
+    base, others = _parted(members, lambda x: x.key.method in best)
+    if base[0].key.setting == STAGE_1:  # has no pairs
         return best, set()
-    tests = compare([x for x in members if x is not base], base, metric)
-    return best, {x.method for x in tests if x.p_holm >= ALPHA}
+    return best, {x.method for x in compare(others, base[0], metric) if x.p_holm >= ALPHA}
+
+
+def _parted(members: Sequence[Experiment], test: Callable[[Experiment], bool]) -> tuple[list, list]:
+    return [x for x in members if test(x)], [x for x in members if not test(x)]
 
 
 def with_reference(group: Sequence[Experiment], metrics: Sequence[str]) -> list[tuple[Experiment, list[Comparison]]]:

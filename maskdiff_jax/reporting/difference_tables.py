@@ -37,7 +37,16 @@ def difference_tables(group: Sequence[Experiment], name: str, title: str) -> lis
             ]
             k = f"K = {base.key.shots}: " if base.key.shots else ""
             blocks.append(Block(f"{k}differences to {method_label(base.key.method)}", rows))
-        out.append(Table(f"{name}{suffix}-differences", f"{title}{kinds}", headers(shown), blocks, NOTE, True))
+        out.append(
+            Table(
+                f"{name}{suffix}-differences",
+                f"{title}{kinds}: differences to MaskDiff",
+                headers(shown),
+                blocks,
+                NOTE,
+                True,
+            )
+        )
     return out
 
 

@@ -271,27 +271,29 @@ def version_notes(found: Sequence[Experiment]) -> list[str]:
 def missing(group: Sequence[Experiment]) -> list[str]:
     """What experiments lack that others of the same table and K have, as sentences.
 
+    Noise seeds are compared within each experiment alone, since a mask head without noise needs one.
+
     Args:
       group: experiments of one table.
     """
     notes = []
     for shots in dict.fromkeys(x.key.shots for x in group):
         members = [x for x in group if x.key.shots == shots]
-        have = [{(e.repeat, e.noise_seed) for e in x.evaluations} for x in members]
-        for experiment, pairs in zip(members, have, strict=True):
-            lacking = set().union(*have) - pairs
-            repeats = {repeat for repeat, _ in pairs}
-            absent = {repeat for repeat, _ in lacking} - repeats
-            plural = "s" if len(absent) > 1 else ""
-            parts = [f"{seed_name(experiment.key)}{plural} {_ranges(absent)}"] if absent else []
-            for repeat in sorted(repeats):
-                noise = {n for r, n in lacking if r == repeat}
-                if noise:
-                    plural = "s" if len(noise) > 1 else ""
-                    parts.append(f"noise seed{plural} {_ranges(noise)} of {seed_name(experiment.key)} {repeat}")
-            if parts:
-                more = f" and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
-                notes.append(f"{describe(experiment.key)} lacks {', '.join(parts[:NAMED])}{more}, which others have")
+        everywhere = {e.repeat for x in members for e in x.evaluations}
+        for x in members:
+            noise: dict[int, set[int]] = {}
+            for e in x.evaluations:
+                noise.setdefault(e.repeat, set()).add(e.noise_seed)
+            absent = everywhere - noise.keys()
+            if absent:
+                plural = "s" if len(absent) > 1 else ""
+                notes.append(f"{describe(x.key)} lacks {seed_name(x.key)}{plural} {_ranges(absent)}, which others have")
+            repeats: dict[str, set[int]] = {}
+            for repeat, seeds in noise.items():
+                repeats.setdefault(_ranges(seeds), set()).add(repeat)
+            if len(repeats) > 1:
+                parts = [f"noise {seeds} for {seed_name(x.key)} {_ranges(of)}" for seeds, of in repeats.items()]
+                notes.append(f"{describe(x.key)} has not the same noise seeds everywhere: {'; '.join(parts[:NAMED])}")
     return notes
 
 

@@ -139,7 +139,7 @@ def _block(members: Sequence[Experiment], shown: Sequence[Column]) -> Block:
             best, close = marks[column.metric]
             method, compared = experiment.key.method, len(members) > 1
             cell = estimate_cell(experiment, column.metric)
-            cells.append(cell._replace(bold=compared and method == best, close=method in close))
+            cells.append(cell._replace(bold=compared and method in best, close=method in close))
         label = method_label(experiment.key.method) + (" (oracle)" if is_oracle(experiment) else "")
         rows.append(Row(label, seeds(experiment), cells))
     if any(is_paper_test_set(x) for x in members):

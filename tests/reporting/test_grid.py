@@ -176,9 +176,17 @@ def test_missing_seeds_are_named(tmp_path):
     (root / "mtfa/fewshot-1shot-seed3/noise1/metrics.json").unlink()
     group = grid.groups(grouped([root])[0])[0]
     assert grid.missing(group) == [
-        "MTFA, K = 1, COCO-All (coco, test) lacks shot seeds 1-2, 4, noise seed 1 of shot seed 3, which others have"
+        "MTFA, K = 1, COCO-All (coco, test) lacks shot seeds 1-2, 4, which others have",
+        "MTFA, K = 1, COCO-All (coco, test) has not the same noise seeds everywhere: noise 0-1 for shot seed 0; "
+        "noise 0 for shot seed 3",
     ]
     assert grid.missing([x for x in group if x.key.method == "maskdiff"]) == []
+
+
+def test_a_mask_head_without_noise_needs_one_noise_seed(tmp_path):
+    write_grid(tmp_path, methods=("maskdiff",), shots=(1,), seeds=2, noise_seeds=3)
+    write_grid(tmp_path, methods=("mtfa",), shots=(1,), seeds=2, noise_seeds=1)
+    assert grid.missing(grid.groups(grouped([tmp_path])[0])[0]) == []
 
 
 def test_variants_of_the_metrics_are_settings_of_their_own(tmp_path):
