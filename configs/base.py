@@ -198,12 +198,19 @@ def _detector() -> ConfigDict:
 
 def _mask() -> ConfigDict:
     mask = ConfigDict()
-    mask.head = "diffusion"  # a name in model.MASK_HEADS
+    mask.head = "diffusion"  # a name in model.MASK_HEADS; "cnn" is trained with the detector, in phase "detector"
     mask.size = 128  # M, px [P]
     mask.slots = 10  # shots that the net has channels for: every K of the paper's tables; stage 2 needs shots <= slots
     mask.min_shots = 1  # training fills min_shots..slots slots at random; = slots: always all [P]
     mask.class_input = True  # False: a class-agnostic head
     mask.shot_background = "gray"  # removed pixels become 0 ("gray") or -1 ("black") on a scale of -1..1
+
+    # of head "cnn", Mask R-CNN's, alone; the other heads do not read it
+    mask.cnn = cnn = ConfigDict()
+    cnn.convs = 4  # 3 x 3 convolutions before the side is doubled [D2]
+    cnn.channels = 256  # of each of them [D2]
+    cnn.class_agnostic = False  # one mask per box, not one per class
+    cnn.roi_size = 14  # cells per side of its features; masks have twice as many [D2]
 
     mask.unet = unet = ConfigDict()
     unet.width = 128  # base channels [GD; docs/design.md, "The UNet"]
@@ -293,7 +300,9 @@ def _fewshot() -> ConfigDict:
     fewshot.sampler = "instances"
     fewshot.shots_from = ""  # folder of K-shot files in TFA's layout (cocosplit), read for (shots, seed); "" = sample
     fewshot.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
-    # novel-class weights: "finetune" [TFA], "random", "imprint", "mean_embedding" [iMTFA]
+    # novel-class weights: "finetune" (on the novel shots, from the weights of stage 1), "fresh" (likewise, from new
+    # last layers [TFA]; with head "cnn" and classes="novel" that is all of stage 2), "random", "imprint",
+    # "mean_embedding" [iMTFA]
     fewshot.novel_init = "finetune"
     fewshot.classes = "all"  # "all" (balanced, COCO-All) or "novel" (COCO-Novel: heads for novel classes alone)
     return fewshot

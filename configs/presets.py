@@ -108,6 +108,7 @@ def shapes(config: ConfigDict) -> None:
     detector.max_detections = 20
 
     mask.size, mask.slots = 32, 5
+    mask.cnn.channels = 32
     mask.unet.update(width=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), heads=4, stem_patch=2)
 
     train.frozen, train.save_every = (), 0

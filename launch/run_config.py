@@ -129,6 +129,8 @@ def inherit(config: ConfigDict, given: frozenset[str]) -> None:
     argument = f"{config.preset},paper={str(config.paper).lower()},weights={config.weights}"
     first = base.get_config(argument + (f",shots={config.fewshot.shots}" if config.paper else ""))
     own = frozenset(workdir.different_fields(workdir.as_json(config), workdir.as_json(first))) - given
+    if config.method != "maskdiff":  # the file of a variant says which classifier each stage has
+        own |= {compatibility.CLASSIFIER}
     changed = compatibility.inherit(config, workdir.read_config(folder), folder, given=given, own=own)
     if changed:
         print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)

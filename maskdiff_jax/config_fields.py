@@ -125,9 +125,11 @@ DIFFUSION = {
     "averaged": whole(1, 10**5), "guidance_interval": PAIR, "guidance": number(-1e4, 1e4),
 }  # fmt: skip
 
+CNN = {"convs": whole(0, 64), "channels": CHANNELS, "class_agnostic": FLAG, "roi_size": whole(1, 256)}
+
 MASK = {
     "head": TEXT, "size": whole(4, 1024), "slots": whole(1, 1000), "min_shots": whole(0, 1000), "class_input": FLAG,
-    "shot_background": one_of("gray", "black"), "unet": UNET, "diffusion": DIFFUSION,
+    "shot_background": one_of("gray", "black"), "cnn": CNN, "unet": UNET, "diffusion": DIFFUSION,
 }  # fmt: skip
 
 EVAL = {

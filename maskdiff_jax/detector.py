@@ -33,10 +33,11 @@ class Detector(NamedTuple):
     """The detector as pure functions."""
 
     init: Callable[[Array], PyTree]  # key -> params
-    loss: Callable[..., tuple[Array, dict[str, Array]]]  # params, key, Batch, active [C] -> loss, metrics
+    loss: Callable[..., tuple[Array, dict[str, Array]]]  # params, key, Batch, active [C], mask loss -> loss, metrics
     detect: Callable[..., Detections]  # params, image [B, H, W, 3], image_hw [B, 2], active [C]
     box_features: Callable[..., Array]  # params, image, image_hw, boxes [B, N, 4] -> [B, N, F]
     refine_loss: Callable[..., tuple[Array, dict[str, Array]]]  # as loss: box regression and second pass alone
+    roi_features: Callable[..., Array]  # params, image, image_hw, boxes [B, N, 4], S -> [B, N, S, S, F]
 
 
 class Nets(NamedTuple):
@@ -120,9 +121,6 @@ def make_detector(**fields: Any) -> Detector:
             params["refine"] = refinement.head(s).init(jax.random.fold_in(key, 1), pooled, jnp.zeros((1, 4)))["params"]
         return params
 
-    def loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict[str, Array]]:
-        return _loss(s, nets, params, key, batch, active)
-
     def detect(params: PyTree, image: Array, image_hw: Array, active: Array) -> Detections:
         maps = features(s, nets, params, image, image_hw)
         anchors = rpn(s, nets, params, maps)
@@ -130,7 +128,7 @@ def make_detector(**fields: Any) -> Detector:
         logits, deltas = predict(nets, params, pool(s, nets, params, maps, proposals.boxes), active)
         scores = CLASSIFIERS[s.classifier].scores(logits)
         if s.refine:
-            crop = functools.partial(crops, s, maps)
+            crop = functools.partial(crops, s, maps, size=s.roi_size)
             return refinement.detect(s, params["refine"], crop, scores, deltas, proposals, image_hw)
         finish = functools.partial(
             select.detections,
@@ -145,8 +143,11 @@ def make_detector(**fields: Any) -> Detector:
         maps = features(s, nets, params, image, image_hw)
         return pool(s, nets, params, maps, boxes).astype(jnp.float32)
 
-    def refine_loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict[str, Array]]:
-        return _refine_loss(s, nets, params, key, batch, active)
+    def roi_features(params: PyTree, image: Array, image_hw: Array, boxes: Array, size: int) -> Array:
+        return crops(s, features(s, nets, params, image, image_hw), boxes, size)
+
+    first, second = functools.partial(_loss, s, nets), functools.partial(_refine_loss, s, nets)
+    return Detector(init, first, detect, box_features, second, roi_features)
 
     return Detector(init, loss, detect, box_features, refine_loss)
 
@@ -205,15 +206,14 @@ def propose(s: Settings, anchors: Anchors, image_hw: Array, *, pre_nms: int, cou
 
 def pool(s: Settings, nets: Nets, params: PyTree, maps: Features, boxes: Array) -> Array:
     """[B, R, 4] boxes -> [B, R, F] after the two fully connected layers."""
-    return nets.box_head.apply({"params": params["box_head"]}, crops(s, maps, boxes))
+    return nets.box_head.apply({"params": params["box_head"]}, crops(s, maps, boxes, s.roi_size))
 
 
-def crops(s: Settings, maps: Features, boxes: Array) -> Array:
-    """[B, R, 4] boxes -> [B, R, S, S, F] features of each."""
+def crops(s: Settings, maps: Features, boxes: Array, size: int) -> Array:
+    """[B, R, 4] boxes -> [B, R, size, size, F], each from the level of its area."""
     levels = {level: x for level, x in maps.levels.items() if level < LAST_LEVEL}
     extents = {level: maps.extents[level] for level in levels}
-
-    options = dict(size=s.roi_size, sampling=s.roi_sampling, canonical=s.roi_canonical)
+    options = dict(size=size, sampling=s.roi_sampling, canonical=s.roi_canonical)
 
     def one(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
         return roi_align.multilevel_roi_align(levels, boxes, extents=extents, **options)
@@ -231,9 +231,10 @@ def predict(nets: Nets, params: PyTree, x: Array, active: Array) -> tuple[Array,
 
 
 def _loss(
-    s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array
-) -> tuple[Array, dict[str, Array]]:
-    """The losses of both stages, see `make_detector`."""
+    s: Settings, nets: Nets, params: PyTree, key: Array, batch: Batch, active: Array,
+    mask_loss: Callable[..., Array] | None = None,
+) -> tuple[Array, dict[str, Array]]:  # fmt: skip
+    """The losses of both stages, see `make_detector`, and a mask loss (pool, foreground RoIs), see `types.MaskHead`."""
     keys = jax.vmap(jax.random.split)(jax.random.split(key, len(batch.image)))  # [B, 2] keys
     gt = _ground_truth(batch, active)
     maps = features(s, nets, params, batch.image, batch.image_hw)
@@ -244,6 +245,10 @@ def _loss(
     roi_parts, correct, _ = _roi_losses(s, nets, params, maps, rois, active)
     parts |= roi_parts
     foreground = rois.used & (rois.labels < s.num_classes)
+    if mask_loss is not None:
+        most = max(int(s.roi_samples * s.roi_positive), 1)  # foreground comes first, see `assign.sample`
+        chosen = jax.tree.map(lambda x: x[:, :most], rois._replace(used=foreground))
+        parts["loss_mask"] = mask_loss(functools.partial(crops, s, maps), chosen)
     metrics = parts | {
         "rpn_foreground": anchors_fg.sum(-1).mean(dtype=jnp.float32),  # sampled anchors per image
         "roi_foreground": foreground.sum(-1).mean(dtype=jnp.float32),  # sampled RoIs per image
@@ -262,7 +267,7 @@ def _refine_loss(
     proposals = propose(s, anchors, batch.image_hw, pre_nms=s.rpn_pre_nms_train, count=s.proposals_train)
     rois = _sampled_rois(s, keys[:, 1], proposals, _ground_truth(batch, active))
     parts, _, deltas = _roi_losses(s, nets, params, maps, rois, active)
-    crop = functools.partial(crops, s, maps)
+    crop = functools.partial(crops, s, maps, size=s.roi_size)
     refine_parts, metrics = refinement.losses_of(s, params["refine"], crop, rois, deltas, batch.image_hw)
     parts = {"loss_box": parts["loss_box"]} | refine_parts
     return sum(parts.values()), parts | metrics

@@ -16,30 +16,7 @@ from maskdiff_jax import diffusion as df
 from maskdiff_jax import distillation, losses, sampler
 from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors, cast_weights
 from maskdiff_jax.ops import masks
-from maskdiff_jax.types import Array, MaskBatch, PyTree
-
-
-class MaskHead(NamedTuple):
-    """What the rest of the package knows of a mask head.
-
-    `init(key) -> params`.
-    `loss(params, key, batch) -> (scalar, {"loss", "accuracy", "iou", ...})`; accuracy and IoU (0..1) are those of the
-    net's own estimate of the mask. For a diffusion head it is taken at random times; a fourth argument t [N] in 0..T-1
-    sets them.
-    `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
-    -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
-    `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: each step's input, noise
-    included, and its estimate, both scaled so that the mask is 0..1; the prediction is x0[-1], or the mean of the last
-    estimates if a head averages them.
-    `distill(steps, halve, guidance) -> loss`: the loss (params, teacher's params, key, batch) -> as `loss` that
-    teaches a net to sample in `steps` network evaluations, see `distillation.make_distillation`.
-    """
-
-    init: Callable[[Array], PyTree]
-    loss: Callable[..., tuple[Array, dict[str, Array]]]
-    predict: Callable[[PyTree, Array, Array, Array, Array], Array]
-    trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
-    distill: Callable[[int, bool, float], Callable[[PyTree, PyTree, Array, MaskBatch], tuple[Array, dict]]]
+from maskdiff_jax.types import Array, MaskBatch, MaskHead, PyTree
 
 
 # ---------------------------------------------------------------------------------- the net and its input
@@ -122,6 +99,7 @@ def diffusion_head(*, unet: dict[str, Any], diffusion: dict[str, Any], **inputs:
         predict=partial(_predict, s),
         trajectory=partial(_trajectory, s),
         distill=partial(_distill, s),
+        side=net.size,
     )
 
 
@@ -209,7 +187,7 @@ def _estimate(s: Settings, y: Array, t: Array, output: Array) -> Array:
 def diffusion_loss(
     s: Settings, params: PyTree, key: Array, batch: MaskBatch, t: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 4 of the paper or one of its variants, at random times or at t [N]; see `MaskHead`."""
+    """Eq. 4 of the paper or one of its variants, at random times or at t [N]; see `types.MaskHead`."""
     time_key, noise_key, class_key, dropout_key = jax.random.split(key, 4)
     n, mask = batch.classes.shape[0], batch.mask[..., None].astype(jnp.float32)
     x0 = _coded(s, mask)
@@ -347,4 +325,4 @@ def plain_unet_head(*, unet: dict[str, Any], diffusion: dict[str, Any], **inputs
     def distill(steps, halve, guidance):
         raise ValueError("model.mask.head='plain_unet' needs one network evaluation already: nothing to distill")
 
-    return MaskHead(net.init, loss, predict, trajectory, distill)
+    return MaskHead(net.init, loss, predict, trajectory, distill, net.size)

@@ -5,23 +5,29 @@ the sizes of masks and support sets, the options of the sampler.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from maskdiff_jax import mask_heads
+from maskdiff_jax import mask_heads, roi_mask_head
 from maskdiff_jax.detector import make_detector
 from maskdiff_jax.types import Array, Batch, Detections, MaskBatch, PyTree
 
-MASK_HEADS = {"diffusion": mask_heads.diffusion_head, "plain_unet": mask_heads.plain_unet_head}
+MASK_HEADS = {
+    "diffusion": mask_heads.diffusion_head,
+    "plain_unet": mask_heads.plain_unet_head,
+    "cnn": roi_mask_head.conv_head,
+}
+WITH_DETECTOR = ("cnn",)  # the heads that are trained with the detector, in phase "detector"
 
 
 class Model(NamedTuple):
     """Pure functions over ``params = {"detector": ..., "mask_head": ...}``."""
 
     init: Callable[[Array], PyTree]  # key -> params
-    # params, key, batch, active [C] bool -> loss, metrics
+    # params, key, batch, active [C] bool -> loss, metrics; with `gt_mask_side` the mask head's loss is part of it
     detector_loss: Callable[[PyTree, Array, Batch, Array], tuple[Array, dict]]
     # the same arguments; trains the second pass of a detector that has one
     refine_loss: Callable[[PyTree, Array, Batch, Array], tuple[Array, dict]]
@@ -30,12 +36,18 @@ class Model(NamedTuple):
     detect: Callable[[PyTree, Array, Array, Array], Detections]
     # params, image, image_hw, boxes [B, N, 4] -> [B, N, F]: what the classifier sees of each box
     box_features: Callable[[PyTree, Array, Array, Array], Array]
-    # params, keys [N], region [N, M, M, 3], shots [N, K, M, M, 4], classes [N] -> soft masks [N, M, M] in [0, 1]
+    # params, keys [N], region [N, M, M, 3], shots [N, K, M, M, 4], classes [N] -> soft masks [N, M, M] in [0, 1]; with
+    # `mask_features` a region is [N, S, S, F], what that gives
     segment: Callable[[PyTree, Array, Array, Array, Array], Array]
     # the same arguments -> noisy masks y [S, N, M, M], estimates x0 [S, N, M, M] after each step
     trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
     # steps, halve, weight (see MaskHead) -> a loss like mask_loss, whose params also hold "teacher", a mask head
     distill: Callable[[int, bool, float], Callable[[PyTree, Array, MaskBatch], tuple[Array, dict]]]
+    mask_side: int  # M of the masks that `segment` gives
+    # side of `Batch.gt_masks`, px: the mask head is trained with the detector; 0: by `mask_loss`, on crops
+    gt_mask_side: int
+    # params, image, image_hw, boxes [B, N, 4] -> [B, N, S, S, F]: what the mask head sees of each box; None: crops
+    mask_features: Callable[[PyTree, Array, Array, Array], Array] | None
 
 
 def build(config: ConfigDict) -> Model:
@@ -49,15 +61,21 @@ def build(config: ConfigDict) -> Model:
     """
     if config.mask.head not in MASK_HEADS:
         raise ValueError(f"unknown model.mask.head '{config.mask.head}': choose {', '.join(MASK_HEADS)}")
-    fields = config.to_dict()
-    mask = {k: v for k, v in fields["mask"].items() if k not in ("head", "min_shots")}
     shared = {"num_classes": config.num_classes, "dtype": config.dtype}
-    detector = make_detector(**shared, **fields["detector"])
-    head = MASK_HEADS[config.mask.head](**shared, **mask)
+    detector = make_detector(**shared, **config.detector.to_dict())
+    head = MASK_HEADS[config.mask.head](**shared, **_mask_head_fields(config))
 
     def init(key: Array) -> PyTree:
         detector_key, head_key = jax.random.split(key)
         return {"detector": detector.init(detector_key), "mask_head": head.init(head_key)}
+
+    def detector_loss(params: PyTree, key: Array, batch: Batch, active: Array) -> tuple[Array, dict]:
+        # the parameters of other heads are not read
+        mask_loss = partial(head.roi_loss, params["mask_head"], batch) if head.roi_loss else None
+        return detector.loss(params["detector"], key, batch, active, mask_loss)
+
+    def mask_features(params: PyTree, image: Array, image_hw: Array, boxes: Array) -> Array:
+        return detector.roi_features(params["detector"], image, image_hw, boxes, head.roi_size)
 
     def distill(steps: int, halve: bool, weight: float) -> Callable:
         loss = head.distill(steps, halve, weight)
@@ -65,7 +83,7 @@ def build(config: ConfigDict) -> Model:
 
     return Model(
         init=init,
-        detector_loss=lambda params, *args: detector.loss(params["detector"], *args),
+        detector_loss=detector_loss,
         refine_loss=lambda params, *args: detector.refine_loss(params["detector"], *args),
         mask_loss=lambda params, *args: head.loss(params["mask_head"], *args),
         detect=lambda params, *args: detector.detect(params["detector"], *args),
@@ -73,4 +91,15 @@ def build(config: ConfigDict) -> Model:
         segment=lambda params, *args: head.predict(params["mask_head"], *args),
         trajectory=lambda params, *args: head.trajectory(params["mask_head"], *args),
         distill=distill,
+        mask_side=head.side,
+        gt_mask_side=head.gt_side,
+        mask_features=mask_features if head.roi_size else None,
     )
+
+
+def _mask_head_fields(config: ConfigDict) -> dict[str, Any]:
+    """What the mask head of ``config.model`` takes besides the fields that the detector takes too."""
+    fields = config.mask.to_dict()
+    if config.mask.head == "cnn":
+        return {"in_channels": config.detector.fpn_channels} | fields["cnn"]
+    return {k: v for k, v in fields.items() if k not in ("head", "min_shots", "cnn")}

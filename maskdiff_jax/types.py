@@ -9,6 +9,7 @@ covers 0..1), unless the name says otherwise. Class ids are 0..C-1 over base and
 background is C, padding is -1. Arrays may be numpy (from ``data/``) or jax.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -37,6 +38,8 @@ class Batch(NamedTuple):
     # `region_long_side`, never enlarged.
     region_image: UInt8[Array, "B Hr Wr 3"] | None = None
     region_hw: Int[Array, "B 2"] | None = None  # height, width of that image without padding
+    # each ground-truth object's mask in its box, 1 on the object; where the mask head is trained with the detector
+    gt_masks: UInt8[Array, "B N G G"] | None = None
 
 
 class MaskBatch(NamedTuple):
@@ -70,3 +73,35 @@ class TrainState(NamedTuple):
     params: PyTree  # {"detector": ..., "mask_head": ...}, float32
     opt_state: PyTree
     ema: PyTree  # exponential moving average of the trained leaves: {"path/to/leaf": array}
+
+
+class MaskHead(NamedTuple):
+    """What the rest of the package knows of a mask head.
+
+    `init(key) -> params`.
+    `loss(params, key, batch) -> (scalar, {"loss", "accuracy", "iou", ...})`; accuracy and IoU (0..1) are those of the
+    net's own estimate of the mask. For a diffusion head it is taken at random times; a fourth argument t [N] in 0..T-1
+    sets them.
+    `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
+    -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
+    `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: each step's input, noise
+    included, and its estimate, both scaled so that the mask is 0..1; the prediction is x0[-1], or the mean of the last
+    estimates if a head averages them.
+    `distill(steps, halve, guidance) -> loss`: the loss (params, teacher's params, key, batch) -> as `loss` that
+    teaches a net to sample in `steps` network evaluations, see `distillation.make_distillation`.
+    `side`: M of what `predict` returns.
+
+    The rest is for a head that sees pooled features of a box instead of its crop and is trained with the detector, as
+    Mask R-CNN's: `region` is [N, S, S, F] with S = `roi_size`, and `roi_loss(params, batch, pool, foreground RoIs)
+    -> scalar` replaces `loss`. `pool(boxes [B, R, 4], S) -> [B, R, S, S, F]`; the batch has `gt_masks` of `gt_side` px.
+    """
+
+    init: Callable[[Array], PyTree]
+    loss: Callable[..., tuple[Array, dict[str, Array]]]
+    predict: Callable[[PyTree, Array, Array, Array, Array], Array]
+    trajectory: Callable[[PyTree, Array, Array, Array, Array], tuple[Array, Array]]
+    distill: Callable[[int, bool, float], Callable[[PyTree, PyTree, Array, MaskBatch], tuple[Array, dict]]]
+    side: int
+    roi_size: int = 0
+    roi_loss: Callable[..., Array] | None = None
+    gt_side: int = 0

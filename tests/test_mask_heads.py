@@ -269,7 +269,7 @@ def test_options_that_do_not_fit_are_refused(changes, match):
 def test_every_preset_builds_a_head(preset, monkeypatch):
     monkeypatch.setattr(mask_heads, "UNet", UNet)
     config = base.get_config(preset).model
-    given = {k: v for k, v in config.mask.to_dict().items() if k not in ("head", "min_shots")}
+    given = {k: v for k, v in config.mask.to_dict().items() if k not in ("head", "min_shots", "cnn")}
     head = mask_heads.diffusion_head(num_classes=config.num_classes, dtype=config.dtype, **given)
     params = jax.eval_shape(head.init, jax.random.key(0))
     assert params["stem"]["kernel"].shape[2] == (4 + 3 * given["slots"]) * given["unet"]["stem_patch"] ** 2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from maskdiff_jax.model import build
+from maskdiff_jax.types import Batch, Instances
 from tests import tiny
 
 
@@ -29,8 +30,30 @@ def test_each_function_takes_the_parameters_of_its_part():
     assert noisy.shape == estimates.shape == (config.model.mask.diffusion.steps, n, side, side)
 
 
+def test_a_head_that_sees_roi_features_is_part_of_the_detectors_loss():
+    config = tiny.config().unlock()
+    config.model.mask.head = "cnn"
+    plain, model = build(tiny.config().model), build(config.model)
+    assert (plain.gt_mask_side, plain.mask_features) == (0, None)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    boxes = np.zeros((2, 3, 4), np.float32)
+    image, hw = np.zeros((2, 64, 64, 3), np.uint8), np.full((2, 2), 64)
+    cells = jax.eval_shape(model.mask_features, {"detector": params["detector"]}, image, hw, boxes)
+    cnn, channels = config.model.mask.cnn, config.model.detector.fpn_channels
+    assert cells.shape == (2, 3, cnn.roi_size, cnn.roi_size, channels)
+    side = model.gt_mask_side
+    instances = Instances(boxes, np.zeros((2, 3), np.int32), np.zeros((2, 3), bool))
+    batch = Batch(image, hw, hw, np.arange(2), instances, gt_masks=np.zeros((2, 3, side, side), np.uint8))
+    _, metrics = jax.eval_shape(model.detector_loss, params, jax.random.key(0), batch, np.ones(12, bool))
+    assert "loss_mask" in metrics
+    _, metrics = jax.eval_shape(
+        plain.detector_loss, {"detector": params["detector"]}, jax.random.key(0), batch, np.ones(12, bool)
+    )
+    assert "loss_mask" not in metrics
+
+
 def test_an_unknown_head_lists_the_known_ones():
     config = tiny.config().unlock()
     config.model.mask.head = "unet"
-    with pytest.raises(ValueError, match="unknown model.mask.head 'unet': choose diffusion, plain_unet"):
+    with pytest.raises(ValueError, match="unknown model.mask.head 'unet': choose diffusion, plain_unet, cnn"):
         build(config.model)

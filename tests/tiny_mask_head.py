@@ -21,7 +21,7 @@ def options(unet=None, diffusion=None, **changes) -> dict:
     """The keyword arguments of a preset, shrunk."""
     config = base.get_config("shapes").model
     given = config.mask.to_dict()
-    for field in ("head", "min_shots"):  # read by others
+    for field in ("head", "min_shots", "cnn"):  # read by others
         del given[field]
     given |= {"num_classes": 3, "dtype": "float32", "size": M, "slots": 2} | changes
     small = {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "heads": 2, "stem_patch": 1}

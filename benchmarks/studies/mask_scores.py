@@ -68,7 +68,7 @@ def sampled(data: Data, params: Any, setting: dict[str, Any]) -> Iterator[segmen
             moved = loosened(tight, o["jitter"], rng)
             boxes[image_id] = moved.astype(np.float32), np.array([a.class_id for a in annotations])
     batches = pipeline.eval_batches(data.test, c.data, batch=c.eval.batch)
-    yield from segment.sample_masks(segmenter, params, segment.ground_truth_objects(segmenter, batches, boxes))
+    yield from segment.sample_masks(segmenter, params, segment.ground_truth_objects(segmenter, params, batches, boxes))
 
 
 class Compared(NamedTuple):

@@ -77,7 +77,7 @@ def _soft(segmenter, params, data, truth, order):
     }
     batches = pipeline.eval_batches(data.test, data.config.data, batch=data.config.eval.batch)
     kept = []
-    for found, hw in segment.ground_truth_objects(segmenter, batches, boxes):
+    for found, hw in segment.ground_truth_objects(segmenter, params, batches, boxes):
         for row in range(len(hw)):
             key = (int(found.image_id[row]), int(found.rank[row]))
             if key in order:

@@ -1,12 +1,14 @@
-"""Detector batches: resized images, padded to a common size, and their boxes."""
+"""Detector batches: resized images, padded to a common size, their boxes and, if asked for, masks."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.dataset import Annotation, Dataset
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.types import Batch, Instances
 
 
@@ -19,16 +21,18 @@ class ImageTable(NamedTuple):
     boxes: np.ndarray  # [all, 4] px of the image file; targets first, then ignored ones, each from large to small
     classes: np.ndarray  # [all]
     ignore: np.ndarray  # [all]
+    masks: Sequence[str]  # [all] RLE counts of the image file's size; () where no mask is asked for
     position: np.ndarray  # [I], in the dataset
     read: Callable[[int], np.ndarray]  # position -> uint8 [h, w, 3]
 
 
 class TrainOptions(NamedTuple):
-    """As in config.data."""
+    """The first three as in config.data."""
 
     short_sides: tuple[int, ...]
     long_side: int
     flip: float
+    mask_side: int  # G of Batch.gt_masks, px; 0: without them
 
 
 def image_table(
@@ -38,6 +42,7 @@ def image_table(
     read: Callable[[int], np.ndarray],
     *,
     crowd: bool = False,
+    masks: bool = False,
 ) -> ImageTable:
     """Collects the images at `positions`.
 
@@ -47,6 +52,7 @@ def image_table(
       slots: N; of more objects the largest are kept.
       read: position in the dataset -> pixels.
       crowd: whether crowd regions are kept, as ignored objects.
+      masks: whether the objects' masks are kept.
     """
     infos = [dataset.infos[i] for i in positions]
     rows: list[Annotation] = []
@@ -63,6 +69,7 @@ def image_table(
         boxes=np.array([a.box for a in rows], np.float64).reshape(-1, 4),
         classes=np.array([a.class_id for a in rows], np.int32),
         ignore=np.array([not a.is_target for a in rows], bool),
+        masks=[a.rle["counts"] for a in rows] if masks else (),
         position=np.array(list(positions)),
         read=read,
     )
@@ -77,7 +84,9 @@ def training_batch(
     rng: np.random.Generator,
 ) -> Batch:
     """A batch of the images `members` [B] of the table; size and flip are random for each image."""
-    batch = _empty(len(members), padded_size, slots)
+    batch, side = _empty(len(members), padded_size, slots), options.mask_side
+    if side:
+        batch = batch._replace(gt_masks=np.zeros((len(members), slots, side, side), np.uint8))
     for row, k in enumerate(members):
         short = options.short_sides[rng.integers(len(options.short_sides))]
         hw = transforms.resized_hw(*table.sizes[k].tolist(), short, options.long_side)
@@ -152,3 +161,15 @@ def _fill(
     batch.instances.boxes[row, :n] = boxes[valid]
     batch.instances.classes[row, :n] = table.classes[objects][valid]
     batch.instances.ignore[row, :n] = table.ignore[objects][valid]
+    if batch.gt_masks is not None:
+        for slot, i in enumerate(np.arange(objects.start, objects.stop)[valid]):
+            mask = _mask_in_box(table, k, i, batch.gt_masks.shape[-1])
+            batch.gt_masks[row, slot] = mask[:, ::-1] if mirror else mask
+
+
+def _mask_in_box(table: ImageTable, k: int, i: int, side: int) -> np.ndarray:
+    """uint8 [side, side] of 0 and 1: the mask of object i, which is in image k, cropped to its box and resized."""
+    mask = decode_mask({"size": table.sizes[k].tolist(), "counts": table.masks[i]})
+    box = tuple(table.boxes[i].tolist())
+    resized = Image.fromarray(mask * np.uint8(255)).resize((side, side), transforms.BILINEAR, box=box)
+    return (np.asarray(resized) >= 128).astype(np.uint8)

@@ -122,7 +122,7 @@ def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[
     return None
 
 
-def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> grain.DatasetIterator:
+def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int, mask_side: int = 0) -> grain.DatasetIterator:
     """Endless training batches: resized, flipped at random, padded to one size per batch.
 
     Images without a target (see `Annotation.is_target`) are dropped. Each batch has images of one padded size, the
@@ -133,6 +133,7 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> gr
       data: config.data.
       batch: B.
       seed: of the order, sizes and flips.
+      mask_side: G of `Batch.gt_masks`, px; 0: without them.
 
     Returns:
       An iterator of `types.Batch` (N = data.max_boxes; of more targets the largest are kept) with
@@ -146,8 +147,8 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int) -> gr
         raise ValueError(f"no image of {dataset.name} {dataset.split} has an object to learn from")
     decoded = sum(3 * dataset.infos[i].height * dataset.infos[i].width for i in usable)
     read = _cached(dataset.read, _limit(data, _cache_bytes(data), decoded))
-    table = detector_batches.image_table(dataset, usable, data.max_boxes, read)
-    options = detector_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip)
+    table = detector_batches.image_table(dataset, usable, data.max_boxes, read, masks=mask_side > 0)
+    options = detector_batches.TrainOptions(tuple(data.short_sides), data.long_side, data.flip, mask_side)
     padded = buckets.padded_sizes(table.sizes, max(data.short_sides), data)
     buckets.print_padding(table.sizes, data)
     groups, shares = [], []

@@ -240,7 +240,7 @@ def mask_ious(
         if annotations
     }
     batches = _batches(config, segmenter, dataset, "masks in ground-truth boxes")
-    objects = segment.ground_truth_objects(segmenter, batches, boxes_of)
+    objects = segment.ground_truth_objects(segmenter, params, batches, boxes_of)
     values: dict[int, list[float]] = {}
     for sampled in segment.sample_masks(segmenter, params, objects):
         found, rles = sampled.objects, segment.paste_all(segmenter, sampled)

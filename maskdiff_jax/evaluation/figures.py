@@ -42,7 +42,7 @@ def render(
 
     ``scenes_*.png``: images with their ground truth and predictions. ``support.png``: the shots. For ground-truth
     objects of the split ``forward.png``: noise is added to a mask; ``denoising.png``: a mask is sampled;
-    ``samples.png``: several samples per object.
+    ``samples.png``: several samples per object. These three need a mask head that sees crops.
 
     Those of an earlier evaluation are deleted: a report would show them as pictures of this one.
 
@@ -62,7 +62,7 @@ def render(
         info = dataset.infos[i]
         _save(folder / f"scenes_{n:02d}.png", scene(dataset, dataset.read(i), info, by_image.get(info.id, [])))
     _save(folder / "support.png", visualize.support_sheet(support, dataset.categories))
-    examples = find_examples(config, dataset, segmenter)
+    examples = [] if model.mask_features else find_examples(config, params, dataset, segmenter)
     if examples:
         _save(folder / "forward.png", noising(config, examples[0]))
         trajectories = sample_trajectories(model, params, support, examples)
@@ -117,7 +117,7 @@ def _xyxy(box: list[float]) -> list[float]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def find_examples(config: ConfigDict, dataset: Dataset, segmenter: segment.Segmenter) -> list[Example]:
+def find_examples(config: ConfigDict, params: PyTree, dataset: Dataset, segmenter: segment.Segmenter) -> list[Example]:
     """The largest ground-truth object of up to EXAMPLES classes, novel classes first."""
     largest: dict[int, tuple[int, Annotation]] = {}  # class id -> position of the image, object
     for i, info in enumerate(dataset.infos):
@@ -125,18 +125,19 @@ def find_examples(config: ConfigDict, dataset: Dataset, segmenter: segment.Segme
             if not a.crowd and (a.class_id not in largest or a.area > largest[a.class_id][1].area):
                 largest[a.class_id] = i, a
     order = sorted(largest, key=lambda c: (not dataset.categories[c].novel, c))
-    return [_example(config, dataset, segmenter, *largest[c]) for c in order[:EXAMPLES]]
+    return [_example(config, params, dataset, segmenter, *largest[c]) for c in order[:EXAMPLES]]
 
 
 def _example(
-    config: ConfigDict, dataset: Dataset, segmenter: segment.Segmenter, position: int, annotation: Annotation
-) -> Example:
+    config: ConfigDict, params: PyTree, dataset: Dataset, segmenter: segment.Segmenter, position: int,
+    annotation: Annotation,
+) -> Example:  # fmt: skip
     """The region and mask of one object, cropped as evaluation crops them."""
     one = dataset._replace(infos=[dataset.infos[position]], read=lambda _: dataset.read(position))
     size = segment.round_up(config.eval.batch, segmenter.mesh)
     batch = next(iter(pipeline.eval_batches(one, config.data, batch=size)))
     boxes = np.broadcast_to(np.array(annotation.box, np.float32), (len(batch.image_id), 1, 4))
-    region = jax.device_get(segmenter.crop(batch, boxes))[0, 0]
+    region = jax.device_get(segmenter.crop(params, batch, boxes))[0, 0]
     side, whole = config.model.mask.size, Image.fromarray(rle.decode(annotation.rle) * 255)
     mask = whole.resize((side, side), Image.Resampling.BILINEAR, box=annotation.box)
     return Example(region, (np.asarray(mask) >= 128).astype(np.float32), annotation.class_id)

@@ -86,8 +86,10 @@ class Predictor:
         self._params = jax.device_put(trained.params)
         self._min_score, self._samples, self._keep_samples = min_score, samples, keep_samples
         self._top_n = min(config.eval.mask_top_n, config.model.detector.max_detections)
+        model = build(config.model)
+        self._mask_side = model.mask_side
         self._segmenter = segment.make_segmenter(
-            build(config.model), trained.support, size=config.model.mask.size, context=config.data.context,
+            model, trained.support, size=config.model.mask.size, context=config.data.context,
             top_n=self._top_n, mask_batches=MASK_BATCHES, threshold=config.eval.mask_threshold,
             samples=samples, noise_seed=noise_seed,
         )  # fmt: skip
@@ -112,7 +114,7 @@ class Predictor:
             min_score=self._min_score, top_n=self._top_n, without_mask=[],
         )  # fmt: skip
         sampled = segment.sample_masks(self._segmenter, self._params, objects)
-        return self._prediction(image, segment.concatenate(sampled, self._config.model.mask.size, self._samples))
+        return self._prediction(image, segment.concatenate(sampled, self._mask_side, self._samples))
 
     def _prediction(self, image: np.ndarray, sampled: segment.SampledMasks) -> Prediction:
         """The sampled masks of one image's objects, pasted and named."""

@@ -32,14 +32,14 @@ class Objects(NamedTuple):
     class_id: np.ndarray  # [n] int32, 0..C-1
     score: np.ndarray  # [n] float32, 0..1
     box: np.ndarray  # [n, 4] float32, xyxy in original pixels
-    region: np.ndarray  # [n, M, M, 3] uint8, RGB
+    region: np.ndarray  # what the mask head sees: [n, M, M, 3] uint8, RGB, or [n, S, S, F] features
 
 
 class Segmenter(NamedTuple):
     """The compiled functions of one model, and what they need besides its parameters."""
 
-    detect: Any  # params, batch, active -> boxes [B, D, 4] original px, scores, classes, regions [B, top_n, M, M, 3]
-    crop: Any  # batch, boxes [B, n, 4] original px -> regions [B, n, M, M, 3] uint8
+    detect: Any  # params, batch, active -> boxes [B, D, 4] original px, scores, classes, regions [B, top_n, ...]
+    crop: Any  # params, batch, boxes [B, n, 4] original px -> regions [B, n, ...], as in `Objects`
     sample: Any  # params, shots, key, Objects -> soft, each, as in `SampledMasks`
     mesh: Mesh  # the devices that batches are divided over
     shots: Array  # [C, K, M, M, 4] uint8 on every device; an argument of `sample`, so other shots need no compilation
@@ -68,7 +68,7 @@ def make_segmenter(
       model: from ``model.build``.
       support: the shots of each class.
       size: M, side of a region in pixels.
-      context: margin around a box before cropping, as a share of the box's side.
+      context: margin around a box before cropping, as a share of the box's side; none around RoI features.
       top_n: detections per image whose regions are cropped.
       mask_batches: numbers of objects whose masks are sampled together. The largest is used while there are enough
         objects, then the smallest that holds the rest. One number suits many images (throughput), several suit
@@ -80,10 +80,11 @@ def make_segmenter(
     """
     mesh = sharding.make_mesh(1) if mesh is None else mesh
     everywhere = sharding.replicated(mesh)
-    crop = _cropper(size, context)
+    context = 0.0 if model.mask_features else context
+    crop = _pooler(model.mask_features) if model.mask_features else _cropper(size, context)
     return Segmenter(
         detect=_per_device(_detector(model, crop, top_n), mesh, (False, True, False)),
-        crop=_per_device(crop, mesh, (True, True)),
+        crop=_per_device(crop, mesh, (False, True, True)),
         sample=_per_device(_mask_sampler(model, samples), mesh, (False, False, False, True)),
         mesh=mesh,
         shots=jax.device_put(support.shots, everywhere),
@@ -95,9 +96,9 @@ def make_segmenter(
 
 
 def _cropper(size: int, context: float) -> Callable:
-    """`Segmenter.crop`, not compiled."""
+    """`Segmenter.crop` of a head that sees crops, not compiled."""
 
-    def crop(batch: Batch, boxes: Array) -> Array:
+    def crop(params: PyTree, batch: Batch, boxes: Array) -> Array:
         def one_image(image, region_hw, original_hw, boxes):
             scale = region_hw / original_hw
             scale = jnp.concatenate([scale[::-1], scale[::-1]])
@@ -110,6 +111,17 @@ def _cropper(size: int, context: float) -> Callable:
     return crop
 
 
+def _pooler(mask_features: Callable) -> Callable:
+    """`Segmenter.crop` of a head that sees RoI features, not compiled."""
+
+    def crop(params: PyTree, batch: Batch, boxes: Array) -> Array:
+        scale = batch.image_hw / batch.original_hw
+        scale = jnp.concatenate([scale[:, ::-1], scale[:, ::-1]], 1)[:, None]
+        return mask_features(params, batch.image, batch.image_hw, boxes * scale)
+
+    return crop
+
+
 def _detector(model: Model, crop: Callable, top_n: int) -> Callable:
     """`Segmenter.detect`, not compiled."""
 
@@ -117,7 +129,7 @@ def _detector(model: Model, crop: Callable, top_n: int) -> Callable:
         found = model.detect(params, batch.image, batch.image_hw, active)
         scale = batch.original_hw / batch.image_hw
         boxes = found.boxes * jnp.concatenate([scale[:, ::-1], scale[:, ::-1]], 1)[:, None]
-        return boxes, found.scores, found.classes, crop(batch, boxes[:, :top_n])
+        return boxes, found.scores, found.classes, crop(params, batch, boxes[:, :top_n])
 
     return detect
 
@@ -201,7 +213,7 @@ def detected_objects(
 
 
 def ground_truth_objects(
-    segmenter: Segmenter, batches: Iterable[Batch], boxes_of: dict[int, tuple[np.ndarray, np.ndarray]]
+    segmenter: Segmenter, params: PyTree, batches: Iterable[Batch], boxes_of: dict[int, tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[tuple[Objects, np.ndarray]]:
     """Ground-truth objects as if the detector had found them, each with score 1.
 
@@ -212,6 +224,7 @@ def ground_truth_objects(
     Yields:
       As ``detected_objects``.
     """
+    params = jax.device_put(params, sharding.replicated(segmenter.mesh))
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
     most = max((len(classes) for _, classes in boxes_of.values()), default=0)
 
@@ -221,7 +234,7 @@ def ground_truth_objects(
         for i, image_id in enumerate(batch.image_id):
             boxes, _ = boxes_of.get(int(image_id), nothing)
             padded[i, : len(boxes)] = boxes
-        return batch, segmenter.crop(*sharding.put_batch((batch, padded), segmenter.mesh))
+        return batch, segmenter.crop(params, *sharding.put_batch((batch, padded), segmenter.mesh))
 
     for batch, found in _one_ahead(map(start, batches)):
         regions = jax.device_get(found)
@@ -266,13 +279,15 @@ def concatenate(parts: Iterable[SampledMasks], size: int, samples: int) -> Sampl
       size: M, px.
       samples: masks per object.
     """
+    parts = list(parts)
+    if parts:
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
     none = Objects(
         image_id=np.zeros(0, np.int32), rank=np.zeros(0, np.int32), class_id=np.zeros(0, np.int32),
         score=np.zeros(0, np.float32), box=np.zeros((0, 4), np.float32), region=np.zeros((0, size, size, 3), np.uint8),
     )  # fmt: skip
     soft, each = np.zeros((0, size, size), np.float32), np.zeros((0, samples, size, size), np.float32)
-    empty = SampledMasks(none, np.zeros((0, 2), np.int32), soft, each)
-    return jax.tree.map(lambda *x: np.concatenate(x), empty, *parts)
+    return SampledMasks(none, np.zeros((0, 2), np.int32), soft, each)
 
 
 def paste_all(segmenter: Segmenter, sampled: SampledMasks) -> list[dict[str, Any]]:

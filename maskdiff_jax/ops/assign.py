@@ -101,12 +101,13 @@ class SampledAnchors(NamedTuple):
 
 
 class SampledRois(NamedTuple):
-    """RoIs in the second stage's losses, of one image (or, vmapped, of many)."""
+    """RoIs in the second stage's losses, of one image (or, vmapped, of many); foreground first."""
 
     boxes: Array  # [R, 4] xyxy, px; zeros where not used
     labels: Array  # [R] class ids, background C
     used: Array  # [R] bool, False in slots that nothing fills
     targets: Array  # [R, 4] regression targets; meaningless for background
+    matched_gt_idx: Array  # [R] int32, the ground-truth object; meaningless for background
 
 
 def sample_anchors(
@@ -178,4 +179,4 @@ def sample_rois(
     rois = jnp.where(used[:, None], boxes[index], 0.0)
     matched = matched_gt_idx[index]
     labels = jnp.where(is_fg, gt.classes[matched], background)
-    return SampledRois(rois, labels, used, box_ops.encode(rois, gt.boxes[matched], weights))
+    return SampledRois(rois, labels, used, box_ops.encode(rois, gt.boxes[matched], weights), matched)

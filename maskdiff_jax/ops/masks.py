@@ -56,6 +56,24 @@ def roi_target(mask: Array, box: Array, size: int) -> Array:
     return cells[0, ..., 0]
 
 
+def roi_target_of_crop(mask: Array, gt_box: Array, box: Array, size: int) -> Array:
+    """`roi_target` of a mask that is stored cropped to its box.
+
+    Args:
+      mask: [G, G] of 0 and 1, the object in its box; outside it there is nothing.
+      gt_box: [4] xyxy, that box; an empty one gives zeros or ones.
+      box: [4] xyxy, the box to make a target for, in the same pixels.
+      size: S, cells per side.
+
+    Returns:
+      [S, S] float32, the object's share of each cell.
+    """
+    low, sides = gt_box[:2], jnp.maximum(gt_box[2:] - gt_box[:2], 1e-5)
+    inside = (box.reshape(2, 2) - low) * (mask.shape[0] / sides)
+    # RoIAlign repeats the last pixels of an image: with a border of zeros nothing is repeated
+    return roi_target(jnp.pad(mask, 1), inside.reshape(4) + 1.0, size)
+
+
 def context_box(box: Array, context: float, hw: Array) -> Array:
     """A box [..., 4] with a margin of `context` times its side on every side, clipped to the image ([2])."""
     x0, y0, x1, y1 = jnp.moveaxis(box, -1, 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maskdiff_jax.model import WITH_DETECTOR
 from maskdiff_jax.workdir import (
     NEXT_STAGE,
     SAMPLING,
@@ -42,7 +43,8 @@ OF_PARAMETER = {
 }
 # what the detector that a run takes over must share with it, beside the fields of its nets
 OF_DETECTOR = ("stage", "data.source", "data.train_json", "data.novel_classes")
-NOVEL_INITS = ("finetune", "random", "imprint", "mean_embedding")
+NOVEL_INITS = ("finetune", "fresh", "random", "imprint", "mean_embedding")
+CLASSIFIER = "model.detector.classifier"
 
 
 def inherit(
@@ -75,7 +77,7 @@ def inherit(
         taught = config.stage == "distill" and covers(FREE_OF_TEACHER, name)
         if taught or not covers((*SHARED, *OF_DATA), name) or ours[name] == value:
             continue
-        if covers((*NEXT_STAGE, *OF_DATA), name) and name in given | own:
+        if covers((*NEXT_STAGE, *OF_DATA, CLASSIFIER), name) and name in given | own:
             continue
         if name not in given:
             changed[name] = value
@@ -120,7 +122,16 @@ def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
         ]
     if config.fewshot.novel_init not in NOVEL_INITS:
         return [f"unknown fewshot.novel_init '{config.fewshot.novel_init}': choose {', '.join(NOVEL_INITS)}"]
-    return model_differences(config, before, "data.novel_classes", "data.context", free=reset_fields(config))
+    free = reset_fields(config)
+    if becomes_cosine(config, before["model"]["detector"]["classifier"]):
+        free = (*free, CLASSIFIER)
+    return model_differences(config, before, "data.novel_classes", "data.context", free=free)
+
+
+def becomes_cosine(config: ConfigDict, classifier: str) -> bool:
+    """Whether stage 2 makes a cosine classifier of stage 1's linear ``classifier``, as TFA's does on COCO."""
+    starts_anew = CLASSIFIER in reset_fields(config)
+    return (classifier, config.model.detector.classifier, starts_anew) == ("linear", "cosine", False)
 
 
 def reset_fields(config: ConfigDict) -> tuple[str, ...]:
@@ -137,16 +148,28 @@ def check_detector(config: ConfigDict) -> None:
 
     Raises:
       FileNotFoundError: no run there.
-      ValueError: it was trained in another stage, for other classes or on other data, or its nets differ; names the
-        fields.
+      ValueError: the mask head is trained with its detector; or the run was trained in another stage, for other
+        classes or on other data, or its nets differ; names the fields.
     """
     folder = config.detector_from
+    if config.model.mask.head in WITH_DETECTOR:
+        raise ValueError(
+            f"model.mask.head='{config.model.mask.head}' is trained with the detector: leave out --config.detector_from"
+        )
     shots = ("fewshot.shots", "fewshot.seed", "fewshot.classes") if config.stage == "fewshot" else ()
     differ = model_differences(
         config, as_json(read_config(folder)), *OF_DETECTOR, *shots, free=("model.mask.", "model.dtype")
     )
     if differ:
         raise ValueError(f"the detector of {folder} cannot be taken over (detector_from): {'; '.join(differ)}")
+
+
+def with_classifier_of_stage1(config: ConfigDict) -> ConfigDict:
+    """A config of stage 2 with the classifier that it starts with, see `becomes_cosine`."""
+    first = config.copy_and_resolve_references().unlock()
+    if becomes_cosine(config, read_config(config.init_from).model.detector.classifier):
+        first.model.detector.classifier = "linear"
+    return first.lock()
 
 
 def check_rounds(config: ConfigDict) -> None:

@@ -1,9 +1,10 @@
-"""Weights of the box predictor for classes that stage 1 never saw.
+"""Weights of the last layers for classes that stage 1 never saw: of the box predictor, and of masks per class.
 
 ``predictor`` is ``params["detector"]["box_predictor"]``. Its ``cls_score/kernel`` [F, C + 1] has one column per class,
 background last, and so has the ``rho`` of a probit classifier. ``bbox_pred/kernel`` [F, 4 C] and ``bbox_pred/bias``
-[4 C] have four columns per class, or four in all when boxes are class-agnostic; ``bbox_variance`` is like it. ``base``
-and ``novel`` are class ids, int [n].
+[4 C] have four columns per class, or four in all when boxes are class-agnostic; ``bbox_variance`` is like it. The
+predictor of Mask R-CNN's mask head (`nets.maskcnn`) has one column per class, or one in all. ``base`` and ``novel`` are
+class ids, int [n].
 """
 
 import jax
@@ -40,6 +41,13 @@ def copy_classes(predictor: PyTree, source: PyTree, novel: np.ndarray, num_class
     return {"cls_score": copy("cls_score", novel)} | boxes
 
 
+def copy_masks(predictor: PyTree, source: PyTree, novel: np.ndarray, num_classes: int) -> PyTree:
+    """``copy_classes`` for ``predictor = params["mask_head"]["predictor"]``; as it is if masks are class-agnostic."""
+    if predictor["bias"].shape[-1] != num_classes:
+        return predictor
+    return {leaf: weight.at[..., novel].set(source[leaf][..., novel]) for leaf, weight in predictor.items()}
+
+
 def initialize(
     predictor: PyTree, key: Array, base: np.ndarray, novel: np.ndarray, num_classes: int, *, bias: float = 0.0
 ) -> PyTree:
@@ -64,12 +72,28 @@ def initialize(
     return {"cls_score": classes} | boxes
 
 
+def initialize_masks(predictor: PyTree, base: np.ndarray, novel: np.ndarray, num_classes: int) -> PyTree:
+    """New weights for the novel classes in ``params["mask_head"]["predictor"]``: the mean of the base classes'."""
+    if predictor["bias"].shape[-1] != num_classes or not len(base):
+        return predictor
+    return {leaf: _set_to_mean(weight, base, novel, num_classes) for leaf, weight in predictor.items()}
+
+
+def without_bias(predictor: PyTree) -> PyTree:
+    """The box predictor of a linear classifier as that of a cosine classifier, which has directions alone.
+
+    TFA goes from one to the other the same way on COCO: the fine-tuned layer loads the weight, skips the bias, and
+    normalizes (few-shot-object-detection, configs/COCO-detection, `CosineSimOutputLayers`).
+    """
+    return predictor | {"cls_score": {"kernel": predictor["cls_score"]["kernel"]}}
+
+
 def _class_specific(predictor: PyTree, num_classes: int) -> bool:
     return predictor["bbox_pred"]["bias"].shape[-1] == 4 * num_classes
 
 
 def _set_to_mean(weight: Array, base: np.ndarray, novel: np.ndarray, num_classes: int) -> Array:
-    by_class = weight.reshape(*weight.shape[:-1], num_classes, 4)
+    by_class = weight.reshape(*weight.shape[:-1], num_classes, -1)
     mean = by_class[..., base, :].mean(-2, keepdims=True)
     return by_class.at[..., novel, :].set(mean).reshape(weight.shape)
 

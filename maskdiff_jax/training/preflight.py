@@ -13,12 +13,21 @@ from ml_collections import ConfigDict
 from maskdiff_jax.data import checks, pipeline, sources
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.synthetic import scenes
-from maskdiff_jax.model import build
+from maskdiff_jax.model import WITH_DETECTOR, build
 from maskdiff_jax.training import optim
 from maskdiff_jax.training.side_by_side import make_meshes
 from maskdiff_jax.workdir import CHECKPOINTS
 
 PHASES = {"base": ("detector", "refine", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
+PARTS = {
+    "detector": ("detector/",), "refine": ("detector/refine/",), "novel": ("detector/box_predictor/",),
+    "mask": ("mask_head/",),
+}  # fmt: skip
+# of a mask head that is trained with the detector
+JOINT_PARTS = {
+    "detector": ("detector/", "mask_head/"), "refine": ("detector/refine/",),
+    "novel": ("detector/box_predictor/", "mask_head/predictor/"),
+}  # fmt: skip
 SHOTS = (1, 5, 10)  # the K of the paper's tables
 NAMED = 3  # classes that a note names
 BYTES = 4  # of a float32: a parameter, its EMA, a moment
@@ -53,7 +62,8 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
 def trained_phases(config: ConfigDict) -> tuple[str, ...]:
     """The sections of `config.train` that this run trains with; with no steps a phase does nothing."""
     names = ("mask",) if config.detector_from else PHASES[config.stage]
-    return tuple(name for name in names if config.train[name].steps)
+    joint = config.model.mask.head in WITH_DETECTOR  # has no phase "mask"
+    return tuple(name for name in names if config.train[name].steps and not (joint and name == "mask"))
 
 
 def _check_phases(config: ConfigDict) -> None:
@@ -96,12 +106,10 @@ def checkpoint_bytes(config: ConfigDict) -> int:
     """
     leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
     sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
-    part_of = {
-        "detector": "detector/", "refine": "detector/refine/", "novel": "detector/box_predictor/", "mask": "mask_head/",
-    }  # fmt: skip
     states = [0]
+    parts = JOINT_PARTS if config.model.mask.head in WITH_DETECTOR else PARTS
     for name in trained_phases(config):
-        trained = sum(n for k, n in sizes.items() if k.startswith(part_of[name]))
+        trained = sum(n for k, n in sizes.items() if k.startswith(parts[name]))
         states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
         if config.stage == "distill":
             rounds = len(config.distill.rounds) + (config.distill.guidance != 1.0)

@@ -14,22 +14,26 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskdiff_jax import sharding
+from maskdiff_jax.model import WITH_DETECTOR
 from maskdiff_jax.types import PyTree
 
 POLL = 0.5  # seconds between looks for a signal
 
 Train = Callable[..., PyTree]  # (phase, params) -> params, on a group of devices
-# part of the parameters ("detector", "mask_head") -> what runs its phases; only params[part] of the result is kept
+# part of the parameters ("detector", "mask_head") -> what runs its phases; only params[part] of the result is kept.
+# Parts with the same function are trained together by one call of it
 Parts = Mapping[str, Callable[[Train], PyTree]]
 
 
 def make_meshes(config: ConfigDict) -> list[Mesh]:
     """The devices that the parts of a stage are trained on: those of `train.devices`, or each half of them.
 
-    In distillation, and with a detector that is taken over, only the mask head is trained.
+    In distillation, and with a detector that is taken over, only the mask head is trained; and some mask heads are
+    trained with the detector.
     """
     mesh = sharding.make_mesh(config.train.devices)
-    if not config.train.side_by_side or config.stage == "distill" or config.detector_from:
+    one_part = config.stage == "distill" or config.detector_from or config.model.mask.head in WITH_DETECTOR
+    if not config.train.side_by_side or one_part:
         return [mesh]
     return sharding.divide(mesh, 2)
 
@@ -50,7 +54,8 @@ def train_parts(parts: Parts, trains: Sequence[Train], stop: threading.Event | N
       Whatever a part raises first; the other parts have stopped by then.
     """
     if len(trains) == 1:
-        return {name: run(trains[0])[name] for name, run in parts.items()}
+        trained = {run: run(trains[0]) for run in dict.fromkeys(parts.values())}
+        return {name: trained[run][name] for name, run in parts.items()}
     with ThreadPoolExecutor(len(parts)) as pool:
         futures = {name: pool.submit(run, t) for (name, run), t in zip(parts.items(), trains, strict=True)}
         try:

@@ -7,6 +7,9 @@ share no trained parameter, so the sum of their losses has the same gradients as
 have its own number of steps (`side_by_side`). For the same reason a run may take over the trained detector of another
 one (`config.detector_from`) and train its mask head alone. Stage "distill", which is not the paper's, may then teach
 the mask head to sample in fewer steps.
+
+Mask R-CNN's mask head, that of the baselines, shares its features with the detector: there the phases "novel" and
+"detector" train both with the sum of their losses, and there is no phase "mask".
 """
 
 from collections.abc import Callable
@@ -35,7 +38,9 @@ from maskdiff_jax.workdir import SHOTS, check_shots, load_weights, saved_phases
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
 # a second pass has a phase of its own
 DETECTOR_ONLY = [("detector/refine/.*|mask_head/.*", optim.FROZEN), ("detector/.*", "detector")]
+JOINT = [("detector/refine/.*", optim.FROZEN), (".*", "detector")]
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
+JOINT_PREDICTOR_ONLY = [("mask_head/predictor/.*", "detector"), *PREDICTOR_ONLY]
 # of phase "refine" [iFS-RCNN]
 SECOND_PASS = [("detector/(refine|box_predictor/bbox_(pred|variance))/.*", "detector"), (".*", optim.FROZEN)]
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
@@ -61,7 +66,8 @@ def base_stage(config: ConfigDict, workdir: Path) -> Parts:
     dataset = fewshot.restrict(train_split, base)
     # all phases before one trains, so that an error in the second does not show up days later
     detector = _detector_phase(config, model, "detector", dataset, base)
-    mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "train"))
+    joint = model.gt_mask_side > 0
+    mask = None if joint else _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "train"))
     refine = _detector_phase(config, model, "refine", dataset, base, SECOND_PASS)
 
     def train_detector(train: Train) -> PyTree:
@@ -70,35 +76,44 @@ def base_stage(config: ConfigDict, workdir: Path) -> Parts:
         trained = train(detector, params)
         return train(refine, trained) if config.model.detector.refine else trained
 
+    if mask is None:
+        return _together(train_detector)
     return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
 def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     """The heads on K shots of every class; backbone, FPN and RPN stay as they are, as in TFA.
 
-    Leaves ``shots.json``.
+    Leaves ``shots.json``. Where ``train.frozen`` says so the features are trained too.
 
     Raises:
       FileNotFoundError: the dataset or the run of stage 1 is missing, or the one of ``config.detector_from``.
       ValueError: see `compatibility.check_start`; or the shots cannot be sampled, or are not those of the detector.
     """
     compatibility.check_start(config, Path(config.init_from))
-    model = build(config.model)
-    params = starting_params(config, model)
+    model, first = build(config.model), compatibility.with_classifier_of_stage1(config)
+    params = starting_params(first, build(first.model))
     support_split = pipeline.open_split(config.data, "support")
     shots = _sampled_shots(config, workdir, support_split)
     dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
     active = active_class_ids(config, support_split.categories)
     # before the first phase trains, as in stage 1
     detector = _detector_phase(config, model, "detector", dataset, active)
-    mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "support"))
 
     def train_detector(train: Train) -> PyTree:
         if config.detector_from:
             return params
-        predictor = _with_novel_classes(config, model, params, support_split, shots, train)
-        return train(detector, params | {"detector": params["detector"] | {"box_predictor": predictor}})
+        started = _with_novel_classes(first, build(first.model), params, support_split, shots, train)
+        if first.model.detector.classifier != config.model.detector.classifier:
+            started = _replaced(started, novel_classes.without_bias(started["detector"]["box_predictor"]))
+        return train(detector, started)
 
+    if model.gt_mask_side and config.fewshot.novel_init == "fresh" and config.fewshot.classes == "novel":
+        novel_only = _detector_phase(config, model, "novel", dataset, active, _predictors(model))
+        return _together(lambda train: train(novel_only, _with_fresh_predictors(config, model, params)))
+    if model.gt_mask_side:
+        return _together(train_detector)
+    mask = _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "support"))
     return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
@@ -136,6 +151,11 @@ def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
 STAGES = {"base": base_stage, "fewshot": fewshot_stage, "distill": distill_stage}
 
 
+def _together(run: Callable[[Train], PyTree]) -> Parts:
+    """Detector and mask head, trained by the same phases."""
+    return {"detector": run, "mask_head": run}
+
+
 def _sampled_shots(config: ConfigDict, workdir: Path, support_split: Dataset) -> fewshot.ShotSet:
     """Samples the shots and leaves them in ``shots.json``; a run that resumes must get the same ones."""
     shots = sample_shots(config, support_split)
@@ -150,15 +170,20 @@ def _sampled_shots(config: ConfigDict, workdir: Path, support_split: Dataset) ->
 def _detector_phase(
     config: ConfigDict, model: Model, name: str, dataset: Dataset, class_ids: np.ndarray, patterns: list | None = None
 ) -> Phase:
-    """Trains the parameters of the detector that `train.frozen` (or ``patterns``) does not freeze, on some classes."""
+    """Trains the parameters of the detector that `train.frozen` (or ``patterns``) does not freeze, on some classes.
+
+    So are those of a mask head that is trained with the detector.
+    """
     fields = config.train[name]
     frozen = [(pattern, optim.FROZEN) for pattern in config.train.frozen]
     return Phase(
         name=name,
         steps=fields.steps,
         loss=_over_classes(model.refine_loss if name == "refine" else model.detector_loss, config, class_ids),
-        loader=pipeline.detector_loader(dataset, config.data, batch=fields.batch, seed=config.seed),
-        patterns=patterns or [*frozen, *DETECTOR_ONLY],
+        loader=pipeline.detector_loader(
+            dataset, config.data, batch=fields.batch, seed=config.seed, mask_side=model.gt_mask_side
+        ),
+        patterns=patterns or [*frozen, *(JOINT if model.gt_mask_side else DETECTOR_ONLY)],
         configs={"detector": fields},
         unit_columns=frozenset([CLASS_VECTORS] if config.model.detector.classifier == "cosine" else []),
     )
@@ -208,9 +233,10 @@ def _distillation_phases(config: ConfigDict, model: Model, crops: tuple) -> list
 def _with_novel_classes(
     config: ConfigDict, model: Model, params: PyTree, support_split: Dataset, shots: fewshot.ShotSet, train: Train
 ) -> PyTree:
-    """The box predictor with weights for the novel classes, made as ``fewshot.novel_init`` says.
+    """The parameters with weights for the novel classes, made as ``fewshot.novel_init`` says.
 
     Args:
+      config: with the classifier of stage 1; ``model`` is its model.
       params: of stage 1.
       support_split: what the shots were sampled from.
       shots: class id -> annotation ids.
@@ -219,23 +245,57 @@ def _with_novel_classes(
     base, novel = (class_ids(support_split.categories, novel=x) for x in (False, True))
     predictor, num_classes = params["detector"]["box_predictor"], config.model.num_classes
     if not len(novel):
-        return predictor
-    bias = CLASSIFIERS[config.model.detector.classifier].bias(len(novel))
-    initial = novel_classes.initialize(predictor, jax.random.key(config.seed + 1), base, novel, num_classes, bias=bias)
+        return params
+    key, bias = jax.random.key(config.seed + 1), CLASSIFIERS[config.model.detector.classifier].bias(len(novel))
+    initial = _replaced(params, novel_classes.initialize(predictor, key, base, novel, num_classes, bias=bias))
+    if model.gt_mask_side:
+        masks = params["mask_head"]["predictor"]
+        initial = _replaced(initial, None, novel_classes.initialize_masks(masks, base, novel, num_classes))
     if config.fewshot.novel_init == "random":
         return initial
     if config.fewshot.novel_init == "imprint":
         dataset = fewshot.shot_dataset(support_split, shots, "background")
-        return novel_classes.imprint(initial, *shot_features(config, model, params, dataset), base, novel)
+        features, labels = shot_features(config, model, params, dataset)
+        imprinted = novel_classes.imprint(initial["detector"]["box_predictor"], features, labels, base, novel)
+        return _replaced(initial, imprinted)
+    if config.fewshot.novel_init == "fresh":
+        initial = _with_fresh_predictors(config, model, params)
     novel_shots = {class_id: ids for class_id, ids in shots.items() if class_id in novel}
     if config.fewshot.novel_init == "mean_embedding":
         dataset = fewshot.shot_dataset(support_split, novel_shots, "background")
         features, labels = shot_features(config, model, params, dataset)
-        return novel_classes.set_to_mean_embeddings(initial, features, labels, novel)
+        embedded = novel_classes.set_to_mean_embeddings(initial["detector"]["box_predictor"], features, labels, novel)
+        return _replaced(initial, embedded)
     dataset = fewshot.shot_dataset(support_split, novel_shots, config.data.shot_unlabeled)
-    phase = _detector_phase(config, model, "novel", dataset, novel, PREDICTOR_ONLY)
-    tuned = train(phase, params | {"detector": params["detector"] | {"box_predictor": initial}})
-    return novel_classes.copy_classes(predictor, tuned["detector"]["box_predictor"], novel, num_classes)
+    tuned = train(_detector_phase(config, model, "novel", dataset, novel, _predictors(model)), initial)
+    source = tuned["detector"]["box_predictor"]
+    combined = _replaced(params, novel_classes.copy_classes(predictor, source, novel, num_classes))
+    if not model.gt_mask_side:
+        return combined
+    masks, source = (x["mask_head"]["predictor"] for x in (params, tuned))
+    return _replaced(combined, None, novel_classes.copy_masks(masks, source, novel, num_classes))
+
+
+def _predictors(model: Model) -> list[tuple[str, str]]:
+    """Patterns that train the last layers alone."""
+    return JOINT_PREDICTOR_ONLY if model.gt_mask_side else PREDICTOR_ONLY
+
+
+def _with_fresh_predictors(config: ConfigDict, model: Model, params: PyTree) -> PyTree:
+    """The parameters with new last layers, of all classes (TFA, tools/ckpt_surgery.py, `remove`)."""
+    new = jax.jit(model.init)(jax.random.key(config.seed + 1))
+    return _replaced(
+        params, new["detector"]["box_predictor"], new["mask_head"]["predictor"] if model.gt_mask_side else None
+    )
+
+
+def _replaced(params: PyTree, box_predictor: PyTree | None, mask_predictor: PyTree | None = None) -> PyTree:
+    """The parameters with other last layers; None: as it is."""
+    if box_predictor is not None:
+        params = params | {"detector": params["detector"] | {"box_predictor": box_predictor}}
+    if mask_predictor is not None:
+        params = params | {"mask_head": params["mask_head"] | {"predictor": mask_predictor}}
+    return params
 
 
 def shot_features(config: ConfigDict, model: Model, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

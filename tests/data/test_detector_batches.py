@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskdiff_jax.data import pipeline, transforms
+from maskdiff_jax.data.formats.segmentation import decode_mask
 from tests.data.tiny import photos
 
 
@@ -23,6 +25,27 @@ def test_detector_batch(shapes_data, train):
         np.testing.assert_array_equal(batch.instances.boxes[k, :n], boxes[order])
         assert batch.instances.classes[k, :n].tolist() == [info.annotations[j].class_id for j in order]
         assert (batch.instances.classes[k, n:] == -1).all() and not batch.instances.boxes[k, n:].any()
+
+
+def test_masks_of_the_objects_in_their_boxes(shapes_data, train):
+    """Where they are asked for, and mirrored with the image; each lies in its own box."""
+    assert next(pipeline.detector_loader(train, shapes_data, batch=2, seed=0)).gt_masks is None
+    batch = next(pipeline.detector_loader(train, shapes_data, batch=8, seed=0, mask_side=64))
+    assert batch.gt_masks.shape == (8, 8, 64, 64) and batch.gt_masks.dtype == np.uint8
+    by_id = {info.id: (i, info) for i, info in enumerate(train.infos)}
+    flips = set()
+    for k in range(8):
+        i, info = by_id[int(batch.image_id[k])]
+        mirrored = not np.array_equal(batch.image[k], train.read(i))
+        flips.add(mirrored)
+        for slot, a in enumerate(sorted(info.annotations, key=lambda a: -a.area)):
+            whole = decode_mask(a.rle)[:, :: -1 if mirrored else 1]
+            x0, y0, x1, y1 = batch.instances.boxes[k, slot].round().astype(int)
+            box = Image.fromarray(whole[y0:y1, x0:x1] * np.uint8(255)).resize((64, 64), Image.Resampling.BILINEAR)
+            same = (np.asarray(box) >= 128) == (batch.gt_masks[k, slot] == 1)
+            assert same.mean() > 0.97 and 0.05 < batch.gt_masks[k, slot].mean() <= 1
+        assert not batch.gt_masks[k, len(info.annotations) :].any()
+    assert flips == {True, False}
 
 
 def test_flips_are_random_per_sample(shapes_data, train):

@@ -86,7 +86,7 @@ def test_programs_hold_no_data(model):
     objects = jax.tree.map(lambda x: np.zeros((4, *x.shape[1:]), x.dtype), objects)
     programs = {
         seg.detect: (model._params, batch, model.active),
-        seg.crop: (batch, np.zeros((1, 4, 4), np.float32)),
+        seg.crop: (model._params, batch, np.zeros((1, 4, 4), np.float32)),
         seg.sample: (model._params, seg.shots, seg.noise, objects),
     }
     for program, arguments in programs.items():

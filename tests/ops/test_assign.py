@@ -72,10 +72,12 @@ def test_ignored_objects_are_neither_targets_nor_background():
     valid = jnp.array([True, True, True, True, False])
     options = dict(background=12, threshold=0.5, count=8, positive=0.5, weights=(10.0, 10.0, 5.0, 5.0))
     sampled = lambda gt: assign.sample_rois(KEY, proposals, valid, gt, **options)
-    rois, labels, used, _ = (np.asarray(v) for v in sampled(ground_truth()))
+    rois, labels, used, _, matched = (np.asarray(v) for v in sampled(ground_truth()))
+    foreground = used & (labels < 12)
+    assert [int(x) for x in matched[foreground]] == [{3: 0, 5: 1}[int(x)] for x in labels[foreground]]
     assert sorted(labels[used]) == [3, 3, 5, 5, 12, 12]  # the ground-truth boxes join
     hidden = ground_truth(valid=jnp.array([True, False, False]), ignored=jnp.array([False, True, False]))
-    rois, labels, used, _ = (np.asarray(v) for v in sampled(hidden))
+    rois, labels, used, *_ = (np.asarray(v) for v in sampled(hidden))
     assert sorted(labels[used]) == [3, 3, 12, 12]  # the one of IoU 0.25 and the one elsewhere stay
     assert not (rois[used] == [60, 60, 100, 98]).all(-1).any()
     gone = ground_truth(valid=jnp.array([True, False, False]))

@@ -105,7 +105,7 @@ def test_stage_2_needs_slots_for_its_shots():
     problems = compatibility.stage2_problems(fewshot.get_config("shapes,shots=6"), before)
     assert len(problems) == 1 and "fewshot.shots=6, but its mask head has model.mask.slots=5" in problems[0]
     config = changed(fewshot.get_config("shapes"), **{"fewshot.novel_init": "zeros"})
-    assert "choose finetune, random, imprint, mean_embedding" in compatibility.stage2_problems(config, before)[0]
+    assert "choose finetune, fresh, random, imprint, mean_embedding" in compatibility.stage2_problems(config, before)[0]
 
 
 def test_what_starts_anew_may_differ():
@@ -143,6 +143,12 @@ def test_a_detector_is_taken_over_where_it_fits(start, fields, words):
         compatibility.check_detector(changed(config, **fields))
     with pytest.raises(FileNotFoundError, match="there is no run in"):
         compatibility.check_detector(changed(config, detector_from=str(folder / "none")))
+
+
+def test_a_head_that_is_trained_with_its_detector_takes_over_none():
+    config = changed(base.get_config("shapes"), detector_from="runs/other", **{"model.mask.head": "cnn"})
+    with pytest.raises(ValueError, match="head='cnn' is trained with the detector: leave out --config.detector_from"):
+        compatibility.check_detector(config)
 
 
 def test_distillation_takes_over_no_detector(start):
@@ -191,3 +197,17 @@ def test_what_stage_2_sets_for_itself_stays_where_it_may():
     own = frozenset({"model.detector.roi_positive", "model.mask.slots"})  # slots are part of the weights
     found = compatibility.inherit(config, before, FOLDER, given=frozenset(), own=own)
     assert found == {"model.mask.slots": 7} and config.model.detector.roi_positive != 0.9
+
+
+def test_stage_2_may_have_a_cosine_classifier_after_a_linear_one():
+    """As TFA's on COCO; the other way the bias would be missing."""
+    linear = changed(base.get_config("shapes"), **{"model.detector.classifier": "linear"})
+    cosine = fewshot.get_config("shapes")
+    assert not compatibility.stage2_problems(cosine, workdir.as_json(linear))
+    after = changed(fewshot.get_config("shapes"), **{"model.detector.classifier": "linear"})
+    problems = compatibility.stage2_problems(after, workdir.as_json(base.get_config("shapes")))
+    assert problems == ["model.detector.classifier is 'cosine' there and 'linear' here: give both the same"]
+    own = frozenset({compatibility.CLASSIFIER})
+    assert compatibility.inherit(cosine, linear, FOLDER, given=frozenset(), own=OWN | own) == {}
+    found = compatibility.inherit(cosine, linear, FOLDER, given=frozenset(), own=OWN)
+    assert found == {"model.detector.classifier": "linear"}  # unless the config file says which it has

@@ -37,6 +37,35 @@ def test_copy_classes_copies_the_novel_classes_only(specific):
         np.testing.assert_array_equal(out["bbox_pred"]["kernel"][:, s], source["bbox_pred"]["kernel"][:, s])
 
 
+def mask_predictor(seed, classes=C):
+    k = jax.random.split(jax.random.key(seed))
+    return {
+        "kernel": jax.random.normal(k[0], (1, 1, F, classes)),
+        "bias": jax.random.normal(k[1], (classes,)),
+    }
+
+
+def test_masks_of_the_novel_classes():
+    """Copied, or the mean of the base classes'; one mask for all classes stays as it is."""
+    old, new = mask_predictor(0), mask_predictor(1)
+    copied, started = novel_classes.copy_masks(old, new, NEW, C), novel_classes.initialize_masks(old, BASE, NEW, C)
+    for leaf in ("kernel", "bias"):
+        for c in range(C):
+            np.testing.assert_array_equal(copied[leaf][..., c], (new if c in NEW else old)[leaf][..., c])
+            mean = old[leaf][..., BASE].mean(-1) if c in NEW else old[leaf][..., c]
+            np.testing.assert_allclose(started[leaf][..., c], mean, rtol=1e-5)
+    old, new = mask_predictor(0, 1), mask_predictor(1, 1)
+    assert novel_classes.copy_masks(old, new, NEW, C) is novel_classes.initialize_masks(old, BASE, NEW, C) is old
+
+
+def test_a_linear_classifier_loses_its_bias():
+    old = predictor(0)
+    linear = old | {"cls_score": old["cls_score"] | {"bias": jnp.ones(C + 1)}}
+    out = novel_classes.without_bias(linear)
+    assert out["cls_score"].keys() == {"kernel"} and out["bbox_pred"] is linear["bbox_pred"]
+    np.testing.assert_array_equal(out["cls_score"]["kernel"], old["cls_score"]["kernel"])
+
+
 def test_initialize():
     old = predictor(0)
     out = novel_classes.initialize(old, jax.random.key(3), BASE, NEW, C)

@@ -158,6 +158,16 @@ def test_room_for_checkpoints(tmp_path, monkeypatch):
     preflight.check(config, folder)
 
 
+def test_room_for_a_mask_head_that_is_trained_with_the_detector(tmp_path):
+    """One phase in stage 1, which trains both; the mask phase's fields are not read."""
+    config = narrow(base.get_config("shapes"))
+    config.model.mask.head, config.train.mask.optimizer = "cnn", "none"
+    params = sum(x.size for x in jax.tree.leaves(jax.eval_shape(build(config.model).init, jax.random.key(0))))
+    state = params + 3 * params
+    assert preflight.checkpoint_bytes(config) == 4 * (2 * state + state + params)
+    assert preflight.check(config, tmp_path) == []
+
+
 def test_room_for_the_rounds_of_distillation():
     config = narrow(distill.get_config("shapes"))
     params = jax.eval_shape(build(config.model).init, jax.random.key(0))

@@ -190,6 +190,21 @@ def test_who_gets_which_devices():
     assert [m.size for m in side_by_side.make_meshes(config)] == [1]
 
 
+def test_parts_that_are_trained_together():
+    """One function for both is called once; and there are no devices of their own."""
+    calls = []
+
+    def both(train):
+        calls.append(train)
+        return {"detector": "a", "mask_head": "b"}
+
+    parts = {"detector": both, "mask_head": both}
+    assert side_by_side.train_parts(parts, ["train"]) == {"detector": "a", "mask_head": "b"} and calls == ["train"]
+    config = base.get_config("shapes")
+    config.train.side_by_side, config.model.mask.head = True, "cnn"
+    assert len(side_by_side.make_meshes(config)) == 1
+
+
 TWO_DEVICES = """
     import sys
     from pathlib import Path
