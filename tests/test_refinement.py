@@ -67,7 +67,8 @@ def test_losses_are_of_the_predicted_boxes():
     seen = []
     crop = lambda boxes: seen.append(boxes) or jnp.zeros((*boxes.shape[:2], 3, 3, 16))
     params = made()[1]["refine"]
-    parts, metrics = refinement.losses_of(s, params, crop, SampledRois(roi, labels, used, targets), deltas, HW)
+    rois = SampledRois(roi, labels, used, targets, np.array([[0, 1, 2]]))
+    parts, metrics = refinement.losses_of(s, params, crop, rois, deltas, HW)
     np.testing.assert_allclose(seen[0][0, 0], gt[0, 0], atol=1e-3)
     np.testing.assert_allclose(seen[0][0, 1], roi[0, 1], atol=1e-3)
     assert metrics["refine_pairs"] == 1 and metrics["iou"] == pytest.approx(1, abs=1e-4)
