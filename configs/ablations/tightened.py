@@ -10,6 +10,7 @@ from configs import variant
 
 def change(config):
     config.data.context = 0.1
+    config.data.crop_margin = 0.3  # of prepared crops: they must hold these larger regions, moved by data.box_jitter
     config.eval.tighten_boxes = True
 
 

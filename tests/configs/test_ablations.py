@@ -8,6 +8,7 @@ import pytest
 from configs import base, fewshot
 from launch import run_config
 from maskdiff_jax import config_fields, workdir
+from maskdiff_jax.data import transforms
 from maskdiff_jax.model import build
 from maskdiff_jax.training.compatibility import stage2_problems
 from maskdiff_jax.workdir import as_json, flat
@@ -27,7 +28,7 @@ AT_TEST = {
 TRAINED = {
     "no_shots": {"data.shot_drop": 1.0, "eval.support": "none"},
     "no_class": {"model.mask.class_input": False},
-    "tightened": {"data.context": 0.1, "eval.tighten_boxes": True},
+    "tightened": {"data.context": 0.1, "data.crop_margin": 0.3, "eval.tighten_boxes": True},
 }
 ARGUMENTS = ["shapes", "shapes,shots=1,seed=3", "coco,shots=10", "coco,shots=1,paper=true"]
 
@@ -63,7 +64,8 @@ def test_stage_1_of_those_that_train_one(name, arg):
     check(first, base.get_config(arg), name, TRAINED[name])
     second = get(name, f"{arg},shots=1" if "shots" not in arg else arg)
     assert stage2_problems(second, as_json(first)) == []
-    assert first.data.crop_margin >= first.data.box_jitter + first.data.context
+    for data in (first.data, second.data):
+        assert data.crop_margin >= transforms.needed_margin(data.box_jitter, data.context)
 
 
 @pytest.mark.parametrize("name", AT_TEST)

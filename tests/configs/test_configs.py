@@ -9,6 +9,7 @@ import pytest
 from configs import base, fewshot
 from launch import run_config
 from maskdiff_jax import config_fields, workdir
+from maskdiff_jax.data import transforms
 from maskdiff_jax.training.compatibility import stage2_problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,7 +157,7 @@ def test_padded_sizes_anchors_and_slots_fit_together():
         for height, width in data.buckets:
             assert height % 32 == width % 32 == 0
         assert len(detector.anchor_sizes) == 6 - detector.fpn_min_level + 1
-        assert data.crop_margin >= data.box_jitter + data.context
+        assert data.crop_margin >= transforms.needed_margin(data.box_jitter, data.context)
         assert 1 <= mask.min_shots <= mask.slots
         assert c.fewshot.shots <= mask.slots
 
