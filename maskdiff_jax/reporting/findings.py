@@ -1,5 +1,6 @@
 """What a protocol's numbers say, in tiles and sentences, and the run whose pictures stand for it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,25 +70,42 @@ def _pm(e: statistics.Estimate) -> str:
 
 
 def tiles(groups: Sequence[Sequence[Experiment]]) -> list[tuple[str, str, str]]:
-    """(value, unit, what it is) for the page's head: the best method of each K in the first setting, and MaskDiff."""
+    """(value, unit, what it is) for the page's head, of each K of the first setting: the best method, and MaskDiff."""
     group = next((g for g in groups if sentences(g)), None)
-    if group is None:
-        return []
     out = []
-    for members in by_shots(group):
+    for members in by_shots(group or []):
         about = headline(members)
-        if not about:
-            continue
-        metric, what = about
-        order = ranking(members, metric)
-        shown = order[:1] + [pair for pair in order[1:] if pair[1].key.method == "maskdiff"]
-        for e, x in shown:
-            place = "best of " if e is order[0][0] and len(order) > 1 else ""
-            rank = f"{place}{len(order)} methods" if place else f"rank {order.index((e, x)) + 1} of {len(order)}"
-            spread = f" <small>± {number(e.half_width)}</small>" if e.n > 1 else ""
-            text = f"{method_label(x.key.method)}, K = {x.key.shots}: {what}, {x.key.setting}"
-            out.append((number(e.mean) + spread, "%", text + (f" ({rank})" if len(order) > 1 else "")))
+        if about:
+            out += _tiles_of(ranking(members, about[0]), *about)
     return out
+
+
+def _tiles_of(
+    order: Sequence[tuple[statistics.Estimate, Experiment]], metric: str, what: str
+) -> list[tuple[str, str, str]]:
+    """The best method, MaskDiff if that is another one, and MaskDiff's difference to the best of the others."""
+    out = []
+    for rank, (e, x) in enumerate(order, start=1):
+        if rank == 1 or x.key.method == "maskdiff":
+            place = f"best of {len(order)} methods" if rank == 1 else f"rank {rank} of {len(order)}"
+            text = f"{method_label(x.key.method)}, K = {x.key.shots}: {what}, {x.key.setting}"
+            out.append(
+                (_tile_value(number(e.mean), e.half_width), "%", text + (f" ({place})" if len(order) > 1 else ""))
+            )
+    own = [x for _, x in order if x.key.method == "maskdiff"]
+    others = [x for _, x in order if x.key.method != "maskdiff"]
+    tests = compare(others[:1], own[0], metric) if own else []
+    for test in tests:
+        (corrected,) = [c for c in compare(others, own[0], metric) if c.method == test.method]
+        enough = test.paired.n >= FEW
+        trust = p_text("p", corrected.p_holm) if enough else f"n = {test.paired.n}: too few to conclude anything"
+        text = f"MaskDiff minus {method_label(test.method)}, the best other, K = {own[0].key.shots} ({trust})"
+        out.append((_tile_value(number(-test.paired.mean, sign=True), test.paired.half_width), "points", text))
+    return out
+
+
+def _tile_value(value: str, half_width: float) -> str:
+    return value + ("" if math.isnan(half_width) else f" <small>± {number(half_width)}</small>")
 
 
 def median_case(group: Sequence[Experiment]) -> tuple[Experiment, Evaluation, Path] | None:

@@ -33,16 +33,21 @@ def test_one_method_alone_and_metrics_without_novel_classes(tmp_path):
     assert findings.sentences(group) == [] == findings.tiles([group]) and findings.median_case(group) is None
 
 
-def test_tiles_show_the_best_and_maskdiff(tmp_path):
-    groups = groups_of(write_grid(tmp_path, methods=("mtfa", "maskdiff", "imtfa"), shots=(1,), seeds=2, noise_seeds=1))
-    (tile,) = findings.tiles(groups)
-    assert "±" in tile[0] and tile[1] == "%" and tile[2].endswith("COCO-All (best of 3 methods)")
-    for seed in (0, 1):
+def test_tiles_show_the_best_maskdiff_and_their_difference(tmp_path):
+    write_grid(tmp_path, methods=("mtfa", "maskdiff", "imtfa"), shots=(1,), seeds=5, noise_seeds=1)
+    best, difference = findings.tiles(groups_of(tmp_path))
+    assert "±" in best[0] and best[1] == "%" and best[2].endswith("COCO-All (best of 3 methods)")
+    assert difference[0].startswith("+") and difference[1] == "points"
+    assert difference[2].startswith("MaskDiff minus iMTFA, the best other, K = 1 (p")
+    for seed in range(3):
         doc = document("imtfa", seed=seed)
         doc["metrics"]["segm/novel/AP"] = 90.0
         write_document(tmp_path / f"imtfa/fewshot-1shot-seed{seed}/noise0", doc)
-    best, own = findings.tiles(groups_of(tmp_path))
+    for seed in (3, 4):
+        (tmp_path / f"imtfa/fewshot-1shot-seed{seed}/noise0/metrics.json").unlink()
+    best, own, difference = findings.tiles(groups_of(tmp_path))
     assert best[0].startswith("90.00") and own[2].startswith("MaskDiff") and own[2].endswith("(rank 2 of 3)")
+    assert difference[0].startswith("−8") and "n = 3: too few to conclude anything" in difference[2]
 
 
 def test_the_median_case_is_of_maskdiff_and_by_rule(tmp_path):
