@@ -32,7 +32,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if config.stage == "base" and config.weights != "zoo":
         tell_stage_2(config)
     seconds = train.run(config, workdir)
-    phases = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
+    phases = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items()) or "no phase has any steps"
     print(f"trained: {workdir} ({phases})")
 
 
