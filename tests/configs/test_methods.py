@@ -1,15 +1,19 @@
 """Methods and ablations that are trained: every file gives valid configs of both stages that fit together."""
 
 import importlib
+import re
 
+import jax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import base, fewshot
 from launch import run_config
 from maskdiff_jax import config_fields
 from maskdiff_jax.model import build
-from maskdiff_jax.training.compatibility import stage2_problems
-from maskdiff_jax.workdir import as_json, flat
+from maskdiff_jax.training import preflight
+from maskdiff_jax.training.compatibility import reset_fields, stage2_problems
+from maskdiff_jax.workdir import as_json, flat, model_differences
 from tests.docs.documents import ROOT
 
 # files without a stage 2, which another one's stage 1 starts from; and files that are evaluations of other rows' runs
@@ -87,3 +91,42 @@ def test_one_stage_literal_trains_on_no_base_class():
     for field in ("detector", "mask", "frozen"):
         assert second.train[field] == plain.train[field]
     assert second.train.novel.steps == 0 and second.fewshot.novel_init == "random"
+
+
+def test_imtfa_trains_twice_on_base_classes_and_then_no_more():
+    """Its authors' schedules on COCO; on shapes as many steps as MaskDiff's detector, in both runs together."""
+    first, third = (get(f"baselines.{x}", "coco") for x in ("imtfa_fc", "imtfa"))
+    second = get("baselines.imtfa", "coco,stage=base")
+    assert (first.model.detector.classifier, second.model.detector.classifier) == ("linear", "cosine")
+    assert (first.train.detector.steps, second.train.detector.steps) == (220_000, 180_000)
+    assert (second.train.detector.lr, second.train.detector.batch, second.base_method) == (0.0007, 8, "imtfa_fc")
+    for config in (first, second, third):
+        assert config.model.detector.class_agnostic_boxes and config.model.mask.cnn.class_agnostic
+        assert config.model.mask.head == "cnn" and config.train.mask.steps == 0
+    assert preflight.trained_phases(third) == () and third.fewshot.novel_init == "mean_embedding"
+    assert (second.model.detector.cosine_scale, third.model.detector.cosine_scale) == (20.0, 10.0)
+    steps = [get(f"baselines.{x}", "shapes,stage=base").train.detector.steps for x in ("imtfa_fc", "imtfa")]
+    assert sum(steps) == base.get_config("shapes").train.detector.steps
+
+
+@pytest.mark.parametrize("arg", ["shapes", "coco", "custom"])
+def test_imtfa_starts_its_classifier_anew(arg):
+    """Only the classifier may differ from the first run, and it, the box head and the box regressor are trained."""
+    first, second = get("baselines.imtfa_fc", arg), get("baselines.imtfa", f"{arg},stage=base")
+    for config in (first, second):
+        config.model.num_classes = config.model.num_classes or 20
+    assert model_differences(second, as_json(first), free=reset_fields(second)) == []
+    assert len(model_differences(second, as_json(first))) == 1
+    assert run_config.complete(second).init_from == f"runs/base-{arg}-imtfa_fc"
+    names = flatten_dict(jax.eval_shape(build(second.model).init, jax.random.key(0)), sep="/")
+    patterns = [*second.train.frozen, *first.train.frozen]
+    trained = {name for name in names if not any(re.fullmatch(pattern, name) for pattern in patterns)}
+    assert {name.rsplit("/", 1)[0] for name in trained} == {
+        "detector/box_head/fc1", "detector/box_head/fc2", "detector/box_predictor/cls_score",
+        "detector/box_predictor/bbox_pred",
+    }  # fmt: skip
+
+
+def test_imtfa_fc_has_no_stage_2():
+    with pytest.raises(ValueError, match="stage 2 is configs/baselines/imtfa.py"):
+        get("baselines.imtfa_fc", "shapes,stage=fewshot")
