@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import base, distill, fewshot
+from configs.baselines import imtfa, imtfa_fc
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as shots_of
@@ -206,6 +207,37 @@ def test_novel_classes_by_mean_embeddings(folder, tmp_path):
     np.testing.assert_allclose(params["detector"]["box_predictor"]["cls_score"]["kernel"], kernel, atol=1e-5)
     predictor = before["detector"]["box_predictor"] | {"cls_score": params["detector"]["box_predictor"]["cls_score"]}
     assert equal(params["detector"], before["detector"] | {"box_predictor": predictor})
+
+
+def test_the_three_runs_of_imtfa(folder, tmp_path):
+    """A linear classifier, then a cosine one that starts anew; then nothing but the novel class vectors changes."""
+
+    def run(file, arg, name, init_from=""):
+        config = small(file.get_config(arg), folder)
+        config.init_from = init_from and str(tmp_path / init_from)
+        config.model.mask.cnn.update(convs=1, channels=8)
+        params, names = result("fewshot" if config.stage == "fewshot" else "base", config, tmp_path / name)
+        (tmp_path / name / "config.json").write_text(config.to_json_best_effort())
+        checkpoint.save_params(tmp_path / name / "checkpoints" / "final", params)
+        return params, names, config
+
+    first, names, _ = run(imtfa_fc, "shapes", "first")
+    assert names == ["detector"] and "bias" in first["detector"]["box_predictor"]["cls_score"]
+    second, names, config = run(imtfa, "shapes,stage=base", "second", "first")
+    labels = optim.label_parameters(second, stages._detector_phase(
+        config, build(config.model), "detector", pipeline.open_split(config.data, "train"), np.arange(8)
+    ).patterns)  # fmt: skip
+    assert labels[stages.CLASS_VECTORS] == labels["detector/box_head/fc1/kernel"] == "detector"
+    assert {v for k, v in labels.items() if re.match("detector/(backbone|fpn|rpn)/|mask_head/", k)} == {optim.FROZEN}
+    assert list(second["detector"]["box_predictor"]["cls_score"]) == ["kernel"]
+    for part in ("backbone", "fpn", "rpn", "box_head"):
+        assert equal(second["detector"][part], first["detector"][part])
+    assert equal(second["detector"]["box_predictor"]["bbox_pred"], first["detector"]["box_predictor"]["bbox_pred"])
+    third, names, config = run(imtfa, "shapes,shots=2", "third", "second")
+    assert config.train.detector.steps == 0 and equal(third["mask_head"], first["mask_head"])
+    kernels = [p["detector"]["box_predictor"]["cls_score"]["kernel"] for p in (second, third)]
+    differ = np.flatnonzero((kernels[0] != kernels[1]).any(0))
+    np.testing.assert_array_equal(differ, [8, 9, 10, 11])  # the novel classes
 
 
 def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):
