@@ -243,7 +243,9 @@ def _distinct(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list
         kept[identity] = evaluation
     notes = []
     if same:
-        notes.append(f"{_count(same, 'evaluation')} counted once, though there twice: {_names([x for x, _ in same])}")
+        repeat = "repeats" if len(same) == 1 else "repeat"
+        folders = _names([x for x, _ in same])
+        notes.append(f"{_count(same, 'evaluation')} {repeat} others with the same seeds and did not count: {folders}")
     for skipped, used in other:
         notes.append(f"{skipped} was skipped: {used} has the same config and seeds, but other metrics")
     return list(kept.values()), notes
@@ -292,8 +294,9 @@ def missing(group: Sequence[Experiment]) -> list[str]:
             for repeat, seeds in noise.items():
                 repeats.setdefault(_ranges(seeds), set()).add(repeat)
             if len(repeats) > 1:
-                parts = [f"noise {seeds} for {seed_name(x.key)} {_ranges(of)}" for seeds, of in repeats.items()]
-                notes.append(f"{describe(x.key)} has not the same noise seeds everywhere: {'; '.join(parts[:NAMED])}")
+                parts = "; ".join([f"{seeds} for {_ranges(of)}" for seeds, of in repeats.items()][:NAMED])
+                every = f"every {seed_name(x.key)}"
+                notes.append(f"{describe(x.key)} does not have the same noise seeds for {every}: {parts}")
     return notes
 
 

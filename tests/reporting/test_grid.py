@@ -131,7 +131,7 @@ def test_evaluations_that_are_there_twice_count_once(tmp_path):
     (experiment,), notes = grouped([tmp_path])
     assert [e.folder.name for e in experiment.evaluations] == ["b", "d"]
     assert notes == [
-        f"1 evaluation counted once, though there twice: {tmp_path / 'a'}",
+        f"1 evaluation repeats others with the same seeds and did not count: {tmp_path / 'a'}",
         f"{tmp_path / 'c'} was skipped: {tmp_path / 'd'} has the same config and seeds, but other metrics",
     ]
 
@@ -177,8 +177,7 @@ def test_missing_seeds_are_named(tmp_path):
     group = grid.groups(grouped([root])[0])[0]
     assert grid.missing(group) == [
         "MTFA, K = 1, COCO-All (coco, test) lacks shot seeds 1-2, 4, which others have",
-        "MTFA, K = 1, COCO-All (coco, test) has not the same noise seeds everywhere: noise 0-1 for shot seed 0; "
-        "noise 0 for shot seed 3",
+        "MTFA, K = 1, COCO-All (coco, test) does not have the same noise seeds for every shot seed: 0-1 for 0; 0 for 3",
     ]
     assert grid.missing([x for x in group if x.key.method == "maskdiff"]) == []
 
