@@ -4,7 +4,7 @@
     python launch/train.py --config configs/baselines/imtfa_fc.py:shapes
 
 It is `fc_fullclsag_base` of the authors' code (github.com/danganea/iMTFA, configs/coco-experiments): one box and one
-mask for all classes, 8 images per step. configs/baselines/imtfa.py goes on from it. On shapes the two runs have as many
+mask for all classes, 8 images per step. configs/baselines/imtfa.py starts from it. On shapes the two runs have as many
 steps together as MaskDiff's detector.
 """
 
