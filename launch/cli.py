@@ -49,7 +49,7 @@ def set_up_jax(mask_size: int = 0) -> None:
       mask_size: px, ``model.mask.size``. From 64 on, where nets have their full width, a CPU gets Eigen's convolutions
         in place of YNNPACK's, which jaxlib 0.10 chooses: benchmarks/timing/sampling.py and detector.py time both.
     """
-    _quiet()
+    quiet()
     if mask_size >= 64:
         flags_ = os.environ.get("XLA_FLAGS", "")
         # a flag that a jaxlib does not know ends the process: only the series that it was tried with
@@ -62,7 +62,7 @@ def set_up_jax(mask_size: int = 0) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jax is imported
     # orbax reports every step of every save, and an error before it raises it
     logging.set_verbosity(logging.FATAL)
@@ -90,7 +90,7 @@ def run(
         if not flags.FLAGS.config:
             raise ValueError(WHICH_CONFIG)
         config, given = run_config.read_config(flags.FLAGS.config, overrides)
-        _quiet()
+        quiet()
         config = run_config.complete(config, given)
         set_up_jax(config.model.mask.size)
         workdir = flags.FLAGS.workdir
@@ -109,7 +109,7 @@ def run_trained(main: Callable[[ConfigDict, Path], object]) -> None:
     overrides: list[str] = []
 
     def start(argv: list[str]) -> None:
-        _quiet()
+        quiet()
         folder = trained_folder(argv[1:], overrides)
         config = run_config.trained_config(folder, overrides)
         set_up_jax(config.model.mask.size)

@@ -92,12 +92,15 @@ def last_line(error: Exception) -> str:
     return last.removeprefix("ValueError: ")
 
 
-def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigDict:
+def complete(
+    config: ConfigDict, given: frozenset[str] = frozenset(), say: Callable[[str], object] = print
+) -> ConfigDict:
     """Fills what depends on other fields: where a later stage starts from and what it inherits, the number of classes.
 
     Args:
       config: is changed.
       given: the fields that were given explicitly; they are not inherited.
+      say: is told in one line what was inherited.
 
     Raises:
       ValueError: a field was given that must be as in the run that this one starts from.
@@ -109,7 +112,7 @@ def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigD
             before.method = config.base_method or config.method
         config.init_from = str(default_workdir(before))
     if config.stage != "base":
-        inherit(config, given)
+        inherit(config, given, say)
     if config.model.num_classes == 0:
         from maskdiff_jax.data import pipeline
 
@@ -117,8 +120,8 @@ def complete(config: ConfigDict, given: frozenset[str] = frozenset()) -> ConfigD
     return config
 
 
-def inherit(config: ConfigDict, given: frozenset[str]) -> None:
-    """Takes model and classes from the run that a stage starts from, and prints what that changes."""
+def inherit(config: ConfigDict, given: frozenset[str], say: Callable[[str], object]) -> None:
+    """Takes model and classes from the run that a stage starts from, and says what that changes."""
     from configs import base
     from maskdiff_jax import workdir
     from maskdiff_jax.training import compatibility
@@ -133,7 +136,7 @@ def inherit(config: ConfigDict, given: frozenset[str]) -> None:
         own |= {compatibility.CLASSIFIER}
     changed = compatibility.inherit(config, workdir.read_config(folder), folder, given=given, own=own)
     if changed:
-        print(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}", flush=True)
+        say(f"from {folder}: {', '.join(f'{k} = {v!r}' for k, v in changed.items())}")
 
 
 def check_same_run(folder: Path, config: ConfigDict) -> None:

@@ -17,16 +17,20 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 
 @contextmanager
-def owned(folder: str | Path) -> Iterator[None]:
+def owned(folder: str | Path, name: str = LOCK) -> Iterator[None]:
     """Keeps other processes out of a run folder while this one trains there.
 
     The kernel releases the lock when its process ends, however that ends: a lock is never left behind.
+
+    Args:
+      folder: is made when missing.
+      name: of the lock's file; locks of other names are independent of it.
 
     Raises:
       BlockingIOError: another process trains there; names its host and process id.
       OSError: the folder cannot be written to.
     """
-    path = Path(folder) / LOCK
+    path = Path(folder) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")

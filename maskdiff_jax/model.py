@@ -21,6 +21,7 @@ MASK_HEADS = {
     "cnn": roi_mask_head.conv_head,
 }
 WITH_DETECTOR = ("cnn",)  # the heads that are trained with the detector, in phase "detector"
+WITHOUT_NOISE = ("plain_unet", "cnn")  # the heads whose masks are the same for every noise seed
 
 
 class Model(NamedTuple):

@@ -5,25 +5,31 @@ AP is what ``coco_eval`` says; mask IoU is of masks sampled in ground-truth boxe
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from maskdiff_jax import atomic, sharding
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.dataset import Dataset
+from maskdiff_jax.data.dataset import Annotation, Dataset
 from maskdiff_jax.data.fewshot.shots import ShotSet
 from maskdiff_jax.data.support import active_class_ids, active_mask, make_support_set
 from maskdiff_jax.evaluation import coco_eval, figures, metrics_document, oracles
 from maskdiff_jax.inference import segment
-from maskdiff_jax.model import Model, build
+from maskdiff_jax.model import Model
+from maskdiff_jax.shared import Shared, fingerprint
 from maskdiff_jax.types import Batch, PyTree, SupportSet
 from maskdiff_jax.workdir import FIGURES, METRICS, PREDICTIONS, check_shots, load_weights, read_seconds
+
+# objects of one image, and its original height, width, repeated for each of them [n, 2]
+ObjectsOfImage = tuple[segment.Objects, np.ndarray]
 
 
 class Setup(NamedTuple):
@@ -36,6 +42,15 @@ class Setup(NamedTuple):
     shots: ShotSet  # class id -> annotation ids
     support: SupportSet
     class_ids: np.ndarray  # int32, the classes that the stage was trained on: these are detected and scored
+
+
+class Found(NamedTuple):
+    """The objects of a split whose masks are sampled, as streams of ``segment``; they depend on no noise."""
+
+    detected: Iterable[ObjectsOfImage]
+    without_mask: list  # (image_id, class id, score, box) of the others; complete once `detected` has been read
+    in_true_boxes: Iterable[ObjectsOfImage]  # the ground-truth objects that count in the mask IoU
+    speed: "Speed"
 
 
 class Predictions(NamedTuple):
@@ -73,14 +88,37 @@ def run(config: ConfigDict, workdir: str | Path, output: str | Path | None = Non
     coco_eval.check_scorer(config.eval.scorer)
     seconds = read_seconds(workdir)
     setup = open_run(config, workdir)
+    return sample_and_score(config, setup, find_objects(config, setup), output, seconds=seconds, start=start)
+
+
+def sample_and_score(
+    config: ConfigDict, setup: Setup, found: Found, output: Path, *, seconds: dict[str, float], start: float,
+    with_predictions: bool = True, with_figures: bool = True,
+) -> dict:  # fmt: skip
+    """Samples the masks of the objects of a split and writes what ``run`` writes.
+
+    Args:
+      config: with the ``eval.noise_seed`` of the setup's segmenter.
+      setup: from ``open_run``.
+      found: from ``find_objects``.
+      output: where to write.
+      seconds: of training, by phase.
+      start: time at which this evaluation began, as ``time.monotonic`` gives it.
+      with_predictions: whether to write predictions.json.
+      with_figures: whether to render figures, as many as ``eval.figures``.
+
+    Returns:
+      As ``run``.
+    """
     params, segmenter, dataset = setup.params, setup.segmenter, setup.dataset
-    active = active_mask(setup.class_ids, config.model.num_classes)
-    predictions = predict(config, segmenter, params, dataset, active)
+    predictions = predict(config, setup, found)
     results = predictions.results
-    atomic.write_json(output / PREDICTIONS, results)  # hours of sampling: kept if a later step fails
+    if with_predictions:
+        atomic.write_json(output / PREDICTIONS, results)  # hours of sampling: kept if a later step fails
     scores = score(config, dataset, predictions, setup.class_ids)
-    mean_ious, ious_per_class = mean_mask_ious(dataset, mask_ious(config, segmenter, params, dataset))
-    figures.render(config, output / FIGURES, setup.model, params, dataset, setup.support, results, segmenter)
+    mean_ious, ious_per_class = mean_mask_ious(dataset, mask_ious(config, setup, found))
+    if with_figures:
+        figures.render(config, output / FIGURES, setup.model, params, dataset, setup.support, results, segmenter)
     document = metrics_document.describe(config, dataset, setup.shots) | {
         "metrics": scores.metrics | mean_ious,
         "per_class": scores.per_class | {"mask_iou": ious_per_class},
@@ -97,28 +135,53 @@ def default_output(config: ConfigDict, workdir: str | Path) -> Path:
     return Path(workdir) / config.eval.source if config.eval.source else Path(workdir)
 
 
-def open_run(config: ConfigDict, workdir: str | Path) -> Setup:
-    """Opens the weights, the split and the support set, and prepares the model's functions; raises as ``run``."""
-    options = config.eval
-    model, mesh = build(config.model), sharding.make_mesh(config.train.devices)
+def open_run(config: ConfigDict, workdir: str | Path, shared: Shared | None = None) -> Setup:
+    """Opens the weights, the split and the support set, and prepares the model's functions; raises as ``run``.
+
+    Args:
+      config: as for ``run``.
+      workdir: the run.
+      shared: what this evaluation has in common with others of the same process.
+    """
+    options, shared = config.eval, shared or Shared()
+    model, mesh = shared.model(config), sharding.make_mesh(config.train.devices)
     params = jax.device_put(load_weights(workdir, model), sharding.replicated(mesh))
-    dataset = pipeline.open_split(_scored_data(config), options.split)
+    dataset = shared.split(scored_data(config), options.split)
     if options.images:
         dataset = dataset._replace(infos=dataset.infos[: options.images])
-    support_split = pipeline.open_split(config.data, "support")
+    support_split = shared.split(config.data, "support")
     _check_same_classes(config, dataset, support_split)
     shots, support = make_support_set(config, support_split)
     check_shots(workdir, shots)
-    segmenter = segment.make_segmenter(
-        model, support, size=config.model.mask.size, context=config.data.context, top_n=options.mask_top_n,
-        mask_batches=(options.mask_batch,), threshold=options.mask_threshold, samples=options.samples,
-        noise_seed=options.noise_seed, mesh=mesh,
-    )  # fmt: skip
+    segmenter = _segmenter(config, model, support, mesh, shared)
     class_ids = active_class_ids(config, dataset.categories)
     return Setup(model, params, segmenter, dataset, shots, support, class_ids)
 
 
-def _scored_data(config: ConfigDict) -> ConfigDict:
+def _segmenter(
+    config: ConfigDict, model: Model, support: SupportSet, mesh: Mesh, shared: Shared
+) -> segment.Segmenter:  # fmt: skip
+    """The compiled functions, shared by all evaluations with the same options, with this support set and noise."""
+    options = config.eval
+    settings = dict(
+        size=config.model.mask.size, context=config.data.context, top_n=options.mask_top_n,
+        mask_batches=(options.mask_batch,), threshold=options.mask_threshold, samples=options.samples, mesh=mesh,
+    )  # fmt: skip
+    make = partial(segment.make_segmenter, model, support, noise_seed=options.noise_seed, **settings)
+    segmenter = shared.once(("segmenter", fingerprint(config.model), *settings.values()), make)
+    return with_inputs(segmenter, support=support, noise_seed=options.noise_seed)
+
+
+def with_inputs(
+    segmenter: segment.Segmenter, *, noise_seed: int, support: SupportSet | None = None
+) -> segment.Segmenter:
+    """The same compiled functions with other noise, and with another support set unless that is None."""
+    everywhere = sharding.replicated(segmenter.mesh)
+    shots = segmenter.shots if support is None else jax.device_put(support.shots, everywhere)
+    return segmenter._replace(shots=shots, noise=jax.device_put(jax.random.key(noise_seed), everywhere))
+
+
+def scored_data(config: ConfigDict) -> ConfigDict:
     """``config.data`` of the dataset that is scored."""
     if not config.eval.source:
         return config.data
@@ -136,47 +199,62 @@ def _check_same_classes(config: ConfigDict, dataset: Dataset, support_split: Dat
     raise ValueError(f"{what} has other classes than {config.data.source}, which the model was trained on: {fix}")
 
 
-def predict(
-    config: ConfigDict, segmenter: segment.Segmenter, params: PyTree, dataset: Dataset, active: np.ndarray
-) -> Predictions:
-    """Detects the objects of a split and samples their masks; what ``eval.oracle`` names comes from the ground truth.
-
-    Args:
-      params: of the model.
-      active: [C] bool, the classes that may be detected.
-    """
-    options, category_ids = config.eval, [x.id for x in dataset.categories]
-    speed, without_mask, results = _Speed(), [], []
+def find_objects(config: ConfigDict, setup: Setup) -> Found:
+    """Detects the objects of a split; what ``eval.oracle`` names comes from the ground truth. Nothing is read yet."""
+    options, segmenter, dataset = config.eval, setup.segmenter, setup.dataset
+    active = active_mask(setup.class_ids, config.model.num_classes)
+    speed, without_mask = Speed(), []
     batches = speed.counted(_batches(config, segmenter, dataset, "detecting, sampling masks"))
     truth = oracles.ground_truth(dataset, active) if options.oracle else {}
     if options.oracle == "boxes":
-        objects = segment.ground_truth_objects(segmenter, batches, truth)
+        objects = segment.ground_truth_objects(segmenter, setup.params, batches, truth)
     else:
         objects = segment.detected_objects(
-            segmenter, params, batches, active,
+            segmenter, setup.params, batches, active,
             min_score=options.mask_min_score, top_n=options.mask_top_n, without_mask=without_mask,
         )  # fmt: skip
     if options.oracle == "classes":
         objects = oracles.with_true_classes(objects, truth)
-    for sampled in segment.sample_masks(segmenter, params, objects):
-        speed.start()
-        found, confidence = sampled.objects, segment.confidence(sampled.soft, options.mask_threshold)
+    batches = _batches(config, segmenter, dataset, "masks in ground-truth boxes")
+    boxes_of = {
+        image_id: (np.array([a.box for a in annotations], np.float32), np.array([a.class_id for a in annotations]))
+        for image_id, annotations in _scored_objects(config, dataset).items()
+        if annotations
+    }
+    return Found(objects, without_mask, segment.ground_truth_objects(segmenter, setup.params, batches, boxes_of), speed)
+
+
+def predict(config: ConfigDict, setup: Setup, found: Found) -> Predictions:
+    """Samples the masks of the detected objects."""
+    segmenter, results = setup.segmenter, []
+    category_ids = [x.id for x in setup.dataset.categories]
+    for sampled in segment.sample_masks(segmenter, setup.params, found.detected):
+        found.speed.start()
+        objects, confidence = sampled.objects, segment.confidence(sampled.soft, config.eval.mask_threshold)
         for i, rle in enumerate(segment.paste_all(segmenter, sampled)):
-            category_id = category_ids[found.class_id[i]]
-            row = coco_eval.result_row(found.image_id[i], category_id, found.score[i], found.box[i], rle, confidence[i])
+            category_id = category_ids[objects.class_id[i]]
+            row = coco_eval.result_row(
+                objects.image_id[i], category_id, objects.score[i], objects.box[i], rle, confidence[i]
+            )
             results.append(row)
-    if options.oracle == "classes":
-        without_mask = oracles.relabel(without_mask, truth)
+    without_mask = found.without_mask
+    if config.eval.oracle == "classes":
+        active = active_mask(setup.class_ids, config.model.num_classes)
+        without_mask = oracles.relabel(without_mask, oracles.ground_truth(setup.dataset, active))
     results += [coco_eval.result_row(image, category_ids[c], score, box) for image, c, score, box in without_mask]
     results.sort(key=lambda r: (r["image_id"], -r["score"]))
-    return Predictions(results, len(without_mask), speed.images_per_second())
+    return Predictions(results, len(without_mask), found.speed.images_per_second())
 
 
-class _Speed:
-    """Images per second, of the images that are loaded after the first masks are there, so compilation is not timed."""
+class Speed:
+    """Images per second, of the images that are loaded after the first masks are there, so compilation is not timed.
+
+    It is that of the first noise seed, where images are loaded: what is asked for later is that number again.
+    """
 
     def __init__(self) -> None:
         self._loaded = 0
+        self._measured: float | None = None
         self._started: tuple[float, int] | None = None  # time, and the images that were loaded by then
 
     def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -190,9 +268,10 @@ class _Speed:
         self._started = self._started or (time.monotonic(), self._loaded)
 
     def images_per_second(self) -> float | None:
-        if self._started is None or self._loaded == self._started[1]:
-            return None
-        return round((self._loaded - self._started[1]) / (time.monotonic() - self._started[0]), 3)
+        if self._measured is None and self._started is not None and self._loaded > self._started[1]:
+            seconds = time.monotonic() - self._started[0]
+            self._measured = round((self._loaded - self._started[1]) / seconds, 3)
+        return self._measured
 
 
 def _batches(config: ConfigDict, segmenter: segment.Segmenter, dataset: Dataset, what: str) -> Iterable[Batch]:
@@ -222,29 +301,23 @@ def score(config: ConfigDict, dataset: Dataset, predictions: Predictions, class_
     return scores
 
 
-def mask_ious(
-    config: ConfigDict, segmenter: segment.Segmenter, params: PyTree, dataset: Dataset
-) -> dict[int, list[float]]:
-    """IoU of the sampled and the true mask of each object, given its ground-truth box and class.
+def _scored_objects(config: ConfigDict, dataset: Dataset) -> dict[int, list[Annotation]]:
+    """Image id -> the objects that count in the mask IoU: no crowds, none below ``eval.min_gt_area`` pixels."""
+    least = config.eval.min_gt_area
+    return {i.id: [a for a in i.annotations if not a.crowd and a.area >= least] for i in dataset.infos}
 
-    Crowds and objects smaller than ``eval.min_gt_area`` pixels do not count.
+
+def mask_ious(config: ConfigDict, setup: Setup, found: Found) -> dict[int, list[float]]:
+    """IoU of the sampled and the true mask of each object, given its ground-truth box and class.
 
     Returns:
       class id -> IoUs, 0..1.
     """
-    least = config.eval.min_gt_area
-    truth = {i.id: [a for a in i.annotations if not a.crowd and a.area >= least] for i in dataset.infos}
-    boxes_of = {
-        image_id: (np.array([a.box for a in annotations], np.float32), np.array([a.class_id for a in annotations]))
-        for image_id, annotations in truth.items()
-        if annotations
-    }
-    batches = _batches(config, segmenter, dataset, "masks in ground-truth boxes")
-    objects = segment.ground_truth_objects(segmenter, params, batches, boxes_of)
+    truth = _scored_objects(config, setup.dataset)
     values: dict[int, list[float]] = {}
-    for sampled in segment.sample_masks(segmenter, params, objects):
-        found, rles = sampled.objects, segment.paste_all(segmenter, sampled)
-        for image_id, rank, rle in zip(found.image_id, found.rank, rles, strict=True):
+    for sampled in segment.sample_masks(setup.segmenter, setup.params, found.in_true_boxes):
+        objects, rles = sampled.objects, segment.paste_all(setup.segmenter, sampled)
+        for image_id, rank, rle in zip(objects.image_id, objects.rank, rles, strict=True):
             annotation = truth[int(image_id)][rank]
             iou = mask_utils.iou([rle], [annotation.rle], [0])
             values.setdefault(annotation.class_id, []).append(float(iou[0, 0]))

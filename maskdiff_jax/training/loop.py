@@ -4,11 +4,13 @@ The order inside: step, write numbers, save, advance. A phase ends with the EMA 
 one starts.
 """
 
+import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -52,6 +54,12 @@ class Phase(NamedTuple):
     patterns: list[tuple[str, str]]  # parameter name -> label of an optimizer, or frozen
     configs: dict[str, ConfigDict]  # label -> fields of configs.base._phase
     unit_columns: frozenset[str] = frozenset()  # parameters whose columns have length 1, see `optim.unit_columns`
+    # equal for losses that are the same function: their compiled step may be shared; None: it is not
+    loss_key: Hashable = None
+
+
+# key, make -> the value that make gave at the first call with this key, see `shared.Shared.once`
+Once = Callable[[Hashable, Callable[[], Callable]], Callable]
 
 
 class Interrupted(Exception):
@@ -80,14 +88,16 @@ class PairLoader:
 
 
 def run_phase(
-    phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None
-) -> PyTree:
+    phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None,
+    once: Once | None = None,
+) -> PyTree:  # fmt: skip
     """Runs a phase from where it stopped; returns the parameters, the trained ones as their EMA.
 
     The phase's loader is closed: its processes would keep their memory while later phases train.
 
     Args:
       stop: when it is set, the phase finishes its step, saves, and raises `Interrupted`.
+      once: keeps compiled steps for later phases of the same process; None: they are not kept.
 
     Raises:
       Interrupted: see `stop`.
@@ -99,7 +109,7 @@ def run_phase(
         return params
     if stop is not None and stop.is_set():
         raise Interrupted(f"phase '{phase.name}' is not started")
-    state, step_fn = _start(phase, params, mesh)
+    state, step_fn = _start(phase, params, mesh, once)
     with (
         closing(phase.loader),
         checkpoint.PhaseCheckpoints(workdir / CHECKPOINTS / phase.name, config.train.keep) as saved,
@@ -124,7 +134,7 @@ def run_phase(
         return optim.overlay(state.params, state.ema)
 
 
-def _start(phase: Phase, params: PyTree, mesh) -> tuple[TrainState, Callable]:
+def _start(phase: Phase, params: PyTree, mesh, once: Once | None) -> tuple[TrainState, Callable]:
     """The state before the first step, and the compiled step."""
     labels = optim.label_parameters(params, phase.patterns)
     decays = {label: fields.ema for label, fields in phase.configs.items()}
@@ -138,8 +148,15 @@ def _start(phase: Phase, params: PyTree, mesh) -> tuple[TrainState, Callable]:
     trainable = optim.unit_columns(optim.split(params, labels)[0], phase.unit_columns)
     params = optim.overlay(params, trainable)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trainable), jax.tree.map(jnp.copy, trainable))
-    step_fn = make_step(phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
+    make = partial(make_step, phase.loss, optimizer, labels, decays, mesh, unit_columns=phase.unit_columns)
+    step_fn = make() if once is None or phase.loss_key is None else once(_step_key(phase, mesh), make)
     return jax.device_put(state, sharding.replicated(mesh)), step_fn
+
+
+def _step_key(phase: Phase, mesh) -> Hashable:
+    """Everything that the compiled step of a phase closes over, see `make_step`."""
+    configs = json.dumps({label: fields.to_dict() for label, fields in phase.configs.items()}, sort_keys=True)
+    return "step", phase.name, phase.steps, phase.loss_key, tuple(phase.patterns), configs, phase.unit_columns, mesh
 
 
 def _run_steps(

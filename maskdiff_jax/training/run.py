@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint
 from maskdiff_jax.lock import owned
+from maskdiff_jax.shared import Shared
 from maskdiff_jax.training import interrupts
 from maskdiff_jax.training.loop import Interrupted, run_phase
 from maskdiff_jax.training.side_by_side import make_meshes, train_parts
@@ -19,11 +20,16 @@ from maskdiff_jax.types import PyTree
 from maskdiff_jax.workdir import IMPORTED, create, is_trained, read_seconds, weights_folder
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def run(config: ConfigDict, workdir: str | Path, shared: Shared | None = None) -> dict[str, float]:
     """Trains the stage that ``config`` describes; what is done already is not done again.
 
     Leaves ``WORKDIR/config.json``, ``metrics.jsonl``, ``checkpoints/final`` (weights), ``seconds.json`` and, in
     later stages, ``shots.json``.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      shared: what this run has in common with others of the same process.
 
     Returns:
       Seconds per phase.
@@ -46,19 +52,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         create(workdir, config)
         if not is_trained(workdir):
             final = weights_folder(workdir)
-            checkpoint.save_params(final, _train(config, workdir))
+            checkpoint.save_params(final, _train(config, workdir, shared or Shared()))
             for folder in final.parent.iterdir():  # their optimizer states are of no more use
                 if folder != final and folder.is_dir():
                     shutil.rmtree(folder)
     return read_seconds(workdir)
 
 
-def _train(config: ConfigDict, workdir: Path) -> PyTree:
+def _train(config: ConfigDict, workdir: Path, shared: Shared) -> PyTree:
     """Runs the phases of a stage; returns its weights."""
     stop = threading.Event()
-    train = partial(run_phase, config=config, workdir=workdir, stop=stop)
+    train = partial(run_phase, config=config, workdir=workdir, stop=stop, once=shared.once)
     trains = [partial(train, mesh=mesh) for mesh in make_meshes(config)]
-    parts = STAGES[config.stage](config, workdir)
+    parts = STAGES[config.stage](config, workdir, shared)
     try:
         with interrupts.deferred(stop):
             return train_parts(parts, trains, stop)

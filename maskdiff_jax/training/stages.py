@@ -25,8 +25,9 @@ from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, sample_shots
-from maskdiff_jax.model import Model, build
+from maskdiff_jax.model import Model
 from maskdiff_jax.nets.classifiers import CLASSIFIERS
+from maskdiff_jax.shared import OF_A_RUN, Shared, fingerprint
 from maskdiff_jax.training import compatibility, novel_classes, optim
 from maskdiff_jax.training.loop import Loader, PairLoader, Phase
 from maskdiff_jax.training.side_by_side import Parts, Train
@@ -46,22 +47,23 @@ SECOND_PASS = [("detector/(refine|box_predictor/bbox_(pred|variance))/.*", "dete
 MASK_HEAD_ONLY = [("detector/.*", optim.FROZEN), ("mask_head/.*", "mask")]
 
 
-def base_stage(config: ConfigDict, workdir: Path) -> Parts:
+def base_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) -> Parts:
     """Detector and mask head, each on its own (paper, "Diffusion-based two-stage training").
 
     Raises:
       FileNotFoundError: the dataset is missing, or the run ``config.init_from`` or ``config.detector_from``.
       ValueError: frozen norms without imported weights, or data or weights that do not fit the config.
     """
+    shared = shared or Shared()
     if config.model.detector.norm == "frozen_bn" and not (config.init_from or config.detector_from):
         raise ValueError(
             "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
             "launch/import_weights.py put them, or train from scratch with "
             f"configs/base.py:{config.preset},weights=scratch"
         )
-    model = build(config.model)
+    model = shared.model(config)
     params = starting_params(config, model)
-    train_split = pipeline.open_split(config.data, "train")
+    train_split = shared.split(config.data, "train")
     base = active_class_ids(config, train_split.categories)
     dataset = fewshot.restrict(train_split, base)
     # all phases before one trains, so that an error in the second does not show up days later
@@ -81,7 +83,7 @@ def base_stage(config: ConfigDict, workdir: Path) -> Parts:
     return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
-def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
+def fewshot_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) -> Parts:
     """The heads on K shots of every class; backbone, FPN and RPN stay as they are, as in TFA.
 
     Leaves ``shots.json``. Where ``train.frozen`` says so the features are trained too.
@@ -90,10 +92,11 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
       FileNotFoundError: the dataset or the run of stage 1 is missing, or the one of ``config.detector_from``.
       ValueError: see `compatibility.check_start`; or the shots cannot be sampled, or are not those of the detector.
     """
+    shared = shared or Shared()
     compatibility.check_start(config, Path(config.init_from))
-    model, first = build(config.model), compatibility.with_classifier_of_stage1(config)
-    params = starting_params(first, build(first.model))
-    support_split = pipeline.open_split(config.data, "support")
+    model, first = shared.model(config), compatibility.with_classifier_of_stage1(config)
+    params = starting_params(first, shared.model(first))
+    support_split = shared.split(config.data, "support")
     shots = _sampled_shots(config, workdir, support_split)
     dataset = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
     active = active_class_ids(config, support_split.categories)
@@ -103,7 +106,7 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     def train_detector(train: Train) -> PyTree:
         if config.detector_from:
             return params
-        started = _with_novel_classes(first, build(first.model), params, support_split, shots, train)
+        started = _with_novel_classes(first, shared.model(first), params, support_split, shots, train)
         if first.model.detector.classifier != config.model.detector.classifier:
             started = _replaced(started, novel_classes.without_bias(started["detector"]["box_predictor"]))
         return train(detector, started)
@@ -117,7 +120,7 @@ def fewshot_stage(config: ConfigDict, workdir: Path) -> Parts:
     return {"detector": train_detector, "mask_head": lambda train: train(mask, params)}
 
 
-def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
+def distill_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) -> Parts:
     """The mask head of a run of stage 2 learns to do without guidance, then to sample in half of the steps, repeatedly.
 
     It sees the training objects of the base classes and as many shots of that run. Leaves ``shots.json``.
@@ -126,11 +129,12 @@ def distill_stage(config: ConfigDict, workdir: Path) -> Parts:
       FileNotFoundError: the dataset is missing; that run is missing or not finished.
       ValueError: see `compatibility.check_teacher` and `check_rounds`.
     """
+    shared = shared or Shared()
     compatibility.check_rounds(config)
     compatibility.check_teacher(config, Path(config.init_from))
-    model = build(config.model)
+    model = shared.model(config)
     params = load_weights(config.init_from, model)
-    train_split, support_split = (pipeline.open_split(config.data, split) for split in ("train", "support"))
+    train_split, support_split = (shared.split(config.data, split) for split in ("train", "support"))
     shots = _sampled_shots(config, workdir, support_split)
     base_objects = fewshot.restrict(train_split, class_ids(train_split.categories, novel=False))
     shot_objects = fewshot.shot_dataset(support_split, shots, config.data.shot_unlabeled)
@@ -186,6 +190,7 @@ def _detector_phase(
         patterns=patterns or [*frozen, *(JOINT if model.gt_mask_side else DETECTOR_ONLY)],
         configs={"detector": fields},
         unit_columns=frozenset([CLASS_VECTORS] if config.model.detector.classifier == "cosine" else []),
+        loss_key=(fingerprint(config, without=OF_A_RUN), tuple(class_ids.tolist())),
     )
 
 
@@ -198,7 +203,10 @@ def _over_classes(loss: Callable, config: ConfigDict, class_ids: np.ndarray) -> 
 def _mask_phase(config: ConfigDict, model: Model, crops) -> Phase:
     """Trains the mask head."""
     fields = config.train.mask
-    return Phase("mask", fields.steps, model.mask_loss, _mask_loader(config, crops), MASK_HEAD_ONLY, {"mask": fields})
+    return Phase(
+        "mask", fields.steps, model.mask_loss, _mask_loader(config, crops), MASK_HEAD_ONLY, {"mask": fields},
+        loss_key=fingerprint(config, without=OF_A_RUN),
+    )  # fmt: skip
 
 
 def _mask_loader(config: ConfigDict, crops) -> Loader:

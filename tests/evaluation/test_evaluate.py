@@ -148,7 +148,7 @@ def test_speed_starts_with_the_first_masks(monkeypatch):
     now = iter([10.0, 14.0])
     monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(now))
     batch = tiny.batch_of_ids([1, 2, 3, -1])
-    speed = evaluate._Speed()
+    speed = evaluate.Speed()
     assert speed.images_per_second() is None
     batches = speed.counted([batch] * 3)
     next(batches)

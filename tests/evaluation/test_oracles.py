@@ -69,7 +69,9 @@ def prediction(oracle):
     segmenter = segment.make_segmenter(
         model, support, size=16, context=0.0, top_n=3, mask_batches=(4,), threshold=0.5, samples=1, noise_seed=0
     )
-    found = evaluate.predict(config, segmenter, jnp.zeros(1), data, ACTIVE)
+    class_ids = np.flatnonzero(ACTIVE).astype(np.int32)
+    setup = evaluate.Setup(model, jnp.zeros(1), segmenter, data, {}, support, class_ids)
+    found = evaluate.predict(config, setup, evaluate.find_objects(config, setup))
     return found, evaluate.score(config, data, found, np.arange(3)).metrics
 
 

@@ -30,7 +30,7 @@ def config():
 def stage(monkeypatch, loader=None, loss=lines.squares, before=lambda: None):
     """Makes stage 1 train a line, in two phases."""
 
-    def phases(config, folder):
+    def phases(config, folder, shared):
         before()
 
         def both(train):

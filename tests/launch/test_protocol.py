@@ -1,0 +1,158 @@
+"""launch/protocol.py: the grid of shots, shot seeds and noise seeds, from the command line."""
+
+import io
+import json
+import shutil
+
+import jax
+import pytest
+
+from launch import run_config
+from maskdiff_jax import checkpoint, workdir
+from maskdiff_jax.evaluation import evaluate, protocol
+from maskdiff_jax.evaluation.progress import Progress
+from maskdiff_jax.model import build
+from maskdiff_jax.training import run as train
+from tests import launched
+from tests.end_to_end.test_end_to_end import TINY
+
+CONFIGS = launched.ROOT / "configs"
+COMPILED = "/jax/core/compile/backend_compile_duration"
+SMALL = {k: v for k, v in TINY.items() if not k.startswith(("data.", "model.mask.", "model.detector."))}
+
+
+def first_stage(folder):
+    """A run of stage 1 with random weights; its dataset will be beside it."""
+    fields = [f"--config.{k}={v}" for k, v in TINY.items()]
+    config = run_config.read_config(f"{CONFIGS}/base.py", [*fields, f"--config.data.root={folder.parent / 'data'}"])[0]
+    workdir.create(folder, config)
+    params = jax.jit(build(config.model).init)(jax.random.key(0))
+    checkpoint.save_params(workdir.weights_folder(folder), params)
+
+
+def launch(folder, *flags, run=launched.run, shots="2", **changes):
+    """Runs a grid in a folder."""
+    fields = [f"--config.{k}={v}" for k, v in (SMALL | {"init_from": folder / "base"} | changes).items()]
+    config = f"--config={CONFIGS}/fewshot.py:shapes"
+    return run("protocol", config, f"--shots={shots}", "--output=grid", *flags, *fields, cwd=folder)
+
+
+def metrics(folder):
+    """Folder of the noise seed below a grid -> metrics.json."""
+    return {str(p.parent.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("metrics.json"))}
+
+
+@pytest.fixture(scope="module")
+def events():
+    """Names of what jax reports, while the list is cleared by who counts."""
+    seen = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, _, **more: seen.append(name))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, events):
+    """A grid of two shot seeds and two noise seeds; the second shot seed in a process that knows the first."""
+    folder = tmp_path_factory.mktemp("protocol")
+    first_stage(folder / "base")
+    done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
+    assert done.code == 0, done.err
+    return folder, done
+
+
+def test_a_grid_is_trained_and_scored(grid):
+    folder, done = grid
+    found = metrics(folder / "grid")
+    names = [f"fewshot-2shot-seed{s}" for s in (0, 1)]
+    assert set(found) == {f"{name}/noise{n}" for name in names for n in (0, 1)}
+    for name, document in found.items():
+        fields = document["config"]
+        assert f"seed{fields['fewshot']['seed']}/noise{fields['eval']['noise_seed']}" in name
+        assert set(document["seconds"]) == {"novel", "detector", "mask", "evaluation"}
+    lines = done.out.splitlines()
+    assert lines[-3].startswith("[1/2] fewshot-2shot-seed0: segm AP base ") and lines[-3].endswith(" left")
+    assert lines[-2].startswith("[2/2] fewshot-2shot-seed1: ") and lines[-2].endswith("; none left")
+    assert lines[-1] == "finished: 2 models, 0 of them before" and done.err == ""
+    files = {str(p.relative_to(folder / "grid" / names[1])) for p in (folder / "grid" / names[1]).rglob("*.*")}
+    assert "noise0/figures/scenes_00.png" in files and not any(x.startswith("noise1/figures") for x in files)
+    assert not any("predictions.json" in x for x in files)
+    assert "detecting, sampling masks" in (folder / "grid" / names[0] / "log.txt").read_text()
+
+
+def test_noise_changes_masks_and_no_boxes(grid):
+    found = metrics(grid[0] / "grid")
+    first, second = (found[f"fewshot-2shot-seed1/noise{n}"]["metrics"] for n in (0, 1))
+    boxes = {k for k in first if k.startswith("bbox/")}
+    assert boxes and all(first[k] == second[k] for k in boxes)
+    assert any(first[k] != second[k] for k in first)
+
+
+def test_metrics_are_those_of_evaluate(grid, tmp_path):
+    for noise_seed in (0, 1):
+        run = grid[0] / "grid" / "fewshot-2shot-seed1"
+        done = launched.run("evaluate", run, f"--config.eval.noise_seed={noise_seed}", f"--output={tmp_path}")
+        assert done.code == 0, done.err
+        ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (run / f"noise{noise_seed}", tmp_path))
+        for part in ("metrics", "per_class", "curves", "shots_per_class", "config"):
+            assert ours[part] == theirs[part]
+
+
+def test_a_finished_grid_is_not_computed_again(grid, monkeypatch, events):
+    folder, _ = grid
+    before = {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")}
+    monkeypatch.setattr(evaluate, "open_run", lambda *_: pytest.fail("evaluated again"))
+    events.clear()
+    done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
+    assert done.code == 0 and done.out.splitlines()[-1] == "finished: 2 models, 2 of them before"
+    assert COMPILED not in events
+    assert {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")} == before
+
+
+def test_only_the_missing_noise_seed_is_computed(grid, tmp_path):
+    shutil.copytree(grid[0], tmp_path / "copy")
+    run = tmp_path / "copy" / "grid" / "fewshot-2shot-seed0"
+    before = json.loads((run / "noise1" / "metrics.json").read_text())
+    kept = (run / "noise0" / "metrics.json").stat().st_mtime_ns
+    (run / "noise1" / "metrics.json").unlink()
+    done = launch(tmp_path / "copy", "--shot_seeds=0:2", "--noise_seeds=0:2", init_from=grid[0] / "base")
+    assert done.code == 0, done.err
+    assert "[2/2] fewshot-2shot-seed0" not in done.out and "[1/2] fewshot-2shot-seed0: " in done.out
+    assert json.loads((run / "noise1" / "metrics.json").read_text())["metrics"] == before["metrics"]
+    assert (run / "noise0" / "metrics.json").stat().st_mtime_ns == kept
+
+
+def test_other_options_are_not_mixed(grid):
+    done = launch(grid[0], "--shot_seeds=0:2", "--noise_seeds=0:2", **{"eval.samples": 2})
+    assert done.code == 1 and "2 of 2 models failed" in done.err
+    assert "noise0/metrics.json is of another config (eval.samples: 1 there, 2 here): delete it" in done.err
+
+
+def test_the_second_model_compiles_nothing(grid, events):
+    """With the programs of the first one, whatever the shots; detection and training too."""
+    folder, models, counts = grid[0] / "compile", [], []
+    overrides = [f"--config.{k}={v}" for k, v in (SMALL | {"init_from": grid[0] / "base"}).items()]
+    for seed in (3, 4):
+        config = run_config.complete(
+            *run_config.read_config(f"{CONFIGS}/fewshot.py:shapes,shots=2,seed={seed}", overrides)
+        )
+        models.append(protocol.make_model(folder, config, ["all"]))
+
+    def counted(config, workdir, shared):
+        counts.append(events.count(COMPILED))
+        return train.run(config, workdir, shared)
+
+    assert protocol.run(models, [0, 1], train=counted, progress=Progress([2, 2], io.StringIO())) == {}
+    counts.append(events.count(COMPILED))
+    assert counts[1] - counts[0] > 5  # training steps, detection, crops, masks: new functions
+    assert counts[2] == counts[1]
+
+
+def test_a_model_that_fails_does_not_stop_the_others(grid):
+    """There are not as many shots as that."""
+    done = launch(grid[0], "--shot_seeds=0", "--noise_seeds=0", "--output=failing", shots="1,2", **{
+        "train.mask.lr": 1e30, "train.mask.clip_norm": 0.0,
+    })  # fmt: skip
+    assert done.code == 1, done
+    assert "fewshot-1shot-seed0 FAILED: the loss of phase" in done.out or "FAILED" in done.out
+    assert "models failed:" in done.err and "Traceback" not in done.err
+    assert "Traceback" in (grid[0] / "failing" / "fewshot-1shot-seed0" / "log.txt").read_text()
