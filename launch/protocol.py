@@ -88,9 +88,12 @@ def grid(file: str | None, overrides: list[str]) -> tuple[list, dict[str, str]]:
     from maskdiff_jax.evaluation import protocol
 
     if not file:
-        raise ValueError("which config? give --config configs/fewshot.py:PRESET")
+        raise ValueError("which config? give --config configs/fewshot.py:PRESET, or a baseline")
     if re.search(r"[:,]\s*(shots|seed)=", file):
         raise ValueError(f"--config={file} names one model: give --shots and --shot_seeds for a grid")
+    stage = run_config.read_config(file, [])[0].stage
+    if stage != "fewshot":
+        raise ValueError(f"--config={file} is of stage '{stage}': a grid is of stage 2, as configs/fewshot.py")
     settings = list(dict.fromkeys(_SETTINGS.value))
     if not settings or set(settings) - set(protocol.SETTINGS):
         raise ValueError(f"--settings={','.join(settings)}: choose among {', '.join(protocol.SETTINGS)}")
@@ -123,8 +126,6 @@ def _config(file: str, overrides: list[str], classes: str, shots: int, seed: int
     ]
     given = [*fields, f"--config.fewshot.classes={classes}"]
     config, names = run_config.read_config(f"{file}{separator}shots={shots},seed={seed}", given)
-    if config.stage != "fewshot":
-        raise ValueError(f"--config={file} is of stage '{config.stage}': a grid is of stage 2, see configs/fewshot.py")
     return run_config.complete(config, names, say)
 
 
@@ -159,8 +160,8 @@ def check_stage_1(begun: dict[str, str]) -> None:
     if missing:
         lines = "\n".join(f"  {command}" for command in missing.values())
         raise FileNotFoundError(
-            f"{len(missing)} of the {len(begun)} runs that this grid starts from are missing or not finished; train them "
-            f"first:\n{lines}"
+            f"{len(missing)} of the {len(begun)} runs that this grid starts from are missing or not finished; train "
+            f"them first:\n{lines}"
         )
 
 

@@ -21,7 +21,8 @@ T = TypeVar("T")
 # the fields of a run that no loss depends on: which shots are sampled and how many, where training starts and ends
 OF_A_RUN = (
     "init_from", "detector_from", "seed", "eval.",
-    "train.detector.steps", "train.refine.steps", "train.mask.steps", "train.novel.steps", "fewshot.shots", "fewshot.seed", "fewshot.shots_from", "data.shot_drop",
+    *(f"train.{phase}.steps" for phase in ("detector", "refine", "mask", "novel")),
+    "fewshot.shots", "fewshot.seed", "fewshot.shots_from", "data.shot_drop",
 )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ def prediction(oracle):
         return jnp.ones(region.shape[:3])
 
     nothing = lambda *_: None
-    model = Model(nothing, nothing, nothing, detect, nothing, fill, nothing, nothing)
+    model = Model(**dict.fromkeys(Model._fields, nothing))
+    model = model._replace(detect=detect, segment=fill, mask_side=16, gt_mask_side=0, mask_features=None)
     support = SupportSet(np.zeros((3, 2, 16, 16, 4), np.uint8), np.full(3, 2))
     segmenter = segment.make_segmenter(
         model, support, size=16, context=0.0, top_n=3, mask_batches=(4,), threshold=0.5, samples=1, noise_seed=0

@@ -108,15 +108,21 @@ def test_a_finished_grid_is_not_computed_again(grid, monkeypatch, events):
     assert {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")} == before
 
 
-def test_only_the_missing_noise_seed_is_computed(grid, tmp_path):
-    shutil.copytree(grid[0], tmp_path / "copy")
-    run = tmp_path / "copy" / "grid" / "fewshot-2shot-seed0"
+def test_a_failed_model_does_not_stop_the_others_and_only_what_is_missing_is_computed(grid, tmp_path):
+    shutil.copytree(grid[0] / "grid", tmp_path / "grid")
+    run = tmp_path / "grid" / "fewshot-2shot-seed0"
     before = json.loads((run / "noise1" / "metrics.json").read_text())
     kept = (run / "noise0" / "metrics.json").stat().st_mtime_ns
     (run / "noise1" / "metrics.json").unlink()
-    done = launch(tmp_path / "copy", "--shot_seeds=0:2", "--noise_seeds=0:2", init_from=grid[0] / "base")
-    assert done.code == 0, done.err
-    assert "[2/2] fewshot-2shot-seed0" not in done.out and "[1/2] fewshot-2shot-seed0: " in done.out
+    done = launch(tmp_path, "--shot_seeds=0", "--noise_seeds=0:2", shots="50,2", init_from=grid[0] / "base")
+    assert done.code == 1 and done.err == (
+        f"1 of 2 models failed:\n  fewshot-50shot-seed0: stage 2 cannot start from {grid[0] / 'base'}: "
+        "fewshot.shots=50, but its mask head has model.mask.slots=10: lower shots, or train stage 1 with more slots\n"
+    )  # fmt: skip
+    assert "Traceback" in (tmp_path / "grid" / "fewshot-50shot-seed0" / "log.txt").read_text()
+    lines = done.out.splitlines()
+    assert lines[-2].startswith("[1/2] fewshot-50shot-seed0 FAILED: ")
+    assert lines[-1].startswith("[2/2] fewshot-2shot-seed0: segm AP ")
     assert json.loads((run / "noise1" / "metrics.json").read_text())["metrics"] == before["metrics"]
     assert (run / "noise0" / "metrics.json").stat().st_mtime_ns == kept
 
@@ -147,12 +153,52 @@ def test_the_second_model_compiles_nothing(grid, events):
     assert counts[2] == counts[1]
 
 
-def test_a_model_that_fails_does_not_stop_the_others(grid):
-    """There are not as many shots as that."""
-    done = launch(grid[0], "--shot_seeds=0", "--noise_seeds=0", "--output=failing", shots="1,2", **{
-        "train.mask.lr": 1e30, "train.mask.clip_norm": 0.0,
-    })  # fmt: skip
-    assert done.code == 1, done
-    assert "fewshot-1shot-seed0 FAILED: the loss of phase" in done.out or "FAILED" in done.out
-    assert "models failed:" in done.err and "Traceback" not in done.err
-    assert "Traceback" in (grid[0] / "failing" / "fewshot-1shot-seed0" / "log.txt").read_text()
+def test_missing_runs_of_stage_1_are_all_listed_first(tmp_path):
+    config = f"--config={CONFIGS}/fewshot.py:coco,paper=true"
+    done = launched.run("protocol", config, "--shots=1,5", "--config.data.root=photos", cwd=tmp_path)
+    assert done.code == 2 and "2 of the 2 runs that this grid starts from are missing" in done.err
+    for shots in (1, 5):
+        assert (
+            f"  python launch/train.py --config {CONFIGS}/base.py:coco,paper=true,shots={shots} "
+            f"--workdir=runs/base-coco-paper-{shots}shot --config.data.root=photos\n"
+        ) in done.err
+    pattern = "--config.init_from=mine/{shots}"
+    done = launched.run("protocol", config, "--shots=1,5", pattern, "--settings=all,novel", cwd=tmp_path)
+    assert "--workdir=mine/1\n" in done.err and "--workdir=mine/5\n" in done.err
+    baseline = f"--config={CONFIGS}/baselines/mrcn_ft_full.py:shapes"
+    done = launched.run("protocol", baseline, cwd=tmp_path)
+    assert f"--config {CONFIGS}/baselines/mtfa.py:shapes,stage=base --workdir=runs/base-shapes-mtfa\n" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--config={}/fewshot.py:shapes,shots=5"], "names one model: give --shots and --shot_seeds"),
+        (["--config={}/base.py"], "is of stage 'base': a grid is of stage 2"),
+        (["--config={}/fewshot.py", "--settings=all,base"], "choose among all, novel, voc"),
+        (["--config={}/fewshot.py", "--shots=one"], "--shots=one: give numbers"),
+        (["--config={}/fewshot.py", "--shot_seeds=3:3"], "--shot_seeds=3:3 is empty"),
+        (["--config={}/fewshot.py", "--workdir=x"], "give the folder of the grid with --output"),
+        ([], "which config?"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, words, tmp_path):
+    done = launched.run("protocol", *(x.format(CONFIGS) for x in flags), cwd=tmp_path)
+    assert done.code == 2 and words in done.err and done.err.strip().count("\n") == 0, done
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_and_shards():
+    script = launched.load("protocol")
+    assert script["numbers"]("x", "0:3,7,1") == [0, 1, 2, 7]
+    shards = [script["shard"](list(range(10)), f"{i}/3") for i in (1, 2, 3)]
+    assert shards[0] == [0, 3, 6, 9] and sorted(sum(shards, [])) == list(range(10))
+    for text, words in {
+        "0/2": "i from 1 to n",
+        "3/2": "i from 1 to n",
+        "x": "give i/n",
+        "11/20": "only 10 models",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            script["shard"](list(range(10)), text)
