@@ -31,7 +31,8 @@ def make(mask_batches, traced, shot=9, mesh=None):
         return jax.nn.sigmoid(params * noise + 4 * (brightness - 0.5))
 
     nothing = lambda *_: None
-    model = Model(nothing, nothing, nothing, nothing, nothing, mask, nothing, nothing)
+    functions = dict.fromkeys(Model._fields, nothing) | {"segment": mask}
+    model = Model(**functions | {"mask_side": M, "gt_mask_side": 0, "mask_features": None})
     support = SupportSet(np.full((3, 2, M, M, 4), shot, np.uint8), np.full(3, 2))
     return segment.make_segmenter(
         model, support, size=M, context=0.0, top_n=4, mask_batches=mask_batches, threshold=0.5,
