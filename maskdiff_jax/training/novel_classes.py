@@ -64,8 +64,7 @@ def initialize(
     classes["kernel"] = classes["kernel"].at[:, novel].set(vectors)
     if "bias" in classes:
         classes["bias"] = classes["bias"].at[novel].set(bias)
-    if "rho" in classes:
-        classes["rho"] = classes["rho"].at[:, novel].set(RHO)
+    classes = with_variances(classes, novel)
     boxes = {part: predictor[part] for part in predictor if part in BOXES}
     if _class_specific(predictor, num_classes) and len(base):
         boxes = jax.tree.map(lambda weight: _set_to_mean(weight, base, novel, num_classes), boxes)
@@ -86,6 +85,11 @@ def without_bias(predictor: PyTree) -> PyTree:
     normalizes (few-shot-object-detection, configs/COCO-detection, `CosineSimOutputLayers`).
     """
     return predictor | {"cls_score": {"kernel": predictor["cls_score"]["kernel"]}}
+
+
+def with_variances(classes: PyTree, class_ids: np.ndarray) -> PyTree:
+    """``predictor["cls_score"]`` with variance 1 of some classes' weights, where the classifier is probit."""
+    return classes | {"rho": classes["rho"].at[:, class_ids].set(RHO)} if "rho" in classes else classes
 
 
 def _class_specific(predictor: PyTree, num_classes: int) -> bool:

@@ -20,12 +20,12 @@ from maskdiff_jax.workdir import CHECKPOINTS
 
 PHASES = {"base": ("detector", "refine", "mask"), "fewshot": ("novel", "detector", "mask"), "distill": ("mask",)}
 PARTS = {
-    "detector": ("detector/",), "refine": ("detector/refine/",), "novel": ("detector/box_predictor/",),
-    "mask": ("mask_head/",),
+    "detector": ("detector/",), "refine": ("detector/refine/", "detector/box_predictor/bbox_"),
+    "novel": ("detector/box_predictor/",), "mask": ("mask_head/",),
 }  # fmt: skip
 # of a mask head that is trained with the detector
 JOINT_PARTS = {
-    "detector": ("detector/", "mask_head/"), "refine": ("detector/refine/",),
+    "detector": ("detector/", "mask_head/"), "refine": ("detector/refine/", "detector/box_predictor/bbox_"),
     "novel": ("detector/box_predictor/", "mask_head/predictor/"),
 }  # fmt: skip
 SHOTS = (1, 5, 10)  # the K of the paper's tables

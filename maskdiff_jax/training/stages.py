@@ -70,13 +70,14 @@ def base_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) 
     detector = _detector_phase(config, model, "detector", dataset, base)
     joint = model.gt_mask_side > 0
     mask = None if joint else _mask_phase(config, model, pipeline.open_crops(config.data, dataset, "train"))
-    refine = _detector_phase(config, model, "refine", dataset, base, SECOND_PASS)
+    second_pass = config.model.detector.refine
+    refine = _detector_phase(config, model, "refine", dataset, base, SECOND_PASS) if second_pass else None
 
     def train_detector(train: Train) -> PyTree:
         if config.detector_from:
             return params
         trained = train(detector, params)
-        return train(refine, trained) if config.model.detector.refine else trained
+        return train(refine, trained) if refine else trained
 
     if mask is None:
         return _together(train_detector)
@@ -292,9 +293,10 @@ def _predictors(model: Model) -> list[tuple[str, str]]:
 def _with_fresh_predictors(config: ConfigDict, model: Model, params: PyTree) -> PyTree:
     """The parameters with new last layers, of all classes (TFA, tools/ckpt_surgery.py, `remove`)."""
     new = jax.jit(model.init)(jax.random.key(config.seed + 1))
-    return _replaced(
-        params, new["detector"]["box_predictor"], new["mask_head"]["predictor"] if model.gt_mask_side else None
-    )
+    predictor = new["detector"]["box_predictor"]
+    classes = novel_classes.with_variances(predictor["cls_score"], np.arange(config.model.num_classes))
+    masks = new["mask_head"]["predictor"] if model.gt_mask_side else None
+    return _replaced(params, predictor | {"cls_score": classes}, masks)
 
 
 def _replaced(params: PyTree, box_predictor: PyTree | None, mask_predictor: PyTree | None = None) -> PyTree:

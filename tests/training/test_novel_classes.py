@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskdiff_jax.nets.classifiers import NO_VARIANCE
 from maskdiff_jax.training import novel_classes
 
 C, F = 5, 16
@@ -74,6 +75,30 @@ def test_initialize():
     assert 0.003 < kernel[:, NEW].std() < 0.03
     mean = old["bbox_pred"]["bias"].reshape(C, 4)[BASE].mean(0)
     np.testing.assert_allclose(out["bbox_pred"]["bias"].reshape(C, 4)[NEW], np.stack([mean, mean]), rtol=1e-5)
+
+
+def bayesian(seed):
+    """The predictor of a probit classifier, whose boxes have variances."""
+    old = predictor(seed)
+    classes = old["cls_score"] | {"bias": jnp.full(C + 1, 0.5), "rho": jnp.full((F, C + 1), NO_VARIANCE)}
+    return old | {"cls_score": classes, "bbox_variance": predictor(seed + 1)["bbox_pred"]}
+
+
+def test_novel_classes_of_a_probit_classifier_have_variances():
+    old = bayesian(0)
+    out = novel_classes.initialize(old, jax.random.key(3), BASE, NEW, C, bias=-2.0)
+    rho, bias = (np.asarray(out["cls_score"][x]) for x in ("rho", "bias"))
+    np.testing.assert_allclose(np.log1p(np.exp(rho[:, NEW])), 1.0, rtol=1e-6)
+    assert (rho[:, [*BASE, C]] == NO_VARIANCE).all() and (bias[NEW] == -2).all() and (bias[[*BASE, C]] == 0.5).all()
+    mean = old["bbox_variance"]["bias"].reshape(C, 4)[BASE].mean(0)
+    np.testing.assert_allclose(out["bbox_variance"]["bias"].reshape(C, 4)[NEW], np.stack([mean, mean]), rtol=1e-5)
+    copied = novel_classes.copy_classes(old, jax.tree.map(lambda x: x + 1.0, out), NEW, C)
+    assert jax.tree.structure(copied) == jax.tree.structure(old)
+    for part, leaf, width in (("cls_score", "rho", 1), ("cls_score", "bias", 1), ("bbox_variance", "kernel", 4)):
+        for c in range(C):
+            columns = slice(width * c, width * (c + 1))
+            want = out[part][leaf] + 1.0 if c in NEW else old[part][leaf]
+            np.testing.assert_array_equal(copied[part][leaf][..., columns], want[..., columns])
 
 
 def test_imprint_keeps_base_answers_and_finds_novel_shots():

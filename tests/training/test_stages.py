@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import base, distill, fewshot
-from configs.baselines import imtfa, imtfa_fc
+from configs.baselines import ifs_rcnn, imtfa, imtfa_fc
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as shots_of
@@ -103,6 +104,24 @@ def test_the_cosine_classifier_is_projected_where_it_is_trained(folder):
         labels = optim.label_parameters(params, phase.patterns)
         trained = labels[stages.CLASS_VECTORS] != optim.FROZEN
         assert (stages.CLASS_VECTORS in phase.unit_columns) == trained, name
+
+
+def test_the_second_pass_trains_after_all_else_with_the_box_regression(tmp_path):
+    """In phase "detector" it stays as it is; in phase "refine" nothing but it and the box regression is trained."""
+    config = small(ifs_rcnn.get_config("shapes,stage=base").unlock(), tmp_path)
+    trained = {}
+
+    def train(phase, params):
+        labels = optim.label_parameters(params, phase.patterns)
+        trained[phase.name] = {name for name, label in labels.items() if label != optim.FROZEN}
+        return params
+
+    params = train_parts(stages.base_stage(config, tmp_path), [train])
+    assert list(trained)[:2] == ["detector", "refine"]
+    boxes = {f"detector/box_predictor/bbox_{x}/{leaf}" for x in ("pred", "variance") for leaf in ("kernel", "bias")}
+    second = {x for x in flatten_dict(params, sep="/") if x.startswith("detector/refine/")}
+    assert len(second) == 8 and trained["refine"] == second | boxes
+    assert boxes < trained["detector"] and not second & trained["detector"]
 
 
 def test_heads_one_after_the_other_equal_the_joint_loss(folder):
