@@ -3,6 +3,7 @@
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of docs/paper_recipe.md on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
+# make results    every method on shapes over several draws of shots and noise: hours, resumes; SEEDS=2 is shorter
 # make bench        times data loading, sampling, training steps and the detector: minutes, on its own; the studies are
 #                   in benchmarks/README.md
 # make clean        removes .venv and caches; runs/ and datasets/ stay
@@ -25,7 +26,7 @@ CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 pyth
 # compiled programs are kept between runs
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help quickstart test test-all rehearsal lint bench clean
+.PHONY: help quickstart test test-all rehearsal lint results bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -72,6 +73,9 @@ lint: $(RUNTIME) $(DEV)
 	@$(PY) -m ruff format --check .
 	@.venv/bin/lint-imports --cache-dir .cache/import_linter
 	@$(PY) -m pyright
+
+results: $(RUNTIME)
+	@$(PY) benchmarks/studies/shapes_grid.py --seeds=$(or $(SEEDS),5)
 
 # what takes minutes and needs no photos, no trained run and no other library
 BENCH := data_pipeline paste sampling detector
