@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import base, distill, fewshot
-from configs.baselines import ifs_rcnn, imtfa, imtfa_fc
+from configs.baselines import ifs_rcnn, imtfa, imtfa_fc, mrcn_ft_full, mtfa
 from maskdiff_jax import checkpoint, sharding
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.fewshot import shots as shots_of
@@ -257,6 +257,53 @@ def test_the_three_runs_of_imtfa(folder, tmp_path):
     kernels = [p["detector"]["box_predictor"]["cls_score"]["kernel"] for p in (second, third)]
     differ = np.flatnonzero((kernels[0] != kernels[1]).any(0))
     np.testing.assert_array_equal(differ, [8, 9, 10, 11])  # the novel classes
+
+
+def joint_phases(folder, get_config, arg, **fields):
+    """Of a baseline's stage, which starts from the run in ``folder / "base"``: what each phase trains; its weights."""
+    config = small(get_config(arg), folder).unlock()
+    config.update_from_flattened_dict(fields)
+    workdir = folder / ("base" if config.stage == "base" else "fewshot")
+    workdir.mkdir(exist_ok=True)
+    (workdir / "config.json").write_text(config.to_json_best_effort())
+    config.init_from = "" if config.stage == "base" else str(folder / "base")
+    found = {}
+
+    def train(phase, params):
+        labels = optim.label_parameters(params, phase.patterns)
+        assert next(phase.loader).gt_masks.any()
+        phase.loader.close()
+        found[phase.name] = {name for name, label in labels.items() if label != optim.FROZEN}
+        return jax.tree.map(lambda x: x + 1.0, params)  # as if everything were trained
+
+    params = train_parts(stages.STAGES[config.stage](config, workdir), [train])
+    if config.stage == "base":
+        checkpoint.save_params(workdir / "checkpoints" / "final", params)
+    return found, params
+
+
+def test_phases_of_a_mask_head_that_is_trained_with_the_detector(tmp_path):
+    """MTFA trains the last layers in stage 2, new ones first; MRCN+ft-full everything; from a linear classifier."""
+    novel_only = {"fewshot.classes": "novel"}
+    found, base_params = joint_phases(tmp_path, mtfa.get_config, "shapes,stage=base")
+    everything = set(flatten_dict(base_params, sep="/"))
+    assert found == {"detector": everything}
+    last = {name for name in everything if re.match("detector/box_predictor/|mask_head/predictor/", name)}
+    cosine = last - {"detector/box_predictor/cls_score/bias"}
+    found, params = joint_phases(tmp_path, mtfa.get_config, "shapes,shots=2")
+    assert found == {"novel": last, "detector": cosine}
+    got, before = (np.asarray(x["mask_head"]["predictor"]["bias"] - y) for x, y in ((params, 1.0), (base_params, 0.0)))
+    np.testing.assert_allclose(got[:8], before[:8], rtol=1e-5)  # combined: base classes from stage 1,
+    np.testing.assert_allclose(got[8:], 1.0)  # novel ones from new weights, whose bias is 0, and their phase
+    kernel = params["detector"]["box_predictor"]["cls_score"]["kernel"] - 1.0
+    before = base_params["detector"]["box_predictor"]["cls_score"]["kernel"]
+    np.testing.assert_allclose(
+        kernel[:, [*range(8), 12]], before[:, [*range(8), 12]], rtol=1e-5
+    )  # and the background's
+    found, params = joint_phases(tmp_path, mtfa.get_config, "shapes,shots=2", **novel_only)
+    assert found == {"novel": cosine}
+    found, _ = joint_phases(tmp_path, mrcn_ft_full.get_config, "shapes,shots=2")
+    assert found == {"novel": last, "detector": everything}
 
 
 def test_stage_2_is_refused_before_any_data_is_read(folder, monkeypatch):
