@@ -9,6 +9,7 @@ from PIL import Image
 from maskdiff_jax.inference import predictor
 from tests.end_to_end.test_end_to_end import flags, launch
 
+pytestmark = pytest.mark.slow
 SMALL = {"model.mask.cnn.channels": 8, "model.mask.cnn.convs": 1, "model.mask.cnn.roi_size": 7}
 STAGE2 = "runs/fewshot-shapes-mtfa-2shot-seed1"
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskdiff_jax.inference import segment
-from maskdiff_jax.model import Model
+from maskdiff_jax.inference import predictor, segment
+from maskdiff_jax.model import Model, build
 from maskdiff_jax.types import SupportSet
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 M = 8
@@ -218,3 +219,19 @@ def test_masks_do_not_depend_on_batch_size_or_other_objects():
 def test_no_objects_are_no_work():
     traced = []
     assert sampled(make((4,), traced), []) == ({}, {}) and not traced
+
+
+def test_a_head_that_sees_features_gets_boxes_of_the_networks_input():
+    """Boxes come in pixels of the image as stored; a margin is none of its business."""
+    model = build(tiny.config().model)._replace(mask_features=lambda params, image, hw, boxes: boxes + params)
+    support = tiny.trained().support
+    segmenter = segment.make_segmenter(
+        model, support, size=16, context=0.3, top_n=3, mask_batches=(4,), threshold=0.5, samples=1, noise_seed=0
+    )
+    batch = predictor.as_batch(np.zeros((128, 32, 3), np.uint8), 5, tiny.config().data)  # halved: 64 x 16
+    assert segmenter.context == 0.0 and batch.image_hw.tolist() == [[64, 16]]
+    boxes = np.float32([[[4, 8, 32, 128], [0, 0, 2, 2]]])
+    np.testing.assert_array_equal(segmenter.crop(np.float32(1), batch, boxes)[0], [[3, 5, 17, 65], [1, 1, 2, 2]])
+    truth = {5: (boxes[0], np.array([3, 1]))}
+    (found,) = segment.ground_truth_objects(segmenter, np.float32(0), [batch], truth)
+    np.testing.assert_array_equal(found[0].region, boxes[0] / 2)
