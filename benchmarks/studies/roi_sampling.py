@@ -44,30 +44,15 @@ def main() -> None:
 
 def box_ap(config, workdir: Path) -> dict:
     """Box AP and AP50 of the weights in ``workdir``, in percent; no mask is sampled."""
-
-    from maskdiff_jax.data import pipeline
-    from maskdiff_jax.data.support import active_class_ids, active_mask, make_support_set
     from maskdiff_jax.evaluation import coco_eval, evaluate
-    from maskdiff_jax.inference import segment
-    from maskdiff_jax.model import build
-    from maskdiff_jax.workdir import load_weights
 
-    c, e = config, config.eval
-    model = build(c.model)
-    params = load_weights(workdir, model)
-    dataset = pipeline.open_split(c.data, e.split)
-    dataset = dataset._replace(infos=dataset.infos[: e.images or None])
-    ids = active_class_ids(c, dataset.categories)
-    _, support = make_support_set(c)
-    e.mask_min_score = 2.0  # no score reaches it
-    segmenter = segment.make_segmenter(
-        model, support, size=c.model.mask.size, context=c.data.context, top_n=1, mask_batches=(e.mask_batch,),
-        threshold=0.5, samples=1, noise_seed=0,
-    )  # fmt: skip
-    active = active_mask(ids, c.model.num_classes)
-    predictions, *_ = evaluate.predict(c, segmenter, params, dataset, active)
-    metrics, _, _ = coco_eval.score(dataset, predictions, ids)
-    return {"images": len(dataset.infos)} | {k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")}
+    config.eval.mask_min_score = 2.0  # no score reaches it
+    setup = evaluate.open_run(config, workdir)
+    predictions = evaluate.predict(config, setup, evaluate.find_objects(config, setup))
+    metrics = coco_eval.score(setup.dataset, predictions.results, setup.class_ids).metrics
+    return {"images": len(setup.dataset.infos)} | {
+        k: round(metrics[k], 2) for k in ("bbox/AP", "bbox/AP50", "bbox/AP75")
+    }
 
 
 if __name__ == "__main__":

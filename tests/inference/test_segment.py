@@ -158,10 +158,12 @@ PREDICTED = """
             samples=1, noise_seed=0, mesh=sharding.make_mesh(n),
         )
         assert segmenter.mask_batches == ((4,) if n == 1 else (8,))
-        found, without_mask, speed = evaluate.predict(c, segmenter, params, dataset, np.ones(12, bool))
+        setup = evaluate.Setup(model, params, segmenter, dataset, {}, support, np.arange(12, dtype=np.int32))
+        found = evaluate.find_objects(c, setup)
+        rows, without_mask, speed = evaluate.predict(c, setup, found)
         assert without_mask == 0 and (n > 1 or speed > 0)
-        results.append(found)
-        ious.append(evaluate.mask_ious(c, segmenter, params, dataset))
+        results.append(rows)
+        ious.append(evaluate.mask_ious(c, setup, found))
     assert len(results[0]) == len(results[1]) == 33
     for a, b in zip(*results):
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
