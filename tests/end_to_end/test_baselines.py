@@ -48,3 +48,18 @@ def test_an_export_samples_the_same_masks(trained):
     Image.new("RGB", (128, 128)).save(trained / "a.png")
     launch("sample", "--model", "model", "--output", "sampled", "a.png", cwd=trained)
     assert list((trained / "sampled").rglob("*.json"))
+
+
+def test_imtfa_adds_classes_without_training(tmp_path):
+    """Its runs on base classes find each other; stage 2 has no phase, and is scored with another cosine scale."""
+    steps = {"train.detector.steps": 0, "train.mask.steps": 0, "train.novel.steps": 0}
+    launch("train", *flags(tmp_path, "baselines/imtfa_fc.py:shapes", **SMALL), cwd=tmp_path)
+    launch("train", *flags(tmp_path, "baselines/imtfa.py:shapes,stage=base", **SMALL), cwd=tmp_path)
+    second = flags(tmp_path, "baselines/imtfa.py:shapes,shots=2,seed=1", **SMALL, **steps)
+    assert "nothing is trained" in launch("train", *second, cwd=tmp_path).out
+    run = "runs/fewshot-shapes-imtfa-2shot-seed1"
+    assert not (tmp_path / run / "metrics.jsonl").exists()
+    launch("evaluate", run, "--config.model.detector.cosine_scale=5.0", cwd=tmp_path)
+    document = json.loads((tmp_path / run / "metrics.json").read_text())
+    assert document["config"]["method"] == "imtfa" and document["metrics"]["mask_iou/all"] > 0
+    assert document["config"]["model"]["detector"]["cosine_scale"] == 5.0
