@@ -148,7 +148,8 @@ def noising(config: ConfigDict, example: Example) -> np.ndarray:
     options = config.model.mask.diffusion
     scale = options.signal_scale  # masks are coded as -scale and +scale
     schedule = diffusion.make_schedule(options.schedule, options.timesteps)
-    chain = diffusion.noise_chain(schedule, jax.random.key(0), jnp.asarray(2.0 * example.mask - 1.0) * scale)
+    noise_chain = jax.jit(diffusion.noise_chain)  # compiled once per process, for every run
+    chain = noise_chain(schedule, jax.random.key(0), jnp.asarray(2.0 * example.mask - 1.0) * scale)
     signal = np.linspace(0.95, 0.05, STRIP - 1)
     times = np.unique([np.abs(schedule.sqrt_alphas_cumprod - s).argmin() for s in signal])
     images = [example.mask, *(np.asarray(chain[t]) / (2 * scale) + 0.5 for t in times)]

@@ -1,22 +1,25 @@
 """launch/protocol.py: the grid of shots, shot seeds and noise seeds, from the command line."""
 
-import io
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import pytest
 
 from launch import run_config
-from maskdiff_jax import checkpoint, workdir
+from maskdiff_jax import checkpoint, lock, workdir
 from maskdiff_jax.evaluation import evaluate, protocol
-from maskdiff_jax.evaluation.progress import Progress
 from maskdiff_jax.model import build
 from maskdiff_jax.training import run as train
 from tests import launched
 from tests.end_to_end.test_end_to_end import TINY
 
 CONFIGS = launched.ROOT / "configs"
+NAMES = ["fewshot-2shot-seed0", "fewshot-2shot-seed1"]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 SMALL = {k: v for k, v in TINY.items() if not k.startswith(("data.", "model.mask.", "model.detector."))}
 
@@ -43,82 +46,100 @@ def metrics(folder):
 
 
 @pytest.fixture(scope="module")
-def events():
-    """Names of what jax reports, while the list is cleared by who counts."""
+def compiled():
+    """Names of the functions that were compiled; who counts clears the list."""
     seen = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, _, **more: seen.append(name))
+
+    def listen(event, seconds, **more):
+        if event == COMPILED:
+            seen.append(more.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     return seen
 
 
+class Grid(NamedTuple):
+    folder: Path
+    done: launched.Output
+    compiled: list[list[str]]  # functions compiled before the first model, before the second, and after it
+
+
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory, events):
-    """A grid of two shot seeds and two noise seeds; the second shot seed in a process that knows the first."""
-    folder = tmp_path_factory.mktemp("protocol")
+def grid(tmp_path_factory, compiled):
+    """A grid of two shot seeds and two noise seeds."""
+    folder, counts = tmp_path_factory.mktemp("protocol"), []
     first_stage(folder / "base")
-    done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
+    run = train.run
+
+    def counted(*arguments):
+        counts.append(list(compiled))
+        return run(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "run", counted)
+        done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
     assert done.code == 0, done.err
-    return folder, done
+    return Grid(folder, done, [*counts, list(compiled)])
 
 
 def test_a_grid_is_trained_and_scored(grid):
-    folder, done = grid
+    folder, done, _ = grid
     found = metrics(folder / "grid")
-    names = [f"fewshot-2shot-seed{s}" for s in (0, 1)]
-    assert set(found) == {f"{name}/noise{n}" for name in names for n in (0, 1)}
+    assert set(found) == {f"{name}/noise{n}" for name in NAMES for n in (0, 1)}
     for name, document in found.items():
         fields = document["config"]
         assert f"seed{fields['fewshot']['seed']}/noise{fields['eval']['noise_seed']}" in name
         assert set(document["seconds"]) == {"novel", "detector", "mask", "evaluation"}
     lines = done.out.splitlines()
-    assert lines[-3].startswith("[1/2] fewshot-2shot-seed0: segm AP base ") and lines[-3].endswith(" left")
-    assert lines[-2].startswith("[2/2] fewshot-2shot-seed1: ") and lines[-2].endswith("; none left")
+    assert lines[-3].startswith(f"[1/2] {NAMES[0]}: segm AP base ") and lines[-3].endswith(" left")
+    assert lines[-2].startswith(f"[2/2] {NAMES[1]}: ") and lines[-2].endswith("; none left")
     assert lines[-1] == "finished: 2 models, 0 of them before" and done.err == ""
-    files = {str(p.relative_to(folder / "grid" / names[1])) for p in (folder / "grid" / names[1]).rglob("*.*")}
+    files = {str(p.relative_to(folder / "grid" / NAMES[1])) for p in (folder / "grid" / NAMES[1]).rglob("*.*")}
     assert "noise0/figures/scenes_00.png" in files and not any(x.startswith("noise1/figures") for x in files)
     assert not any("predictions.json" in x for x in files)
-    assert "detecting, sampling masks" in (folder / "grid" / names[0] / "log.txt").read_text()
+    assert "detecting, sampling masks" in (folder / "grid" / NAMES[0] / "log.txt").read_text()
 
 
 def test_noise_changes_masks_and_no_boxes(grid):
-    found = metrics(grid[0] / "grid")
+    found = metrics(grid.folder / "grid")
     first, second = (found[f"fewshot-2shot-seed1/noise{n}"]["metrics"] for n in (0, 1))
     boxes = {k for k in first if k.startswith("bbox/")}
     assert boxes and all(first[k] == second[k] for k in boxes)
     assert any(first[k] != second[k] for k in first)
 
 
-def test_metrics_are_those_of_evaluate(grid, tmp_path):
-    for noise_seed in (0, 1):
-        run = grid[0] / "grid" / "fewshot-2shot-seed1"
-        done = launched.run("evaluate", run, f"--config.eval.noise_seed={noise_seed}", f"--output={tmp_path}")
-        assert done.code == 0, done.err
-        ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (run / f"noise{noise_seed}", tmp_path))
-        for part in ("metrics", "per_class", "curves", "shots_per_class", "config"):
-            assert ours[part] == theirs[part]
+@pytest.mark.parametrize("noise_seed", [pytest.param(0, marks=pytest.mark.slow), 1])  # 1: from what was kept
+def test_metrics_are_those_of_evaluate(grid, tmp_path, noise_seed):
+    run = grid.folder / "grid" / NAMES[1]
+    done = launched.run("evaluate", run, f"--config.eval.noise_seed={noise_seed}", f"--output={tmp_path}")
+    assert done.code == 0, done.err
+    ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (run / f"noise{noise_seed}", tmp_path))
+    for part in ("metrics", "per_class", "curves", "shots_per_class", "config"):
+        assert ours[part] == theirs[part]
 
 
-def test_a_finished_grid_is_not_computed_again(grid, monkeypatch, events):
-    folder, _ = grid
+def test_a_finished_grid_is_not_computed_again(grid, monkeypatch, compiled):
+    folder = grid.folder
     before = {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")}
     monkeypatch.setattr(evaluate, "open_run", lambda *_: pytest.fail("evaluated again"))
-    events.clear()
+    compiled.clear()
     done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
     assert done.code == 0 and done.out.splitlines()[-1] == "finished: 2 models, 2 of them before"
-    assert COMPILED not in events
+    assert compiled == []
     assert {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")} == before
 
 
 def test_a_failed_model_does_not_stop_the_others_and_only_what_is_missing_is_computed(grid, tmp_path):
-    shutil.copytree(grid[0] / "grid", tmp_path / "grid")
-    run = tmp_path / "grid" / "fewshot-2shot-seed0"
+    shutil.copytree(grid.folder / "grid", tmp_path / "grid")
+    run = tmp_path / "grid" / NAMES[0]
     before = json.loads((run / "noise1" / "metrics.json").read_text())
     kept = (run / "noise0" / "metrics.json").stat().st_mtime_ns
     (run / "noise1" / "metrics.json").unlink()
-    done = launch(tmp_path, "--shot_seeds=0", "--noise_seeds=0:2", shots="50,2", init_from=grid[0] / "base")
-    assert done.code == 1 and done.err == (
-        f"1 of 2 models failed:\n  fewshot-50shot-seed0: stage 2 cannot start from {grid[0] / 'base'}: "
-        "fewshot.shots=50, but its mask head has model.mask.slots=10: lower shots, or train stage 1 with more slots\n"
-    )  # fmt: skip
+    done = launch(tmp_path, "--shot_seeds=0", "--noise_seeds=0:2", shots="50,2", init_from=grid.folder / "base")
+    assert done.code == 1 and done.err.startswith(
+        "1 of 2 models failed:\n  fewshot-50shot-seed0: stage 2 cannot start "
+    )
+    assert "fewshot.shots=50, but its mask head has model.mask.slots=" in done.err and done.err.count("\n") == 2
     assert "Traceback" in (tmp_path / "grid" / "fewshot-50shot-seed0" / "log.txt").read_text()
     lines = done.out.splitlines()
     assert lines[-2].startswith("[1/2] fewshot-50shot-seed0 FAILED: ")
@@ -128,29 +149,40 @@ def test_a_failed_model_does_not_stop_the_others_and_only_what_is_missing_is_com
 
 
 def test_other_options_are_not_mixed(grid):
-    done = launch(grid[0], "--shot_seeds=0:2", "--noise_seeds=0:2", **{"eval.samples": 2})
+    done = launch(grid.folder, "--shot_seeds=0:2", "--noise_seeds=0:2", **{"eval.samples": 2})
     assert done.code == 1 and "2 of 2 models failed" in done.err
     assert "noise0/metrics.json is of another config (eval.samples: 1 there, 2 here): delete it" in done.err
 
 
-def test_the_second_model_compiles_nothing(grid, events):
-    """With the programs of the first one, whatever the shots; detection and training too."""
-    folder, models, counts = grid[0] / "compile", [], []
-    overrides = [f"--config.{k}={v}" for k, v in (SMALL | {"init_from": grid[0] / "base"}).items()]
-    for seed in (3, 4):
-        config = run_config.complete(
-            *run_config.read_config(f"{CONFIGS}/fewshot.py:shapes,shots=2,seed={seed}", overrides)
-        )
-        models.append(protocol.make_model(folder, config, ["all"]))
+def test_the_second_model_compiles_nothing(grid):
+    """Not for training, detection, masks or figures: all programs are those of the first model."""
+    _, _, (_, before, after) = grid
+    assert {"jit(step)", "jit(detect)", "jit(crop)", "jit(sample)"} <= set(before)
+    assert after[len(before) :] == []
 
-    def counted(config, workdir, shared):
-        counts.append(events.count(COMPILED))
-        return train.run(config, workdir, shared)
 
-    assert protocol.run(models, [0, 1], train=counted, progress=Progress([2, 2], io.StringIO())) == {}
-    counts.append(events.count(COMPILED))
-    assert counts[1] - counts[0] > 5  # training steps, detection, crops, masks: new functions
-    assert counts[2] == counts[1]
+def test_a_model_that_another_process_works_on_is_left_to_it(grid, tmp_path):
+    shutil.copytree(grid.folder / "grid" / NAMES[0], tmp_path / "grid" / NAMES[0])
+    (tmp_path / "grid" / NAMES[0] / "noise1" / "metrics.json").unlink()
+    with lock.owned(tmp_path / "grid" / NAMES[0], protocol.LOCK):
+        done = launch(tmp_path, "--shot_seeds=0", "--noise_seeds=0:2", init_from=grid.folder / "base")
+    assert done.code == 1 and f"{NAMES[0]}: grid/{NAMES[0]} is in use by process {os.getpid()}" in done.err
+    assert not (tmp_path / "grid" / NAMES[0] / "noise1" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_grid(grid, tmp_path):
+    """Each does its shard; what both leave is what one process leaves."""
+    with ThreadPoolExecutor(2) as pool:
+        flags = "--shot_seeds=0:2", "--noise_seeds=0"
+        futures = [
+            pool.submit(launch, tmp_path, *flags, f"--shard={i}/2", run=launched.start, init_from=grid.folder / "base")
+            for i in (1, 2)
+        ]
+        done = [f.result() for f in futures]
+    for shard, name in zip(done, NAMES, strict=True):
+        assert shard.code == 0 and f"[1/1] {name}: " in shard.out and "finished: 1 models" in shard.out, shard.err
+    assert set(metrics(tmp_path / "grid")) == {f"{name}/noise0" for name in NAMES}
 
 
 def test_missing_runs_of_stage_1_are_all_listed_first(tmp_path):
