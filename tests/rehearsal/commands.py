@@ -42,7 +42,7 @@ class Command(NamedTuple):
 
 def recipe() -> list[Command]:
     """All commands, in the order in which a user gives them."""
-    return [*_stage_1(), *_few_shot(), *_shot_files(), *_novel_and_voc(), *_use(), *_zoo(), *_paper()]
+    return [*_stage_1(), *_few_shot(), *_shot_files(), *_novel_and_voc(), *_grid(), *_use(), *_zoo(), *_paper()]
 
 
 def short() -> list[Command]:
@@ -104,6 +104,23 @@ def _novel_and_voc() -> list[Command]:
         Command(f"evaluate.py {run} {voc}", f"{run}/voc/metrics.json", metrics=NOVEL),
         Command(f"evaluate.py {run} {voc} {given}", f"{run}/voc/metrics.json", metrics=both, short=True),
     ]
+
+
+def _grid() -> list[Command]:
+    """Many seeds, in all three settings."""
+    seeds, output = "--shot_seeds=0:2 --noise_seeds=0:2", "runs/protocol/maskdiff"
+    two, one = f"{output}/fewshot-5shot-seed1/noise1", f"{output}/fewshot-novel-1shot-seed0"
+    return [
+        Command(
+            f"protocol.py --config configs/fewshot.py:coco --shots=5 {seeds}",
+            f"{two}/metrics.json", says="finished: 2 models, 0 of them before", metrics=(*AP, *BASE, *NOVEL),
+        ),
+        Command(
+            f"protocol.py --config configs/fewshot.py:coco --shots=1 --shot_seeds=0 --noise_seeds=0 "
+            f"--settings=novel,voc --output={output} --shard=1/1",
+            f"{one}/voc/noise0/metrics.json", says="finished: 1 models", metrics=(*NOVEL, "gt_classes_only/segm/AP"),
+        ),
+    ]  # fmt: skip
 
 
 def _use() -> list[Command]:
