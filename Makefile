@@ -3,7 +3,7 @@
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of docs/paper_recipe.md on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
-# make results    every method on shapes over several draws of shots and noise: hours, resumes; SEEDS=2 is shorter
+# make results    every method on shapes with several seeds of shots and noise: hours, resumes; SEEDS=2 is shorter
 # make bench        times data loading, sampling, training steps and the detector: minutes, on its own; the studies are
 #                   in benchmarks/README.md
 # make clean        removes .venv and caches; runs/ and datasets/ stay

@@ -1,6 +1,6 @@
 """What several runs of one process have in common, so that it is made once: models, compiled programs, datasets.
 
-Nothing here is global: whoever runs several stages or evaluations makes one `Shared` and hands it down. A single run
+Nothing here is global: a script that runs several stages or evaluations makes one `Shared` and hands it down. A single run
 makes its own.
 """
 

@@ -1,4 +1,4 @@
-"""Every method on shapes, K = 1, 5, 10, several draws of shots and of noise: the results table and figure of README.
+"""Every method on shapes, K = 1, 5, 10, several sets of shots and seeds of noise: the results table and figures.
 
     python benchmarks/studies/shapes_grid.py               # what `make results` runs: hours on two cores
     python benchmarks/studies/shapes_grid.py --seeds=2     # the short form
@@ -112,7 +112,7 @@ def main() -> int:
     """Trains what is missing, runs the grids, writes the report; 1 if a command failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/shapes_grid"), help="folder of all runs")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of shots, and seeds of noise")
+    parser.add_argument("--seeds", type=int, default=5, help="of the shots, and of the noise")
     parser.add_argument("--shots", default=",".join(map(str, SHOTS)), help="numbers of shots, of 1, 5, 10")
     parser.add_argument("--methods", default="", help="names, with commas between; default: all")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="scenes that are scored")
