@@ -1,7 +1,7 @@
 """What several runs of one process have in common, so that it is made once: models, compiled programs, datasets.
 
-Nothing here is global: a script that runs several stages or evaluations makes one `Shared` and hands it down. A single run
-makes its own.
+Nothing here is global: a script that runs several stages or evaluations makes one `Shared` and hands it down. A single
+run makes its own.
 """
 
 import json
