@@ -35,6 +35,17 @@ def test_figures_are_written_by_programs_without_data(tmp_path, monkeypatch):
     assert len(largest) == figures.SAMPLES and max(largest) <= 1024
 
 
+def test_a_mask_head_without_noise_has_no_figures_of_it(tmp_path):
+    config, trained = tiny.config(), tiny.trained()
+    with config.unlocked():
+        config.eval.figures = 1
+    (tmp_path / "denoising.png").write_bytes(b"")  # of another head, earlier
+    model = build(config.model)._replace(mask_features=lambda *_: None, trajectory=None, segment=None)
+    dataset, segmenter = scenes.scenes("shapes", "test", 0, 1), tiny.model()._segmenter
+    figures.render(config, tmp_path, model, trained.params, dataset, trained.support, [], segmenter)
+    assert {p.name for p in tmp_path.iterdir()} == {"scenes_00.png", "support.png"}
+
+
 def test_two_thirds_of_the_scenes_have_novel_objects_where_there_are_so_many():
     def split(novel):
         objects = [(Annotation(k, k, int(n), (0, 0, 9, 9), {}, 81.0, False),) for k, n in enumerate(novel)]
