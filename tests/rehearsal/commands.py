@@ -116,8 +116,8 @@ def _grid() -> list[Command]:
             f"{two}/metrics.json", says="finished: 2 models, 0 of them before", metrics=(*AP, *BASE, *NOVEL),
         ),
         Command(
-            f"protocol.py --config configs/fewshot.py:coco --shots=1 --shot_seeds=0 --noise_seeds=0 "
-            f"--settings=novel,voc --output={output} --shard=1/1",
+            "protocol.py --config configs/fewshot.py:coco --shots=1 --shot_seeds=0 --noise_seeds=0 "
+            "--settings=novel,voc --shard=1/1",
             f"{one}/voc/noise0/metrics.json", says="finished: 1 models", metrics=(*NOVEL, "gt_classes_only/segm/AP"),
         ),
     ]  # fmt: skip
