@@ -112,12 +112,12 @@ def _grid() -> list[Command]:
     two, one = f"{output}/fewshot-5shot-seed1/noise1", f"{output}/fewshot-novel-1shot-seed0"
     return [
         Command(
-            f"protocol.py --config configs/fewshot.py:coco --shots=5 {seeds}",
+            f"protocol.py --config configs/fewshot.py:coco --shots=5 {seeds} --predictions",
             f"{two}/metrics.json", says="finished: 2 models, 0 of them before", metrics=(*AP, *BASE, *NOVEL),
         ),
         Command(
             "protocol.py --config configs/fewshot.py:coco --shots=1 --shot_seeds=0 --noise_seeds=0 "
-            "--settings=novel,voc --shard=1/1",
+            "--settings=novel,voc --predictions",
             f"{one}/voc/noise0/metrics.json", says="finished: 1 models", metrics=(*NOVEL, "gt_classes_only/segm/AP"),
         ),
     ]  # fmt: skip
