@@ -5,7 +5,7 @@
 
 FOLDER holds a few hundred COCO photos, see coco_mini.py. Four fifths of the training photos are trained on, base
 classes alone; the others are held out: settings and steps were chosen on them, and the learning curve shows them beside
-objects that are trained on. The validation photos are scored once, at the end. Novel classes have their five shots and
+objects that are trained on. The validation photos are scored at the end alone. Novel classes have their five shots and
 nothing else. What is trained stays in the folder of --runs: an interrupted study resumes, and one of more steps goes on
 where that of fewer steps ended, because the learning rate is constant.
 """
@@ -35,7 +35,18 @@ HELD_OUT = 5  # every fifth training photo, by id, is held out; every fifth of t
 CURVES = ("training", "held out")
 THRESHOLDS = (0.3, 0.4, 0.5)  # of the soft mask; 0.5 is the default
 SAMPLING = {"steps": 2, "guidance": 1.0}  # the default of configs/base.py
-METHODS: dict[str, dict[str, Any]] = {"MaskDiff": {}, "plain UNet": {"model.mask.head": "plain_unet"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "MaskDiff": {"model.mask.diffusion.signal_scale": 0.1},
+    "plain UNet": {"model.mask.head": "plain_unet"},
+    "MaskDiff, b = 0.5": {},
+}
+# how masks of the trained methods are sampled: name in the table -> method, settings
+SAMPLINGS = {
+    "MaskDiff, 2 steps": ("MaskDiff", SAMPLING),
+    "MaskDiff, 1 step": ("MaskDiff", SAMPLING | {"steps": 1}),
+    "plain UNet": ("plain UNet", SAMPLING),
+}
+MAIN = ("MaskDiff", "plain UNet")  # the others were trained until they could be dropped
 # beside those of coco_mini.py
 SETTINGS = {
     "model.mask.size": 64, "model.mask.unet.stem_patch": 4, "model.mask.unet.width": 32,
@@ -53,7 +64,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/photos"), help="where trainings are kept")
     parser.add_argument("--steps", type=int, default=1200, help="of each training; more than before goes on from there")
     parser.add_argument("--every", type=int, default=300, help="steps between two points of the learning curve")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN)
     args = parser.parse_args()
     cli.set_up_jax()
     result = study(args.root.resolve(), args.runs, args.steps, args.every, args.methods, SETTINGS)
@@ -82,18 +93,25 @@ def study(
     print(json.dumps(guesses), flush=True)
     crops = CropInfos.of(parts["training"].crops.infos)
     curves, weights = train(parts, methods, runs, steps, every)
-    found, scored = {}, {}
-    for name, curve in curves.items():
-        scored[name] = objects_of(method_data(parts["val"], name), weights[name])
-        found[name] = {
+    about = {
+        name: {
             "steps": curve[-1]["step"],
             "seconds": round(sum(point["seconds"] for point in curve), 1),
             "parameters": sum(x.size for x in jax.tree.leaves(weights[name]["mask_head"])),
             "curve": curve,
-            "val": mean_ious_of(parts["val"], scored[name]),
         }
-        print(name, json.dumps(found[name]["val"]), flush=True)
-    objects = photos_figure.render(parts["val"], scored, licenses(root), figure)
+        for name, curve in curves.items()
+    }
+    rows, scored = {}, {}
+    for label, (name, sampling) in SAMPLINGS.items():
+        if name in methods:
+            rows[label] = {"method": name, "sampling": sampling}
+            for key in ("held out", "val"):
+                part = method_data(parts[key], name)
+                scored[label] = objects_of(part, weights[name], sampling)
+                rows[label][key] = mean_ious_of(part, scored[label])
+            print(label, json.dumps(rows[label]), flush=True)
+    shown = photos_figure.render(parts["val"], scored, read_images(root), figure)
     return {
         "command": f"python benchmarks/studies/photos.py --root=FOLDER --steps={steps} --every={every}",
         "trained_on": {"photos": len(set(crops.image_ids.tolist())), "objects": len(crops)},
@@ -101,8 +119,11 @@ def study(
         "objects": {name: masks.objects(part) for name, part in parts.items()},
         "settings": settings,
         "guesses": guesses,
-        "methods": found,
-        "figure": objects,
+        "methods": about,
+        "rows": rows,
+        # of trainings that only the choice of settings needed; not scored on the validation photos
+        "other_curves": {name: curve for name in METHODS if name not in methods and (curve := saved_curve(runs, name))},
+        "figure": shown,
     } | measure.machine()
 
 
@@ -153,10 +174,10 @@ def write_part(path: Path, document: dict[str, Any], ids: set[int]) -> Path:
     return path.resolve()
 
 
-def licenses(root: Path) -> dict[int, int]:
-    """The number of each photo's license, by image id."""
+def read_images(root: Path) -> dict[int, dict[str, Any]]:
+    """The entries of all photos in COCO's json, by image id."""
     documents = [json.loads((root / f"annotations/instances_{split}.json").read_text()) for split in ("train", "val")]
-    return {image["id"]: image["license"] for document in documents for image in document["images"]}
+    return {image["id"]: image for document in documents for image in document["images"]}
 
 
 def method_data(data: Data, name: str) -> Data:
@@ -164,9 +185,9 @@ def method_data(data: Data, name: str) -> Data:
     return data._replace(config=changed(data.config, METHODS[name]))
 
 
-def objects_of(data: Data, params: Any) -> dict[int, photos_figure.Shown]:
-    """Samples a mask for each object that is scored."""
-    return photos_figure.sampled_objects(data, params, SAMPLING, THRESHOLDS)
+def objects_of(data: Data, params: Any, sampling: dict[str, Any]) -> dict[int, photos_figure.Shown]:
+    """Samples a mask for each object that is scored, by annotation id."""
+    return photos_figure.sampled_objects(data, params, sampling, THRESHOLDS)
 
 
 def mean_ious_of(data: Data, objects: dict[int, photos_figure.Shown]) -> dict[str, Any]:
@@ -183,7 +204,7 @@ def train(parts: dict[str, Data], methods: list[str], runs: Path, steps: int, ev
     """
     mine = {name: {key: method_data(part, name) for key, part in parts.items()} for name in methods}
     folders = {name: runs / masks.slug(name, 0) for name in methods}
-    curves = {name: read_curve(folder) for name, folder in folders.items()}
+    curves = {name: saved_curve(runs, name) for name in methods}
     running = {
         name: masks.train(mine[name]["training"], 0, steps, steps // every, folder=folders[name] / "state")
         for name in methods
@@ -203,16 +224,16 @@ def train(parts: dict[str, Data], methods: list[str], runs: Path, steps: int, ev
             about["loss"] = None if math.isnan(loss) else round(loss, 4)
             for key in CURVES:
                 part = mine[name][key]
-                about[key] = mean_ious_of(part, objects_of(part, weights[name]))
+                about[key] = mean_ious_of(part, objects_of(part, weights[name], SAMPLING))
             curves[name].append(about)
             atomic.write_json(folders[name] / "curve.json", curves[name])
             print(name, json.dumps(about), flush=True)
     return curves, weights
 
 
-def read_curve(folder: Path) -> list[dict[str, Any]]:
-    """What `train` left in a folder."""
-    path = folder / "curve.json"
+def saved_curve(runs: Path, name: str) -> list[dict[str, Any]]:
+    """The learning curve that `train` left of a method; empty where there is none."""
+    path = runs / masks.slug(name, 0) / "curve.json"
     return json.loads(path.read_text()) if path.is_file() else []
 
 

@@ -14,7 +14,8 @@ from maskdiff_jax.data.support import make_support_set
 PER_KIND = 5  # objects of base classes, and of novel classes
 SHOTS = 3  # that are shown
 SMALLEST = 32**2  # px of the mask: COCO's "medium" and "large" objects, smaller ones are a blur
-LICENSES = (4, 5, 7, 8)  # of COCO's json, those that allow to show a part of a photo: CC BY, CC BY-SA and free ones
+# of COCO's json, those that allow to show a part of a photo
+LICENSES = {4: "CC BY 2.0", 5: "CC BY-SA 2.0", 7: "no known copyright restrictions", 8: "US government work"}
 SIDE, GAP, HEAD, FOOT = 80, 6, 18, 14  # px
 
 
@@ -30,24 +31,27 @@ class Shown(NamedTuple):
     ious: dict[float, float]  # threshold of the soft mask -> IoU at the image's size, 0..1
 
 
-def render(data: Data, found: dict[str, dict[int, Shown]], licenses: dict[int, int], path: Path) -> list:
+def render(
+    data: Data, found: dict[str, dict[int, Shown]], images: dict[int, dict[str, Any]], path: Path
+) -> dict[str, list]:
     """Renders the objects whose IoU by the first method is nearest to the median of their kind.
 
     Args:
       data: the photos.
       found: method -> what `sampled_objects` returns.
-      licenses: image id -> number of its license, of all photos.
+      images: image id -> its entry in COCO's json, of all photos; `license` and `flickr_url` are read.
       path: of the figure.
 
     Returns:
-      The objects from top to bottom: image id, class, and IoU of each method (0..1).
+      "objects" from top to bottom: image id, class, and IoU of each method (0..1); "photos" of them and of the shots:
+      image id, address and license.
     """
     first = next(iter(found))
     kinds = [
         [
             key for key, x in found[first].items()
             if data.test.categories[x.class_id].novel == novel and x.area >= SMALLEST
-            and licenses[x.image_id] in LICENSES
+            and images[x.image_id]["license"] in LICENSES
         ]
         for novel in (False, True)
     ]  # fmt: skip
@@ -55,9 +59,9 @@ def render(data: Data, found: dict[str, dict[int, Shown]], licenses: dict[int, i
         key for keys in kinds for key in nearest_to_median({k: found[first][k].ious[THRESHOLD] for k in keys}, PER_KIND)
     ]
     rows = [[found[name][key] for name in found] for key in chosen]
-    shots = {row[0].class_id: free_shots(data, row[0].class_id, licenses) for row in rows}
-    draw(rows, list(found), data, shots, path)
-    return [
+    shots = {row[0].class_id: free_shots(data, row[0].class_id, images) for row in rows}
+    draw(rows, list(found), data, {class_id: pixels for class_id, (pixels, _) in shots.items()}, path)
+    objects = [
         {
             "image_id": row[0].image_id,
             "class": data.test.categories[row[0].class_id].name,
@@ -65,6 +69,11 @@ def render(data: Data, found: dict[str, dict[int, Shown]], licenses: dict[int, i
         }
         for row in rows
     ]
+    used = {row[0].image_id for row in rows} | {i for _, photos in shots.values() for i in photos}
+    photos = [
+        {"image_id": i, "url": images[i]["flickr_url"], "license": LICENSES[images[i]["license"]]} for i in sorted(used)
+    ]
+    return {"objects": objects, "photos": photos}
 
 
 def sampled_objects(data: Data, params: Any, sampling: dict[str, Any], thresholds: Sequence[float]) -> dict[int, Shown]:
@@ -85,13 +94,14 @@ def nearest_to_median(values: dict[int, float], count: int) -> list[int]:
     return order[start : start + count]
 
 
-def free_shots(data: Data, class_id: int, licenses: dict[int, int]) -> np.ndarray:
-    """The first SHOTS shots of a class that may be shown, uint8 [n, M, M, 4]."""
+def free_shots(data: Data, class_id: int, images: dict[int, dict[str, Any]]) -> tuple[np.ndarray, list[int]]:
+    """The first SHOTS shots of a class that may be shown, uint8 [n, M, M, 4], and the ids of their photos."""
     split = pipeline.open_split(data.config.data, "support")
     image_of = {a.id: a.image_id for info in split.infos for a in info.annotations}
     shot_set, support = make_support_set(data.config, split)
-    free = [slot for slot, shot in enumerate(shot_set[class_id]) if licenses[image_of[shot]] in LICENSES]
-    return support.shots[class_id, free[:SHOTS]]
+    photos = [image_of[shot] for shot in shot_set[class_id]]
+    free = [slot for slot, photo in enumerate(photos) if images[photo]["license"] in LICENSES][:SHOTS]
+    return support.shots[class_id, free], [photos[slot] for slot in free]
 
 
 def draw(rows: list[list[Shown]], names: list[str], data: Data, shots: dict[int, np.ndarray], path: Path) -> None:

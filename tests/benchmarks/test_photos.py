@@ -35,17 +35,17 @@ def root(tmp_path_factory):
     """A folder as coco_mini.py wants it: disks of random colors on noise."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "annotations").mkdir()
-    for split, count in (("train", 10), ("val", 4)):
-        write_split(folder, split, count)
+    write_split(folder, "train", range(1, 11))
+    write_split(folder, "val", range(101, 105))
     return folder
 
 
-def write_split(folder, split, count):
-    rng = np.random.default_rng(count)
+def write_split(folder, split, ids):
+    rng = np.random.default_rng(ids[0])
     (folder / split).mkdir()
     images, annotations = [], []
     y, x = np.mgrid[:60, :100]
-    for i in range(1, count + 1):
+    for i in ids:
         pixels = rng.integers(0, 100, (60, 100, 3), np.uint8)
         for k, center in enumerate((25, 75)):
             inside = (x - center) ** 2 + (y - 30) ** 2 < 20**2
@@ -58,8 +58,11 @@ def write_split(folder, split, count):
             })  # fmt: skip
         name = f"{i:012}.jpg"
         Image.fromarray(pixels).save(folder / split / name)
-        # in val, one photo's license does not allow to show it
-        images.append({"id": i, "file_name": name, "height": 60, "width": 100, "license": 1 if i == 2 else 4})
+        # in each split, one photo's license does not allow to show it
+        images.append({
+            "id": i, "file_name": name, "height": 60, "width": 100, "license": 1 if i == ids[1] else 4,
+            "flickr_url": f"https://example.org/{split}/{i}",
+        })  # fmt: skip
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
@@ -67,26 +70,31 @@ def write_split(folder, split, count):
 
 def test_the_study_runs_and_is_not_run_again(root, tmp_path, monkeypatch):
     figure = tmp_path / "photos.png"
-    arguments = (root, tmp_path / "runs", 4, 2, list(photos.METHODS), TINY, figure)
-    result = photos.study(*arguments)
+    methods, runs = list(photos.MAIN), tmp_path / "runs"
+    result = photos.study(root, runs, 2, 2, methods, TINY, figure)
     assert result["photos"] == {"training": 2, "held out": 2, "val": 4}
+    assert set(result["methods"]) == set(photos.MAIN) and not result["other_curves"]
     assert result["trained_on"] == {"photos": 8, "objects": 8}
     assert result["objects"]["training"] == {"base": 2, "novel": 0}  # of every fifth photo
     assert result["objects"]["val"] == {"base": 4, "novel": 4}
     assert 0.7 < result["guesses"]["the box"]["miou_novel"] < 0.85  # a disk in its box: pi / 4
     for found in result["methods"].values():
-        assert [point["step"] for point in found["curve"]] == [2, 4]
+        assert [point["step"] for point in found["curve"]] == [2]
         assert all(0 < point["loss"] < 5 for point in found["curve"])
         assert found["curve"][-1]["training"]["0.5"]["miou_novel"] is None
-        for values in (*found["val"].values(), *(point["held out"][str(0.5)] for point in found["curve"])):
+    assert list(result["rows"]) == list(photos.SAMPLINGS)
+    for row in result["rows"].values():
+        for values in (*row["val"].values(), *row["held out"].values()):
             assert all(0 <= value <= 1 for value in values.values())
-    assert {row["image_id"] for row in result["figure"]} == {1, 3, 4}
+    assert {row["image_id"] for row in result["figure"]["objects"]} == {101, 103, 104}
+    shown = {photo["url"] for photo in result["figure"]["photos"]}
+    assert shown and not shown & {"https://example.org/train/2", "https://example.org/val/102"}
     assert figure.stat().st_size > 1000
     json.dumps(result)
 
     monkeypatch.setattr(loop, "make_step", lambda *_: None)
-    again = photos.study(*arguments)
-    assert again["methods"] == result["methods"]
+    curves, _ = photos.train(photos.open_parts(root, runs, TINY), methods, runs, 2, 2)
+    assert curves == {name: found["curve"] for name, found in result["methods"].items()}
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(root, tmp_path):
