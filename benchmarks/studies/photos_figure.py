@@ -16,7 +16,7 @@ SHOTS = 3  # that are shown
 SMALLEST = 32**2  # px of the mask: COCO's "medium" and "large" objects, smaller ones are a blur
 # of COCO's json, those that allow to show a part of a photo
 LICENSES = {4: "CC BY 2.0", 5: "CC BY-SA 2.0", 7: "no known copyright restrictions", 8: "US government work"}
-SIDE, GAP, HEAD, FOOT = 80, 6, 18, 14  # px
+SIDE, GAP, HEAD, FOOT = 80, 6, 32, 14  # px
 
 
 class Shown(NamedTuple):
@@ -112,7 +112,8 @@ def draw(rows: list[list[Shown]], names: list[str], data: Data, shots: dict[int,
     page = Image.new("RGB", ((SIDE + GAP) * columns + GAP, step * len(rows) + HEAD), "white")
     pen = ImageDraw.Draw(page)
     for x, title in enumerate(titles):
-        pen.text((GAP + x * (SIDE + GAP), 3), title, "black", font_size=12)
+        lines = title.replace(", ", ",\n")
+        pen.multiline_text((GAP + x * (SIDE + GAP), 2), lines, "black", font_size=12, spacing=1)
     for y, row in enumerate(rows):
         category = data.test.categories[row[0].class_id]
         cells = [
