@@ -186,7 +186,11 @@ def photos_credits() -> str:
     shown = results("photos")["figure"]["photos"]
     names = sorted({photo["license"] for photo in shown})
     links = {
-        name: ", ".join(f"[{photo['image_id']}]({photo['url']})" for photo in shown if photo["license"] == name)
+        name: ", ".join(
+            f"[{photo['image_id']}]({photo['url'].replace('http:', 'https:')})"
+            for photo in shown
+            if photo["license"] == name
+        )
         for name in names
     }
     return "Parts of photos from COCO, by image id: " + "; ".join(f"{name}: {links[name]}" for name in names) + "."

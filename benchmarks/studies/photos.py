@@ -4,10 +4,10 @@
     python benchmarks/studies/photos.py --root=FOLDER --steps=20000 --runs=OTHER     # with more time
 
 FOLDER holds a few hundred COCO photos, see coco_mini.py. Four fifths of the training photos are trained on, base
-classes alone; the others are held out: settings and steps were chosen on them, and the learning curve shows them beside
-objects that are trained on. The validation photos are scored at the end alone. Novel classes have their five shots and
-nothing else. What is trained stays in the folder of --runs: an interrupted study resumes, and one of more steps goes on
-where that of fewer steps ended, because the learning rate is constant.
+classes alone; the others are held out: signal scale, sampling steps and threshold were chosen on them, and the
+learning curve shows them beside objects that are trained on. The validation photos are scored at the end alone. Novel classes have their five shots and
+nothing else. What is trained stays in the folder of --runs: an interrupted study resumes, and one of more steps
+continues that of fewer steps, because the learning rate is constant.
 """
 
 import argparse
@@ -62,7 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the photos")
     parser.add_argument("--runs", type=Path, default=Path("runs/photos"), help="where trainings are kept")
-    parser.add_argument("--steps", type=int, default=2000, help="of each training; more than before goes on from there")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="of each training; more than before continues from there"
+    )
     parser.add_argument("--every", type=int, default=200, help="steps between two points of the learning curve")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN)
     args = parser.parse_args()

@@ -60,7 +60,7 @@ def render(
     ]
     rows = [[found[name][key] for name in found] for key in chosen]
     shots = {row[0].class_id: free_shots(data, row[0].class_id, images) for row in rows}
-    draw(rows, list(found), data, {class_id: pixels for class_id, (pixels, _) in shots.items()}, path)
+    paint(rows, list(found), data, {class_id: pixels for class_id, (pixels, _) in shots.items()}, path)
     objects = [
         {
             "image_id": row[0].image_id,
@@ -104,7 +104,7 @@ def free_shots(data: Data, class_id: int, images: dict[int, dict[str, Any]]) -> 
     return support.shots[class_id, free], [photos[slot] for slot in free]
 
 
-def draw(rows: list[list[Shown]], names: list[str], data: Data, shots: dict[int, np.ndarray], path: Path) -> None:
+def paint(rows: list[list[Shown]], names: list[str], data: Data, shots: dict[int, np.ndarray], path: Path) -> None:
     """One row for each object: region, true mask, each method's mask with its IoU, shots [n, M, M, 4] of its class."""
     titles = ["region", "true mask", *names, "shots"]
     columns = 2 + len(names) + SHOTS
