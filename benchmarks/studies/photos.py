@@ -5,9 +5,9 @@
 
 FOLDER holds a few hundred COCO photos, see coco_mini.py. Four fifths of the training photos are trained on, base
 classes alone; the others are held out: signal scale, sampling steps and threshold were chosen on them, and the
-learning curve shows them beside objects that are trained on. The validation photos are scored at the end alone. Novel classes have their five shots and
-nothing else. What is trained stays in the folder of --runs: an interrupted study resumes, and one of more steps
-continues that of fewer steps, because the learning rate is constant.
+learning curve shows them beside objects that are trained on. The validation photos are scored at the end alone. Novel
+classes have their five shots and nothing else. What is trained stays in the folder of --runs: an interrupted study
+resumes, and one of more steps continues that of fewer steps, because the learning rate is constant.
 """
 
 import argparse
