@@ -1,8 +1,8 @@
 """The types that the parts of the package hand to each other.
 
 Shape letters, the same everywhere: B images or objects in a batch, N ground-truth slots, A anchors,
-P proposals, R sampled RoIs, D detections, C classes, K shots, M mask side, T diffusion steps,
-S sampling steps, L levels, F channels; H, W padded height and width.
+P proposals, R sampled RoIs, D detections, C classes, K shots, M mask side, G side of ground-truth masks,
+T diffusion steps, S sampling steps, L levels, F channels; H, W padded height and width.
 
 Boxes are ``xyxy`` float32 in pixels of the network's input, continuous coordinates (the first pixel
 covers 0..1), unless the name says otherwise. Class ids are 0..C-1 over base and novel classes,

@@ -11,6 +11,7 @@ import pytest
 from maskdiff_jax import types
 
 TUPLES = [t for _, t in inspect.getmembers(types, inspect.isclass) if hasattr(t, "_fields")]
+TUPLES.remove(types.MaskHead)  # of functions
 TREES = {"params", "opt_state", "ema"}  # of parameters, not arrays of one shape
 
 

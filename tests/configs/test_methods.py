@@ -130,3 +130,12 @@ def test_imtfa_starts_its_classifier_anew(arg):
 def test_imtfa_fc_has_no_stage_2():
     with pytest.raises(ValueError, match="stage 2 is configs/baselines/imtfa.py"):
         get("baselines.imtfa_fc", "shapes,stage=fewshot")
+
+
+@pytest.mark.parametrize("method", ["mtfa", "imtfa", "ifs_rcnn"])
+def test_a_head_without_shots_serves_every_k(method):
+    """On shapes too, where the diffusion head has five slots."""
+    module = importlib.import_module(f"configs.baselines.{method}")
+    first = as_json(module.get_config("shapes,stage=base"))
+    for shots in (1, 5, 10):
+        assert stage2_problems(module.get_config(f"shapes,shots={shots}"), first) == []

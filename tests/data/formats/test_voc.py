@@ -157,10 +157,10 @@ def test_a_photo_of_another_size(devkit):
 
 def test_results_on_voc_have_a_folder_of_their_own(devkit, tmp_path):
     config = base.get_config("coco")
-    assert evaluate.default_output(config, tmp_path) == tmp_path and evaluate._scored_data(config) is config.data
+    assert evaluate.default_output(config, tmp_path) == tmp_path and evaluate.scored_data(config) is config.data
     config.eval.source, config.eval.root = "voc", str(devkit)
     assert evaluate.default_output(config, tmp_path) == tmp_path / "voc"
-    assert len(pipeline.open_split(evaluate._scored_data(config), "test").infos) == 3
+    assert len(pipeline.open_split(evaluate.scored_data(config), "test").infos) == 3
     assert config.data.source == "coco"
     document = {"stage": "fewshot", "shots": 1, "config": {"data": {"source": "coco"}}}
     assert sections.label(document | {"dataset": "voc"}) == "stage 2: 1 shot, on voc"
@@ -178,11 +178,11 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     novel = [k for k, c in enumerate(categories) if c.novel]
     opened = pipeline.open_split
 
-    def predict(config, segmenter, params, dataset, active):
-        assert np.flatnonzero(active).tolist() == novel
+    def predict(config, setup, found):
+        assert setup.class_ids.tolist() == novel
         exact = [
             coco_eval.result_row(i.id, categories[a.class_id].id, 0.5, np.array(a.box), a.rle)
-            for i in dataset.infos
+            for i in setup.dataset.infos
             for a in i.annotations
         ]
         wrong = [p | {"category_id": 5, "score": 0.9} for p in exact if p["category_id"] != 5]
@@ -194,8 +194,8 @@ def test_evaluation_on_voc(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "make_support_set", lambda c, support_split: (dict.fromkeys(novel, (7,)), None))
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(evaluate, "mask_ious", lambda *_: {})
-    for module, name in ((evaluate, "load_weights"), (evaluate.segment, "make_segmenter")):
-        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    for name in ("load_weights", "_segmenter", "find_objects"):
+        monkeypatch.setattr(evaluate, name, lambda *_, **__: None)
     monkeypatch.setattr(evaluate.figures, "render", lambda *_: None)
     document = evaluate.run(config, tmp_path / "run")
     assert document == json.loads((tmp_path / "run/voc/metrics.json").read_text())
