@@ -2,7 +2,7 @@
 
     python benchmarks/studies/eps.py                            # every training of TRAININGS, on validation scenes
     python benchmarks/studies/eps.py --trainings=logit --steps=3000 --points=5     # shapes,paper=true unchanged
-    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --final        # the paper's samplers on test scenes
+    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --final        # the paper's samplers, all val scenes
 
 Trainings are compared on validation scenes: `shapes` of another seed, which no training and no table of
 docs/mask_head.md sees. Each is trained alone, on base classes, and scored with a cheap form of the paper's sampler.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of each training; the preset has 3000")
     parser.add_argument("--points", type=int, default=2, help="how often each is scored")
     parser.add_argument("--scenes", type=int, default=24, help="that are scored")
-    parser.add_argument("--final", action="store_true", help="score what was trained on test scenes, SETTINGS by turns")
+    parser.add_argument("--final", action="store_true", help="score what was trained on the scenes of split val, SETTINGS by turns")
     args = parser.parse_args()
     cli.set_up_jax()
     data = open_data("test" if args.final else "validation", args.scenes)
@@ -100,7 +100,7 @@ def study(data: Data, folder: Path, name: str, steps: int, points: int) -> None:
 
 
 def final(data: Data, folder: Path, name: str) -> None:
-    """Scores a training on test scenes, each setting once; an interrupted run resumes."""
+    """Scores a training on the scenes of split val, each setting once; an interrupted run resumes."""
     params = checkpoint.load_params(folder / "params", jax.eval_shape(build(data.config.model).init, jax.random.key(0)))
     path = folder / "test.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
