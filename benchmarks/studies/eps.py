@@ -2,7 +2,7 @@
 
     python benchmarks/studies/eps.py                            # every training of TRAININGS, on validation scenes
     python benchmarks/studies/eps.py --trainings=logit --steps=3000 --points=5     # shapes,paper=true unchanged
-    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --final        # the paper's samplers, all val scenes
+    python benchmarks/studies/eps.py --trainings=logit --steps=3000 --final        # the paper's samplers, split val
 
 Trainings are compared on validation scenes: `shapes` of another seed, which no training and no table of
 docs/mask_head.md sees. Each is trained alone, on base classes, and scored with a cheap form of the paper's sampler.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of each training; the preset has 3000")
     parser.add_argument("--points", type=int, default=2, help="how often each is scored")
     parser.add_argument("--scenes", type=int, default=24, help="that are scored")
-    parser.add_argument("--final", action="store_true", help="score what was trained on the scenes of split val, SETTINGS by turns")
+    parser.add_argument("--final", action="store_true", help="score what was trained on split val, SETTINGS by turns")
     args = parser.parse_args()
     cli.set_up_jax()
     data = open_data("test" if args.final else "validation", args.scenes)
