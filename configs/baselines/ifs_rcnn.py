@@ -33,6 +33,8 @@ def change(config: ConfigDict) -> None:
     is_shapes = config.preset.startswith("shapes")
     if is_shapes:
         detector.refine_candidates = 128
+        # without it the box loss, an error over its variance, ran away after some 600 steps of AdamW at this rate
+        train.detector.clip_norm = train.novel.clip_norm = 1.0
     if config.stage == "base":
         if is_shapes:
             steps = round(REFINE_SHARE * train.detector.steps)
