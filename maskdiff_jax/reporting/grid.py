@@ -204,8 +204,9 @@ def check_same_config(key: Key, evaluations: Sequence[Evaluation]) -> None:
     reference = _flat(first.document["config"])
     for other in evaluations[1:]:
         config = _flat(other.document["config"])
-        differ = sorted(k for k in reference.keys() | config.keys() if reference.get(k, "") != config.get(k, ""))
-        differ = [k for k in differ if k not in MACHINE_FIELDS and k not in SEED_FIELDS]
+        one_sided = reference.keys() ^ config.keys()
+        changed = {k for k in reference.keys() & config.keys() if reference[k] != config[k]}
+        differ = sorted(k for k in one_sided | changed if k not in MACHINE_FIELDS and k not in SEED_FIELDS)
         if differ:
             fields = ", ".join(f"{k} is {_shown(reference, k)} and {_shown(config, k)}" for k in differ[:NAMED])
             more = f", and {len(differ) - NAMED} more" if len(differ) > NAMED else ""

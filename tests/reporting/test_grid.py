@@ -113,6 +113,15 @@ def test_runs_that_differ_in_more_than_seeds_are_refused(tmp_path):
     assert "another config.method" in text and "report them apart" in text
 
 
+def test_a_field_that_one_run_lacks_is_a_difference_even_if_the_other_has_it_empty(tmp_path):
+    root = write_grid(tmp_path, methods=("mtfa",), shots=(1,), seeds=2, noise_seeds=1)
+    doc = document("mtfa", 1, 1)
+    doc["config"]["detector_notes"] = ""
+    write_document(root / "mtfa/fewshot-1shot-seed1/noise0", doc)
+    with pytest.raises(ValueError, match="detector_notes is absent and ''"):
+        grouped([root])
+
+
 def test_another_split_is_another_table(tmp_path):
     write_document(tmp_path / "a", document(seed=0))
     val = document(seed=1)
