@@ -4,10 +4,11 @@
     python benchmarks/studies/shapes_grid.py --seeds=2     # the short form
     python benchmarks/studies/shapes_grid.py --methods=maskdiff,mtfa --dry-run
 
-Runs the public commands (launch/train.py, protocol.py, report.py) and prints each. A command that was interrupted
-resumes, one that is finished computes nothing. All methods see the same scenes, the same shots and equally many
-training steps: 3,000 of the detector and, where it is a net of its own, 3,000 of the mask head. The mask heads of
-MaskDiff and of the plain UNet use the same trained detector, so their difference is that of the masks alone.
+Runs the public commands (launch/train.py, protocol.py, report.py), as many at the same time as there are cores, and
+prints each. Its output goes to OUTPUT/logs/. A command that was interrupted resumes, one that is finished computes
+nothing. All methods see the same scenes, the same shots and equally many training steps: 3,000 of the detector and,
+where it is a net of its own, 3,000 of the mask head. The mask heads of MaskDiff, of the plain UNet and of the ablations
+use the same trained detector, so their differences are those of the masks alone. Ablations have K = 5 alone.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,54 +47,73 @@ class Run(NamedTuple):
     folder: str  # below the output folder
     config: str  # of --config
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # folders of runs that must be finished
 
 
 class Method(NamedTuple):
     """A row of the table."""
 
-    stage1: tuple[Run, ...]  # in this order
+    stage1: tuple[Run, ...]
     config: str  # --config of stage 2
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # beside its own runs of stage 1: folders of runs, and names of methods
+    shots: tuple[int, ...] = SHOTS
+
+
+class Task(NamedTuple):
+    """A command, and the tasks that must be finished before it starts."""
+
+    name: str
+    command: list[str]
+    needs: frozenset[str]
 
 
 def methods(folder: Path, paper_steps: int, shots: Sequence[int] = SHOTS) -> dict[str, Method]:
-    """The methods by the name of their folder.
+    """The methods by the name of their folder, in the order in which they run.
 
     Args:
       folder: holds the runs.
-      shots: each K; the paper's mask head is built for one.
       paper_steps: of the 1,000 that the paper's sampler has.
+      shots: each K; the paper's mask head is built for one.
     """
+    base = "maskdiff/base"
     slots = f"--config.model.mask.slots={SLOTS}"
-    detector = f"--config.detector_from={folder}/maskdiff/base"
+    detector = f"--config.detector_from={folder}/{base}"
     # stage 2 of the mask heads that share a detector also shares its classifier and regressor
     tuned = f"--config.detector_from={folder}/maskdiff/fewshot-{{shots}}shot-seed{{seed}}"
-    baselines, unet = "configs/baselines", "configs/ablations/plain_unet.py:shapes"
+    baselines, ablations = "configs/baselines", "configs/ablations"
     mask_rcnn = Run("mtfa/base", f"{baselines}/mtfa.py:shapes,stage=base")
-    fc = Run("imtfa/fc", f"{baselines}/imtfa_fc.py:shapes")
     paper = [
-        Run(f"maskdiff_paper/base-{k}shot", f"configs/base.py:shapes,paper=true,shots={k}", (detector,)) for k in shots
+        Run(f"maskdiff_paper/base-{k}shot", f"configs/base.py:shapes,paper=true,shots={k}", (detector,), (base,))
+        for k in shots
     ]
     sampler = f"--config.model.mask.diffusion.steps={paper_steps}"
 
     def start(of: str) -> str:
         return f"--config.init_from={folder}/{of}"
 
+    def mask_head(name: str, shots: tuple[int, ...] = SHOTS) -> Method:
+        """A mask head with a stage 1 of its own."""
+        config = f"{ablations}/{name}.py:shapes"
+        first = Run(f"{name}/base", f"{config},stage=base", (slots, detector), (base,))
+        return Method((first,), config, (start(f"{name}/base"), tuned), ("maskdiff",), shots)
+
+    def same_start(name: str) -> Method:
+        """A stage 2 that starts from stage 1 of MaskDiff."""
+        return Method((), f"{ablations}/{name}.py:shapes", (start(base), tuned), (base, "maskdiff"), (5,))
+
     return {
         "maskdiff": Method(
-            (Run("maskdiff/base", "configs/base.py:shapes", (slots, "--config.train.side_by_side=true")),),
-            "configs/fewshot.py:shapes",
-            (start("maskdiff/base"),),
-        ),
-        "plain_unet": Method(
-            (Run("plain_unet/base", f"{unet},stage=base", (slots, detector)),),
-            unet,
-            (start("plain_unet/base"), tuned),
+            (Run(base, "configs/base.py:shapes", (slots,)),), "configs/fewshot.py:shapes", (start(base),)
         ),
         "mtfa": Method((mask_rcnn,), f"{baselines}/mtfa.py:shapes", (start("mtfa/base"),)),
+        "plain_unet": mask_head("plain_unet"),
         "mrcn_ft_full": Method((mask_rcnn,), f"{baselines}/mrcn_ft_full.py:shapes", (start("mtfa/base"),)),
         "imtfa": Method(
-            (fc, Run("imtfa/base", f"{baselines}/imtfa.py:shapes,stage=base", (start("imtfa/fc"),))),
+            (
+                Run("imtfa/fc", f"{baselines}/imtfa_fc.py:shapes"),
+                Run("imtfa/base", f"{baselines}/imtfa.py:shapes,stage=base", (start("imtfa/fc"),), ("imtfa/fc",)),
+            ),
             f"{baselines}/imtfa.py:shapes",
             (start("imtfa/base"),),
         ),
@@ -100,12 +122,17 @@ def methods(folder: Path, paper_steps: int, shots: Sequence[int] = SHOTS) -> dic
             f"{baselines}/ifs_rcnn.py:shapes",
             (start("ifs_rcnn/base"),),
         ),
+        "guided": same_start("guidance"),
+        "no_shots": mask_head("no_shots", (5,)),
+        "no_class": mask_head("no_class", (5,)),
+        "one_stage": same_start("one_stage"),
         "maskdiff_paper": Method(
             tuple(paper),
             "configs/fewshot.py:shapes,paper=true",
             (start("maskdiff_paper/base-{shots}shot"), tuned, sampler),
+            ("maskdiff",),
         ),
-    }
+    }  # fmt: skip
 
 
 def main() -> int:
@@ -117,52 +144,117 @@ def main() -> int:
     parser.add_argument("--methods", default="", help="names, with commas between; default: all")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="scenes that are scored")
     parser.add_argument("--data", default="datasets/shapes", help="folder of the scenes, rendered on first use")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that share a grid")
+    parser.add_argument("--processes", type=int, default=0, help="commands at the same time; default: one per core,"
+                        " of up to 8, and one alone where there is a GPU")  # fmt: skip
     parser.add_argument(
         "--paper-steps", type=int, default=50, help="of 1,000, of the paper's sampler: hours for each 100"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     args = parser.parse_args()
-    known = methods(args.output, args.paper_steps, [int(k) for k in args.shots.split(",")])
+    args.shots = [int(k) for k in args.shots.split(",")]
+    args.processes = args.processes or (1 if shutil.which("nvidia-smi") else min(8, os.cpu_count() or 1))
+    known = methods(args.output, args.paper_steps, args.shots)
     names = args.methods.split(",") if args.methods else list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown method {', '.join(unknown)}: choose {', '.join(known)}")
-    execute = show if args.dry_run else run
-    failed = []
-    for name in names:
-        method = known[name]
-        done = all(execute(train_commands(args, run_)) for run_ in method.stage1)
-        if not (done and execute(protocol_commands(args, name, method))):
-            failed.append(name)
+    tasks = [task for name in names for task in tasks_of(args, name, known[name])]
+    tasks = list({task.name: task for task in tasks}.values())  # two methods may have one stage 1
     report = ["launch/report.py", *(str(args.output / name) for name in names), f"--output={args.output / 'report'}"]
-    if not execute([report]):
+    if args.dry_run:
+        print("\n".join(shlex.join(["python", *command]) for command in (*(task.command for task in tasks), report)))
+        return 0
+    failed = work(tasks, args.processes, args.output / "logs")
+    print(shlex.join(["python", *report]), flush=True)
+    if subprocess.run([sys.executable, *report], cwd=ROOT, check=False).returncode:
         failed.append("report")
-    elif not args.dry_run:
+    else:
         save(args.output / "report")
     if failed:
         print(f"failed: {', '.join(failed)}; the same command resumes", file=sys.stderr)
     return int(bool(failed))
 
 
-def train_commands(args: argparse.Namespace, first: Run) -> list[list[str]]:
-    """Stage 1: one command, or none where it has finished."""
-    workdir = args.output / first.folder
-    if (workdir / "checkpoints" / "final").is_dir():
-        return []
-    options = [f"--config.data.root={args.data}", *first.options]
-    return [["launch/train.py", "--config", first.config, *options, f"--workdir={workdir}"]]
-
-
-def protocol_commands(args: argparse.Namespace, name: str, method: Method) -> list[list[str]]:
-    """Stage 2 and evaluation of every cell: as many commands as processes share them."""
-    seeds = f"0:{args.seeds}"
+def tasks_of(args: argparse.Namespace, name: str, method: Method) -> list[Task]:
+    """The commands of a method: stage 1 where it has not finished; stage 2 and evaluation, in as many shards as
+    there are processes."""
+    tasks = []
+    for first in method.stage1:
+        workdir = args.output / first.folder
+        if not (workdir / "checkpoints" / "final").is_dir():
+            options = [f"--config.data.root={args.data}", *first.options, f"--workdir={workdir}"]
+            command = ["launch/train.py", "--config", first.config, *options]
+            tasks.append(Task(first.folder, command, frozenset(first.needs)))
+    seeds, shots = f"0:{args.seeds}", [k for k in args.shots if k in method.shots]
     command = [
-        "launch/protocol.py", "--config", method.config, f"--shots={args.shots}", f"--shot_seeds={seeds}",
-        f"--noise_seeds={seeds}", f"--config.data.root={args.data}", f"--config.eval.split={args.split}",
-        *method.options, f"--output={args.output / name}",
+        "launch/protocol.py", "--config", method.config, f"--shots={','.join(map(str, shots))}",
+        f"--shot_seeds={seeds}", f"--noise_seeds={seeds}", f"--config.data.root={args.data}",
+        f"--config.eval.split={args.split}", *method.options, f"--output={args.output / name}",
     ]  # fmt: skip
-    n = args.processes
-    return [[*command, f"--shard={i + 1}/{n}"] for i in range(n)] if n > 1 else [command]
+    needs = frozenset((*method.needs, *(first.folder for first in method.stage1)))
+    n = min(args.processes, len(shots) * args.seeds)
+    return tasks + [Task(f"{name} {i + 1}/{n}", [*command, f"--shard={i + 1}/{n}"], needs) for i in range(n)]
+
+
+def work(
+    tasks: Sequence[Task], processes: int, logs: Path, run: Callable[[Task, Path], bool] | None = None
+) -> list[str]:
+    """Runs tasks, several at the same time, each after those that it needs; earlier ones first.
+
+    Args:
+      tasks: what one needs is the name of a task, or of all tasks "NAME 1/2", "NAME 2/2"; names of no task are ready.
+      processes: at the same time.
+      logs: folder for what each prints.
+      run: runs one; whether it succeeded. For tests.
+
+    Returns:
+      Names of the tasks that failed, and of those that need one of them.
+    """
+    run = run or execute
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, failed = list(tasks), list[str]()
+    running: dict[Future[bool], Task] = {}
+
+    def blocked_by(task: Task, names: Iterable[str]) -> bool:
+        return any(name in task.needs or name.rpartition(" ")[0] in task.needs for name in names)
+
+    with ThreadPoolExecutor(processes) as pool:
+        while waiting or running:
+            for task in list(waiting):
+                if blocked_by(task, failed):
+                    waiting.remove(task)
+                    failed.append(task.name)
+                elif len(running) < processes and not blocked_by(
+                    task, [x.name for x in (*waiting, *running.values()) if x is not task]
+                ):
+                    waiting.remove(task)
+                    print(f"{shlex.join(['python', *task.command])}  # {log_of(task, logs)}", flush=True)
+                    running[pool.submit(run, task, log_of(task, logs))] = task
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = running.pop(future)
+                if not future.result():
+                    failed.append(task.name)
+                left = len(waiting) + len(running)
+                print(f"{'finished' if future.result() else 'FAILED'}: {task.name}; {left} to go", flush=True)
+    return failed
+
+
+def log_of(task: Task, logs: Path) -> Path:
+    """The file of what a task prints."""
+    return logs / f"{task.name.replace('/', '-').replace(' ', '-')}.log"
+
+
+def execute(task: Task, log: Path) -> bool:
+    """Runs a command in a process of its own; whether it succeeded."""
+    env = dict(os.environ)
+    env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {ONE_CORE}".strip()
+    start = time.monotonic()
+    with log.open("a") as file:
+        code = subprocess.run(
+            [sys.executable, *task.command], cwd=ROOT, env=env, stdout=file, stderr=file, check=False
+        ).returncode
+        print(f"exit code {code} after {(time.monotonic() - start) / 60:.1f} min", file=file)
+    return code == 0
 
 
 def save(report: Path) -> None:
@@ -183,33 +275,6 @@ def by_shots(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
             metrics = out.setdefault(row["shots"], {}).setdefault(row["method"], {})
             metrics.setdefault(row["metric"], {})[row["statistic"]] = [round(float(row["value"]), 4), int(row["n"])]
     return out
-
-
-def show(commands: Sequence[Sequence[str]]) -> bool:
-    """Prints commands."""
-    for command in commands:
-        print(shlex.join(["python", *command]), flush=True)
-    return True
-
-
-def run(commands: Sequence[Sequence[str]]) -> bool:
-    """Runs commands at the same time; whether all succeeded."""
-    show(commands)
-    env = dict(os.environ)
-    flags = env.get("XLA_FLAGS", "")
-    if len(commands) > 1:
-        flags += f" {ONE_CORE}"
-    elif "--config.train.side_by_side=true" in [x for command in commands for x in command]:
-        flags += f" --xla_force_host_platform_device_count=2 {ONE_CORE}"
-    env["XLA_FLAGS"] = flags.strip()
-    started = [subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env) for command in commands]
-    try:
-        codes = [process.wait() for process in started]
-    except KeyboardInterrupt:  # the processes got it too: they save and end
-        for process in started:
-            process.wait()
-        raise
-    return not any(codes)
 
 
 if __name__ == "__main__":
