@@ -7,7 +7,7 @@ Stage 1 trains a Mask R-CNN, one box and one mask per class, with a sigmoid clas
 variance of each box delta; then its second pass (phase "refine"). Stage 2 trains the last layers of the novel classes
 on the novel shots and puts them beside those of the base classes, which stay as they are: there is no joint training.
 Schedules of COCO are those of the authors' code (github.com/VinAIResearch/iFS-RCNN, configs/COCO-detection/mask_rcnn).
-Those of shapes have the steps, batches and rates of MaskDiff's detector in configs/presets.py and fewshot.py.
+Those of shapes have the steps and batches of MaskDiff's detector in configs/presets.py and fewshot.py.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,8 @@ def change(config: ConfigDict) -> None:
         train.detector.clip_norm = train.novel.clip_norm = 1.0
     if config.stage == "base":
         if is_shapes:
+            # in 800 steps every loss fell faster than at 3e-3, the rate of MaskDiff's detector
+            train.detector.lr = 1e-3
             steps = round(REFINE_SHARE * train.detector.steps)
             train.refine.update(train.detector.to_dict() | {"steps": steps})
             train.detector.steps -= steps
