@@ -5,8 +5,8 @@
     python launch/sample.py exports/shapes images/*.jpg --output=masks --samples=5 --min_score=0.5
 
 The first argument is the model: a folder that launch/export.py wrote, or the folder of a trained run. The others are
-images. Writes OUTPUT/<name>.png for each image (masks, boxes, labels; novel classes are starred) and
-OUTPUT/results.json: COCO results with file_name, category_name and the mask's confidence. Their image_id counts the
+images, or folders of images. Writes OUTPUT/<name>.png for each image (masks, boxes, labels; novel classes are starred)
+and OUTPUT/results.json: COCO results with file_name, category_name and the mask's confidence. Their image_id counts the
 images from 1. `--config.FIELD=VALUE` changes what trained weights do not depend on, for example how masks are sampled:
 --config.model.mask.diffusion.steps=10.
 A file that is not an image is named on stderr; the others are still processed, and the exit code is 1.
@@ -32,32 +32,38 @@ _SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and a
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are dropped, 0..1.")
 
-USAGE = "usage: sample.py MODEL image.jpg ...; MODEL is an export or the folder of a trained run (see --help)"
+USAGE = (
+    "usage: sample.py MODEL image.jpg ...; MODEL is an export or the folder of a trained run, images may be folders of "
+    "images (see --help)"
+)
 
 
 def main(argv: list[str], overrides: list[str]) -> int:
     """Samples the masks of every image; 1 if an image could not be read."""
     named = [x for x in (_MODEL.value, _WORKDIR.value) if x]
-    folder, *files = [*named, *argv[1:]] or [""]
-    if not folder or not files or len(named) > 1:
+    folder, *given = [*named, *argv[1:]] or [""]
+    if not folder or not given or len(named) > 1:
         raise ValueError(USAGE)
     model = _load(Path(folder), overrides)
     from maskdiff_jax import atomic
+    from maskdiff_jax.inference import inputs
 
+    files = [str(file) for file in inputs.several(given)]
     output, results = Path(_OUTPUT.value), []
     atomic.check_writable(output)
     names = _output_names(files)
     failed = 0
     for image_id, file in enumerate(files, 1):
-        image = _read_image(file)
-        if image is None:
+        try:
+            found = model(file)
+        except (ValueError, FileNotFoundError) as error:  # names the file
+            print(f"sample.py: {error}", file=sys.stderr)
             failed += 1
             continue
-        found = model(image)
         if _RESCORE.value:
-            found = found._replace(scores=found.scores * found.confidence)
-        _save_overlay(output / names[image_id - 1], image, found, model.categories)
-        results += _rows(image_id, file, found, model.categories)
+            found = found.rescored()
+        found.save(output / names[image_id - 1])
+        results += found.to_coco(image_id)
         print(f"{output / names[image_id - 1]}: {', '.join(found.labels) or 'no object found'}")
     atomic.write_json(output / "results.json", results)
     print(f"{output / 'results.json'}: {len(results)} objects in {len(files) - failed} images")
@@ -87,43 +93,6 @@ def _output_names(files: list[str]) -> list[str]:
             name, number = f"{stem}_{number}", number + 1
         names.append(f"{name}.png")
     return names
-
-
-def _read_image(file: str) -> Any:
-    """uint8 [h, w, 3] RGB; None, and a line on stderr, where there is no image."""
-    from maskdiff_jax.data.formats.images import decode_image
-
-    try:
-        return decode_image(Path(file).read_bytes(), file)
-    except (ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not an image, or damaged"
-        print(f"sample.py: cannot read {file}: {reason}", file=sys.stderr)
-        return None
-
-
-def _save_overlay(path: Path, image: Any, found: Any, categories: tuple) -> None:
-    """The image with its objects."""
-    from PIL import Image
-
-    from maskdiff_jax import atomic
-    from maskdiff_jax.reporting import visualize
-
-    novel = [categories[i].novel for i in found.class_ids]
-    colors = [visualize.color(i) for i in found.class_ids]
-    overlay = visualize.overlay(image, found.masks, found.boxes, found.labels, found.scores, colors, novel=novel)
-    atomic.write(path, lambda file: Image.fromarray(overlay).save(file, "png"))
-
-
-def _rows(image_id: int, file: str, found: Any, categories: tuple) -> list[dict]:
-    """COCO results that also name the file and the category."""
-    from maskdiff_jax.evaluation.coco_eval import result_row
-
-    rows = []
-    for i, rle in enumerate(found.rles):
-        category = categories[found.class_ids[i]]
-        row = result_row(image_id, category.id, found.scores[i], found.boxes[i], rle, found.confidence[i])
-        rows.append(row | {"file_name": file, "category_name": category.name})
-    return rows
 
 
 if __name__ == "__main__":

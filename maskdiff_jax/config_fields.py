@@ -8,9 +8,10 @@ checked where their tables are.
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ml_collections import ConfigDict
+if TYPE_CHECKING:  # what exports need must work without ml_collections
+    from ml_collections import ConfigDict
 
 # fields that were renamed after version 0.1
 RENAMED = {
@@ -163,7 +164,27 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def from_json(document: Any) -> ConfigDict:
+class Fields(dict):
+    """A config that is only read: nested dicts whose keys are attributes too, without ml_collections.
+
+    It is what `inference` needs of a ConfigDict: ``config.model.mask.size`` and ``config.model.to_dict()``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no field {name}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"the config of an export cannot be changed (field {name})")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of another copy."""
+        return {k: v.to_dict() if isinstance(v, Fields) else v for k, v in self.items()}
+
+
+def from_json(document: Any) -> "ConfigDict":
     """The locked config that a json document holds.
 
     Args:
@@ -172,10 +193,21 @@ def from_json(document: Any) -> ConfigDict:
     Raises:
       ValueError: a field is missing, unknown, of another type or out of range; names it, as the middle of a sentence.
     """
+    from ml_collections import ConfigDict
+
+    return ConfigDict(fields(document).to_dict()).lock()
+
+
+def fields(document: Any) -> Fields:
+    """As ``from_json``, for reading alone and without ml_collections."""
     problem = find_problem(document)
     if problem:
         raise ValueError(problem)
-    return ConfigDict(_with_tuples(document)).lock()
+    return _as_fields(_with_tuples(document))
+
+
+def _as_fields(value: dict[str, Any]) -> Fields:
+    return Fields({k: _as_fields(v) if isinstance(v, dict) else v for k, v in value.items()})
 
 
 def _with_tuples(value: Any) -> Any:

@@ -6,14 +6,16 @@ the sizes of masks and support sets, the options of the sampler.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from maskdiff_jax import mask_heads, roi_mask_head
 from maskdiff_jax.detector import make_detector
 from maskdiff_jax.types import Array, Batch, Detections, MaskBatch, PyTree
+
+if TYPE_CHECKING:  # an export is used without ml_collections
+    from ml_collections import ConfigDict
 
 MASK_HEADS = {
     "diffusion": mask_heads.diffusion_head,
@@ -51,7 +53,7 @@ class Model(NamedTuple):
     mask_features: Callable[[PyTree, Array, Array, Array], Array] | None
 
 
-def build(config: ConfigDict) -> Model:
+def build(config: "ConfigDict") -> Model:
     """The model that ``config.model`` describes.
 
     Args:
@@ -98,7 +100,7 @@ def build(config: ConfigDict) -> Model:
     )
 
 
-def _mask_head_fields(config: ConfigDict) -> dict[str, Any]:
+def _mask_head_fields(config: "ConfigDict") -> dict[str, Any]:
     """What the mask head of ``config.model`` takes besides the fields that the detector takes too."""
     fields = config.mask.to_dict()
     if config.mask.head == "cnn":

@@ -18,13 +18,15 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
-from ml_collections import ConfigDict
 
 from maskdiff_jax import atomic, checkpoint, config_fields
 from maskdiff_jax.types import Array, PyTree
+
+if TYPE_CHECKING:  # an export is used without ml_collections
+    from ml_collections import ConfigDict
 
 CONFIG, LOG, SECONDS, SHOTS, IMPORTED = "config.json", "metrics.jsonl", "seconds.json", "shots.json", "weights.json"
 METRICS, PREDICTIONS, FIGURES = "metrics.json", "predictions.json", "figures"  # of an evaluation
@@ -92,7 +94,7 @@ def saved_phases(folder: str | Path) -> set[str]:
     return {step.parent.name for step in (Path(folder) / CHECKPOINTS).glob("*/*") if step.name.isdigit()}
 
 
-def create(folder: str | Path, config: ConfigDict) -> None:
+def create(folder: str | Path, config: "ConfigDict") -> None:
     """Makes a run folder of ``config``, or resumes one of the same config.
 
     Until a phase has saved a step, the fields of that phase may change, and before any has, all fields may: a batch
@@ -114,7 +116,7 @@ def create(folder: str | Path, config: ConfigDict) -> None:
     atomic.write(folder / CONFIG, config.to_json_best_effort(indent=1))
 
 
-def check(folder: str | Path, config: ConfigDict) -> None:
+def check(folder: str | Path, config: "ConfigDict") -> None:
     """Whether a run folder is one of ``config``; fields that trained weights do not depend on may differ.
 
     Raises:
@@ -125,7 +127,7 @@ def check(folder: str | Path, config: ConfigDict) -> None:
 
 
 def check_changes(
-    trained: ConfigDict, config: ConfigDict, folder: str | Path,
+    trained: "ConfigDict", config: "ConfigDict", folder: str | Path,
     *, fixed: Iterable[str] = (), free: Iterable[str] = (), fix: str = RESUMED,
 ) -> None:  # fmt: skip
     """Whether a config differs from that of a trained model only in fields that its weights do not depend on.
@@ -153,7 +155,7 @@ def check_changes(
         raise ValueError(f"{folder} holds a run of another config ({describe(differ, theirs, as_json(config))}): {fix}")
 
 
-def read_config(folder: str | Path) -> ConfigDict:
+def read_config(folder: str | Path) -> "ConfigDict":
     """The locked config of a run, from its config.json; every field has the type it had when it was written.
 
     Raises:
@@ -201,7 +203,7 @@ def load_weights(folder: str | Path, model: Initializer) -> PyTree:
     return checkpoint.load_params(weights_folder(folder), template)
 
 
-def initial_params(config: ConfigDict, model: Initializer) -> PyTree:
+def initial_params(config: "ConfigDict", model: Initializer) -> PyTree:
     """New weights from ``config.seed``, or those of the run ``config.init_from``.
 
     Raises:
@@ -214,7 +216,7 @@ def initial_params(config: ConfigDict, model: Initializer) -> PyTree:
     return jax.jit(model.init)(jax.random.key(config.seed))
 
 
-def check_weights(folder: str | Path, config: ConfigDict, *, free: Iterable[str] = ()) -> None:
+def check_weights(folder: str | Path, config: "ConfigDict", *, free: Iterable[str] = ()) -> None:
     """Whether the weights of a run fit the nets of a config; the fields ``free`` may differ.
 
     Raises:
@@ -227,7 +229,7 @@ def check_weights(folder: str | Path, config: ConfigDict, *, free: Iterable[str]
         raise ValueError(f"the weights of {folder} are of another model: {'; '.join(differ)}")
 
 
-def check_layout(folder: str | Path, config: ConfigDict) -> None:
+def check_layout(folder: str | Path, config: "ConfigDict") -> None:
     """Whether the weights of a run were trained on the pixels that this config gives them, in the same net.
 
     Raises:
@@ -246,7 +248,7 @@ def check_layout(folder: str | Path, config: ConfigDict) -> None:
         )
 
 
-def model_differences(config: ConfigDict, before: dict, *others: str, free: Iterable[str] = ()) -> list[str]:
+def model_differences(config: "ConfigDict", before: dict, *others: str, free: Iterable[str] = ()) -> list[str]:
     """One clause for each field of the model's weights, and of ``others``, that two configs give different values.
 
     Args:
@@ -265,9 +267,9 @@ def model_differences(config: ConfigDict, before: dict, *others: str, free: Iter
     ][:NAMED]
 
 
-def as_json(config: ConfigDict) -> dict:
+def as_json(config: "ConfigDict") -> dict:
     """A config as json holds it: tuples are lists."""
-    return json.loads(config.to_json_best_effort())
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def flat(tree: Any, prefix: str = "") -> dict:

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.formats import ground_truth as truth_file
 from maskdiff_jax.data.formats.coco import ground_truth
+from maskdiff_jax.inference.results import result_row as result_row
 
 
 class Scores(NamedTuple):
@@ -25,31 +26,6 @@ class Scores(NamedTuple):
     metrics: dict[str, float]  # "bbox/AP", "bbox/AP50", "segm/novel/AP" ...
     per_class: dict[str, dict[str, float]]  # "bbox" or "segm" -> class name -> AP
     curves: dict[str, list[float | None]]  # "iou": thresholds; "bbox/all", "segm/novel" ...: AP at each of them
-
-
-def result_row(
-    image_id: int, category_id: int, score: float, box: np.ndarray, rle: dict[str, Any] | None = None,
-    confidence: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """One detection as a COCO result.
-
-    Args:
-      box: [4] xyxy in pixels of the image as stored.
-      rle: the mask, as compressed COCO RLE; None: a detection without a mask.
-      confidence: of the mask, 0..1, see ``segment.confidence``; not part of COCO's format, other tools ignore it.
-    """
-    x0, y0, x1, y1 = (round(float(v), 2) for v in box)
-    row: dict[str, Any] = {
-        "image_id": int(image_id),
-        "category_id": int(category_id),
-        "score": round(float(score), 5),
-        "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
-    }
-    if rle is not None:
-        row["segmentation"] = rle
-    if confidence is not None:
-        row["confidence"] = round(float(confidence), 5)
-    return row
 
 
 def score(dataset: Dataset, results: list[dict], class_ids: np.ndarray, scorer: str = "pycocotools") -> Scores:

@@ -10,18 +10,21 @@ What is read is checked before anything is built from it.
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from maskdiff_jax import atomic, checkpoint, config_fields, workdir
+from maskdiff_jax.config_fields import Fields
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.support import make_support_set
 from maskdiff_jax.model import build
 from maskdiff_jax.types import PyTree, SupportSet
+
+if TYPE_CHECKING:  # an export is used without ml_collections
+    from ml_collections import ConfigDict
 
 DOCUMENT, SUPPORT, PARAMS = "export.json", "support.npz", "params"
 CATEGORY_ID = config_fields.whole(0, 2**63 - 1)
@@ -32,12 +35,12 @@ class TrainedModel(NamedTuple):
     """All that sampling masks needs."""
 
     params: PyTree
-    config: ConfigDict  # of the run
+    config: "ConfigDict | Fields"  # of the run
     categories: tuple[Category, ...]  # C, by class id
     support: SupportSet
 
 
-def run(config: ConfigDict, folder: str | Path, output: str | Path) -> int:
+def run(config: "ConfigDict", folder: str | Path, output: str | Path) -> int:
     """Exports the weights of a finished run.
 
     Args:
@@ -60,7 +63,7 @@ def run(config: ConfigDict, folder: str | Path, output: str | Path) -> int:
     return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
 
 
-def from_run(config: ConfigDict, folder: str | Path) -> TrainedModel:
+def from_run(config: "ConfigDict", folder: str | Path) -> TrainedModel:
     """The model of a run, with shots cropped from the dataset; raises as ``run``."""
     params = workdir.load_weights(folder, build(config.model))
     support_split = pipeline.open_split(config.data, "support")
@@ -112,7 +115,7 @@ def read(folder: str | Path) -> TrainedModel:
     return TrainedModel(_read_params(folder, config), config, categories, support)
 
 
-def read_document(folder: str | Path) -> tuple[ConfigDict, tuple[Category, ...]]:
+def read_document(folder: str | Path) -> tuple[Fields, tuple[Category, ...]]:
     """The config and the categories of an export; raises as ``read``."""
     path = Path(folder) / DOCUMENT
     if not path.is_file():
@@ -124,7 +127,7 @@ def read_document(folder: str | Path) -> tuple[ConfigDict, tuple[Category, ...]]
     if not isinstance(document, dict) or document.keys() != {"config", "categories"}:
         raise ValueError(f"{path} is damaged (it must hold 'config' and 'categories'): {AGAIN}")
     try:
-        config = config_fields.from_json(document["config"])
+        config = config_fields.fields(document["config"])
         return config, _categories(document["categories"], config.model.num_classes)
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}; {AGAIN}") from error
@@ -145,7 +148,7 @@ def _categories(document: Any, count: int) -> tuple[Category, ...]:
     return tuple(Category(**c) for c in document)
 
 
-def _read_support(path: Path, config: ConfigDict) -> SupportSet:
+def _read_support(path: Path, config: Fields) -> SupportSet:
     """The support set of an export, of the shape that the config says."""
     classes, slots, side = config.model.num_classes, config.model.mask.slots, config.model.mask.size
     try:
@@ -162,7 +165,7 @@ def _read_support(path: Path, config: ConfigDict) -> SupportSet:
     return support
 
 
-def _read_params(folder: Path, config: ConfigDict) -> PyTree:
+def _read_params(folder: Path, config: Fields) -> PyTree:
     """The parameters of an export, of the model that the config describes."""
     try:
         template = jax.eval_shape(build(config.model).init, jax.random.key(0))

@@ -1,75 +1,42 @@
 """The interface for users: open a trained model, then give it images.
 
     predictor = load("exports/mine")         # an export, or the folder of a run
-    prediction = predictor(image)            # uint8 [h, w, 3] RGB, any size
+    found = predictor("photo.jpg")           # a file, a uint8 array or a PIL image: Detections
+    found.save("photo_with_masks.png")
+    for found in predictor("photos/"):       # a folder or a list: a list; a generator: a generator
+        print(found)
 
 Masks are made as in evaluation, by `segment.py`: the same resizing, the same regions, the same sampler.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from PIL import Image
 
 from maskdiff_jax import workdir
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.dataset import Category
-from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.data.support import active_class_ids, active_mask
-from maskdiff_jax.inference import export, paste, segment
+from maskdiff_jax.inference import export, inputs, paste, results, segment
 from maskdiff_jax.inference.export import TrainedModel
+from maskdiff_jax.inference.inputs import Photo
+from maskdiff_jax.inference.results import Detections
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Batch, Instances
 
+if TYPE_CHECKING:  # an export is used without ml_collections
+    from ml_collections import ConfigDict
+
 MASK_BATCHES = (1, 4, 16)  # objects whose masks are sampled together; one image seldom has more
+AHEAD = 16  # images of a list or folder that are read before their masks are sampled together
 
-
-class Prediction(NamedTuple):
-    """n objects of one image, best first.
-
-    Masks are kept as RLE and as the M x M values that were sampled: arrays of a photo's size would take gigabytes.
-    ``masks``, ``soft`` and ``samples`` make arrays of the image's size, anew at every access.
-    """
-
-    hw: tuple[int, int]  # height, width of the image as given
-    boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of the image as given
-    scores: np.ndarray  # [n] float32, 0..1
-    class_ids: np.ndarray  # [n] int32, positions in Predictor.categories
-    labels: list[str]  # n class names
-    rles: list[dict[str, Any]]  # n masks as compressed COCO RLE, {"size": [h, w], "counts": str}
-    confidence: np.ndarray  # [n] float32, 0..1: of the masks, see segment.confidence
-    regions: np.ndarray  # [n, 4] float32, xyxy: what the M x M values cover, the boxes with a margin
-    region_soft: np.ndarray  # [n, M, M] float32, 0..1: mean of the sampled masks
-    region_samples: np.ndarray | None  # [n, N, M, M] float32, 0..1: each sampled mask; None unless kept, see `load`
-
-    @property
-    def masks(self) -> np.ndarray:
-        """[n, h, w] bool."""
-        return np.array([self.mask(i) for i in range(len(self.rles))], bool).reshape(-1, *self.hw)
-
-    @property
-    def soft(self) -> np.ndarray:
-        """[n, h, w] float32, 0..1: mean of the sampled masks."""
-        return _pasted(self.region_soft[:, None], self.regions, self.hw)[:, 0]
-
-    @property
-    def samples(self) -> np.ndarray | None:
-        """[n, N, h, w] float32, 0..1: each sampled mask; None unless `load(keep_samples=True)`."""
-        return None if self.region_samples is None else _pasted(self.region_samples, self.regions, self.hw)
-
-    def mask(self, i: int) -> np.ndarray:
-        """[h, w] bool: the mask of object i."""
-        return decode_mask(self.rles[i]).astype(bool)
-
-
-def _pasted(values: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """[n, N, M, M] -> [n, N, h, w] float32."""
-    out = np.zeros((*values.shape[:2], *hw), np.float32)
-    for i, k in np.ndindex(*values.shape[:2]):
-        out[i, k] = paste.paste(values[i, k], boxes[i], hw)
-    return out
+OneImage: TypeAlias = np.ndarray | Image.Image
 
 
 class Predictor:
@@ -78,13 +45,16 @@ class Predictor:
     categories: tuple[Category, ...]  # by class id
     active: np.ndarray  # [C] bool: the classes that can be detected
 
-    def __init__(self, trained: TrainedModel, *, noise_seed: int, samples: int, min_score: float, keep_samples: bool):
+    def __init__(
+        self, trained: TrainedModel, *,
+        noise_seed: int, samples: int, min_score: float, keep_samples: bool, batch: int = 1,
+    ):  # fmt: skip
         """See ``load``."""
         self._config = config = trained.config
         self.categories = trained.categories
         self.active = active_mask(active_class_ids(config, trained.categories), len(trained.categories))
         self._params = jax.device_put(trained.params)
-        self._min_score, self._samples, self._keep_samples = min_score, samples, keep_samples
+        self._min_score, self._samples, self._keep_samples, self._batch = min_score, samples, keep_samples, batch
         self._top_n = min(config.eval.mask_top_n, config.model.detector.max_detections)
         model = build(config.model)
         self._mask_side = model.mask_side
@@ -94,38 +64,109 @@ class Predictor:
             samples=samples, noise_seed=noise_seed,
         )  # fmt: skip
 
-    def __call__(self, image: np.ndarray, image_id: int = 0) -> Prediction:
-        """Detects the objects of one image and samples their masks.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes that can be detected."""
+        return tuple(c.name for c, active in zip(self.categories, self.active, strict=True) if active)
+
+    @overload
+    def __call__(self, images: OneImage, image_id: int = 0) -> Detections: ...
+    @overload
+    def __call__(self, images: str | PathLike, image_id: int = 0) -> Any: ...  # a file: Detections; a folder: a list
+    @overload
+    def __call__(self, images: list | tuple, image_id: int = 0) -> list[Detections]: ...
+    @overload
+    def __call__(self, images: Iterable, image_id: int = 0) -> Iterator[Detections]: ...
+
+    def __call__(self, images: Any, image_id: int = 0) -> Any:
+        """Detects the objects of images and samples their masks.
 
         Args:
-          image: uint8 [h, w, 3] RGB, any size.
-          image_id: 0..2^31-1, selects the noise: the same image with the same id gives the same masks.
+          images: one image of any size: uint8 [h, w] gray, [h, w, 3] RGB or [h, w, 4] RGBA, a PIL image, or the name
+            of a file. EXIF rotation is applied, transparency dropped. Or several: a folder, a list or tuple, or any
+            other iterable.
+          image_id: 0..2^31-1, selects the noise: the same image with the same id gives the same masks, alone or
+            among others.
+
+        Returns:
+          Detections of one image. A list of them for a folder, a list or a tuple. For another iterable a generator,
+          which reads no more images ahead than are detected together, see `load`.
 
         Raises:
-          ValueError: not such an array or id.
+          FileNotFoundError: no such file or folder, or no image in the folder.
+          ValueError: not an image, or one of another type or shape or too large, or no such id.
+          TypeError: nothing of the kind.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"an image must be uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
         if not 0 <= image_id < 2**31:
             raise ValueError(f"image_id={image_id}: give a number in 0..{2**31 - 1}")
-        batch = as_batch(image, image_id, self._config.data)
-        objects = segment.detected_objects(
-            self._segmenter, self._params, [batch], self.active,
-            min_score=self._min_score, top_n=self._top_n, without_mask=[],
-        )  # fmt: skip
-        sampled = segment.sample_masks(self._segmenter, self._params, objects)
-        return self._prediction(image, segment.concatenate(sampled, self._mask_side, self._samples))
+        if inputs.is_one(images):
+            return self._together([inputs.read(images)], image_id)[0]
+        if isinstance(images, str | PathLike | list | tuple):
+            return list(self._stream(images, image_id, max(AHEAD, self._batch)))
+        if not isinstance(images, Iterable):
+            inputs.read(images)  # raises
+        return self._stream(images, image_id, self._batch)
 
-    def _prediction(self, image: np.ndarray, sampled: segment.SampledMasks) -> Prediction:
-        """The sampled masks of one image's objects, pasted and named."""
+    def draw(self, image: Any, found: Detections) -> Image.Image:
+        """An image with the objects of `found`: tinted masks, boxes, labels; novel classes have a star.
+
+        Args:
+          image: as one image of a call, of the size of the one that they were found in.
+          found: the objects.
+        """
+        return results.draw(inputs.read(image).pixels, found)
+
+    def _stream(self, images: Any, image_id: int, ahead: int) -> Iterator[Detections]:
+        photos = map(inputs.read, inputs.several(images))
+        while group := list(islice(photos, ahead)):
+            yield from self._together(group, image_id)
+
+    def _together(self, photos: list[Photo], image_id: int) -> list[Detections]:
+        """The objects of some images, whose masks are sampled together."""
+        rows: dict[int, slice] = {}  # position of an image -> its objects among all
+
+        def with_image_id() -> Iterator[tuple[segment.Objects, np.ndarray]]:
+            found = segment.detected_objects(
+                self._segmenter, self._params, self._batches(photos), self.active,
+                min_score=self._min_score, top_n=self._top_n, without_mask=[],
+            )  # fmt: skip
+            for objects, hw in found:  # of one image, whose id so far is its position
+                first = max((part.stop for part in rows.values()), default=0)
+                rows[int(objects.image_id[0])] = slice(first, first + len(hw))
+                yield objects._replace(image_id=np.full(len(hw), image_id, np.int32)), hw
+
+        parts = segment.sample_masks(self._segmenter, self._params, with_image_id())
+        sampled = segment.concatenate(parts, self._mask_side, self._samples)
+        mine = [rows.get(i, slice(0)) for i in range(len(photos))]
+        return [
+            self._detections(photo, jax.tree.map(lambda x, part=part: x[part], sampled))
+            for photo, part in zip(photos, mine, strict=True)
+        ]
+
+    def _batches(self, photos: list[Photo]) -> Iterator[Batch]:
+        """Batches of images of one padded size, each filled up with images of id -1; other ids are positions."""
+        singles = [as_batch(photo.pixels, i, self._config.data) for i, photo in enumerate(photos)]
+        by_size: dict[tuple[int, ...], list[Batch]] = {}
+        for single in singles:
+            by_size.setdefault(single.image.shape, []).append(single)
+        for group in by_size.values():
+            for k in range(0, len(group), self._batch):
+                some = group[k : k + self._batch]
+                padding = some[0]._replace(image_id=np.array([-1], np.int32))
+                some = some + [padding] * (self._batch - len(some))
+                yield jax.tree.map(lambda *x: np.concatenate(x), *some)
+
+    def _detections(self, photo: Photo, sampled: segment.SampledMasks) -> Detections:
+        """The sampled masks of one image's objects, pasted."""
         objects, context = sampled.objects, self._segmenter.context
-        regions = [paste.context_box(box, context, image.shape) for box in objects.box]
-        return Prediction(
-            hw=(image.shape[0], image.shape[1]),
+        regions = [paste.context_box(box, context, photo.pixels.shape) for box in objects.box]
+        return Detections(
+            image=photo.pixels,
+            file=photo.file,
+            categories=self.categories,
             boxes=objects.box,
             scores=objects.score,
             class_ids=objects.class_id,
-            labels=[self.categories[i].name for i in objects.class_id],
             rles=segment.paste_all(self._segmenter, sampled),
             confidence=segment.confidence(sampled.soft, self._segmenter.threshold),
             regions=np.array(regions, np.float32).reshape(-1, 4),
@@ -134,8 +175,8 @@ class Predictor:
         )
 
 
-def read_config(folder: str | Path) -> ConfigDict:
-    """The config of an export or of a run.
+def read_config(folder: str | Path) -> "ConfigDict":
+    """The config of an export or of a run, to change fields of it for `load`.
 
     Raises:
       FileNotFoundError: the folder is neither.
@@ -143,7 +184,9 @@ def read_config(folder: str | Path) -> ConfigDict:
     """
     folder = Path(folder)
     if (folder / export.DOCUMENT).is_file():
-        return export.read_document(folder)[0]
+        from ml_collections import ConfigDict
+
+        return ConfigDict(export.read_document(folder)[0].to_dict()).lock()
     if (folder / workdir.CONFIG).is_file():
         return workdir.read_config(folder)
     raise FileNotFoundError(
@@ -154,11 +197,12 @@ def read_config(folder: str | Path) -> ConfigDict:
 def load(
     folder: str | Path,
     *,
-    config: ConfigDict | None = None,
+    config: "ConfigDict | None" = None,
     noise_seed: int | None = None,
     samples: int | None = None,
     min_score: float | None = None,
     keep_samples: bool = False,
+    batch: int = 1,
 ) -> Predictor:
     """Opens a trained model.
 
@@ -170,29 +214,36 @@ def load(
       noise_seed: of the sampler; None: as in the config.
       samples: masks sampled per object and averaged, from 1 on; None: as in the config.
       min_score: detections below are dropped, 0..1; None: as in the config.
-      keep_samples: predictions hold each of the `samples` masks too.
+      keep_samples: Detections hold each of the `samples` masks too.
+      batch: images that are detected together, one program per padded size; fewer are filled up. More than 1 pays on a
+        GPU with many images.
 
     Raises:
       FileNotFoundError: the folder holds no model, or the run's dataset is missing.
       ValueError: the folder is damaged, or an option is out of range.
     """
     folder = Path(folder)
-    config = read_config(folder) if config is None else config
     if (folder / export.DOCUMENT).is_file():
-        trained = export.read(folder)._replace(config=config)
+        trained = export.read(folder)
+        trained = trained if config is None else trained._replace(config=config)
     else:
-        trained = export.from_run(config, folder)
-    noise_seed = int(config.eval.noise_seed if noise_seed is None else noise_seed)
-    samples = int(config.eval.samples if samples is None else samples)
-    min_score = float(config.eval.mask_min_score if min_score is None else min_score)
+        trained = export.from_run(read_config(folder) if config is None else config, folder)
+    options = trained.config.eval
+    noise_seed = int(options.noise_seed if noise_seed is None else noise_seed)
+    samples = int(options.samples if samples is None else samples)
+    min_score = float(options.mask_min_score if min_score is None else min_score)
     if samples < 1:
         raise ValueError(f"samples={samples}: give at least 1, the masks that are sampled per object")
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score={min_score}: give a score in 0..1")
-    return Predictor(trained, noise_seed=noise_seed, samples=samples, min_score=min_score, keep_samples=keep_samples)
+    if batch < 1:
+        raise ValueError(f"batch={batch}: give at least 1, the images that are detected together")
+    return Predictor(
+        trained, noise_seed=noise_seed, samples=samples, min_score=min_score, keep_samples=keep_samples, batch=batch
+    )
 
 
-def as_batch(image: np.ndarray, image_id: int, data: ConfigDict) -> Batch:
+def as_batch(image: np.ndarray, image_id: int, data: Any) -> Batch:
     """One image as a batch of evaluation (``data.pipeline.eval_batches``), without ground truth.
 
     Args:

@@ -1,5 +1,6 @@
 """What the documents name exists: links, files, commands with their flags, config fields, functions, messages."""
 
+import dataclasses
 import importlib
 import re
 import shlex
@@ -7,10 +8,13 @@ import sys
 
 import pytest
 
+import maskdiff_jax
 from benchmarks import tables
 from benchmarks.studies import masks_tables
 from configs import base
 from maskdiff_jax import config_fields
+from maskdiff_jax.inference import predictor
+from maskdiff_jax.inference.results import Detections
 from tests.docs.documents import NAMES, ROOT, anchor, commands, section, text
 
 FOLDERS = "benchmarks|configs|docs|launch|maskdiff_jax|tests|typings"
@@ -155,14 +159,16 @@ def test_the_changelog_names_every_renamed_field():
 
 def test_the_python_example_uses_what_exists():
     page = section("docs/own_data.md", "In Python")
-    example = re.search(r"```python\n(.*?)```", page, re.S)[1]
-    imports = [line for line in example.splitlines() if line.startswith("from ")]
-    names: dict = {}
-    exec("\n".join(imports), names)  # noqa: S102
-    fields = set(re.findall(r"found\.(\w+)", page))
-    assert len(fields) > 4 and all(hasattr(names["predictor"].Prediction, f) for f in fields)
-    options = set(re.findall(r"(\w+)=", re.search(r"predictor\.load\(folder, (.*?)\)", page)[1]))
-    assert options <= set(names["predictor"].load.__kwdefaults__)
+    assert "import maskdiff_jax\n" in page and maskdiff_jax.load is predictor.load
+    known = {field.name for field in dataclasses.fields(Detections)} | set(dir(Detections))
+    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    fields = {name for row in rows for name in re.findall(r"`(\w+)", row)} - {"len", "found", "predictor"}
+    fields |= set(re.findall(r"found\.(\w+)", page)) - {"names"}
+    of_predictor = set(re.findall(r"predictor\.(\w+)", page))
+    assert len(fields) > 12 and fields - {"supervision"} <= known, fields - known
+    assert of_predictor and all(hasattr(predictor.Predictor, name) for name in of_predictor)
+    options = {name for call in re.findall(r"load\((.*?)\)", page) for name in re.findall(r"(\w+)=", call)}
+    assert len(options) > 2 and options <= set(predictor.load.__kwdefaults__)
 
 
 def test_cited_sections_exist():

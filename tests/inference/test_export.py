@@ -38,7 +38,9 @@ def test_round_trip(exported):
     jax.tree.map(np.testing.assert_array_equal, trained.params, back.params)
     jax.tree.map(np.testing.assert_array_equal, trained.support, back.support)
     assert back.categories == trained.categories
-    assert back.config.to_dict() == trained.config.to_dict() and back.config.is_locked
+    assert back.config.to_dict() == trained.config.to_dict()
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        back.config.preset = "other"
 
 
 def test_an_older_export_is_replaced_and_other_files_are_not(copied, tmp_path):

@@ -1,6 +1,9 @@
 """The interface for users: images of any size, the same masks for the same image, a run folder as well as an export."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -129,19 +132,108 @@ def test_min_score_drops_detections(exported, model):
     assert found.masks.shape == (0, 64, 64) and found.labels == []
 
 
-@pytest.mark.parametrize(("options", "message"), [({"samples": 0}, "samples=0"), ({"min_score": 2.0}, "min_score=2.0")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"samples": 0}, "samples=0"), ({"min_score": 2.0}, "min_score=2.0"), ({"batch": 0}, "batch=0: give at least 1")],
+)
 def test_options_out_of_range(exported, options, message):
     with pytest.raises(ValueError, match=message):
         predictor.load(exported, **options)
 
 
-def test_what_is_no_image(model):
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match="an image must be"):
+def test_what_is_no_image(model, tmp_path):
+    with pytest.raises(ValueError, match="an image must be"):
+        model(np.zeros((4, 4, 3), np.float32))
+    for wrong in (None, 5, [photo(8, 8), None]):
+        with pytest.raises(TypeError, match="no image: (NoneType|int); give a uint8 array"):
             model(wrong)
+    with pytest.raises(FileNotFoundError, match="holds no image: give a folder with files such as"):
+        model(tmp_path)
     for image_id in (-1, 2**31):
         with pytest.raises(ValueError, match="image_id"):
             model(photo(8, 8), image_id=image_id)
+
+
+def same(first, second):
+    np.testing.assert_allclose(first.region_soft, second.region_soft, atol=1e-5)
+    np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)
+    assert first.labels == second.labels and first.file == second.file and first.hw == second.hw
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_several_images_are_found_as_each_alone(model, tmp_path, batch):
+    """In a list, a folder and a generator; an image without any object among them."""
+    images = [photo(64, 64, 1), photo(64, 64, 5), photo(40, 64, 2), photo(64, 50, 3), photo(30, 30, 4)]
+    least = sorted(model(image).scores[0] for image in images)[1]  # one image has nothing that scores so high
+    alone = [(found := model(image))[found.scores >= least] for image in images]
+    assert sorted(map(len, alone))[:2] == [0, 1]
+    several = predictor.Predictor(
+        tiny.trained(), noise_seed=0, samples=1, min_score=float(least), keep_samples=False, batch=batch
+    )
+    several._segmenter = several._segmenter._replace(sample=model._segmenter.sample)
+    if batch == 1:
+        several._segmenter = several._segmenter._replace(detect=model._segmenter.detect)
+    for found, expected in zip(several(images), alone, strict=True):
+        same(found, expected)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("not an image, and not looked at")
+    in_folder = several(str(tmp_path))
+    assert [Path(found.file).name for found in in_folder] == [f"{i}.png" for i in range(5)]
+    np.testing.assert_allclose(in_folder[3].region_soft, alone[3].region_soft, atol=1e-5)
+    assert several._segmenter.detect._cache_size() == 1  # one program for the padded size
+
+
+def test_a_generator_in_is_a_generator_out(model):
+    taken = []
+
+    def images():
+        for seed in range(5):
+            taken.append(seed)
+            yield photo(64, 64, seed)
+
+    found = model(images())
+    assert not taken and iter(found) is found
+    assert len(next(found)) == 4 and taken == [0]
+    assert len(list(found)) == 4 and taken == [0, 1, 2, 3, 4]
+
+
+def test_compiled_once_for_each_padded_size():
+    """Images of many sizes, alone and together, need a program for each padded size and each number of objects."""
+    trained = tiny.trained()
+    config = trained.config.copy_and_resolve_references().unlock()
+    config.data.buckets = ((32, 64), (64, 64))
+    found = predictor.Predictor(
+        trained._replace(config=config.lock()), noise_seed=0, samples=1, min_score=0.0, keep_samples=False
+    )
+    found._segmenter = found._segmenter._replace(sample=tiny.model()._segmenter.sample)
+    before = found._segmenter.sample._cache_size()
+    found([photo(64, 64), photo(20, 60), photo(200, 210), photo(60, 200), photo(64, 40)])
+    found(photo(10, 30))
+    assert found._segmenter.detect._cache_size() == 2
+    assert found._segmenter.sample._cache_size() <= max(before, len(predictor.MASK_BATCHES))
+
+
+def test_without_ml_collections_from_any_folder(exported, tmp_path):
+    """An export is opened by a process that has the package alone, in another folder."""
+    Image.fromarray(photo(40, 60)).save(tmp_path / "photo.png")
+    code = (
+        "import sys; sys.modules['ml_collections'] = None\n"
+        "import maskdiff_jax; assert 'jax' not in sys.modules\n"
+        f"model = maskdiff_jax.load({str(exported)!r})\n"
+        "found = model('photo.png'); found.save('out/masks.png')\n"
+        "print(len(found), found.hw, type(found).__name__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(predictor.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split("\n")[0] == "4 (40, 60) Detections", done.stderr
+    assert (tmp_path / "out" / "masks.png").is_file()
+
+
+def test_type_information_is_shipped():
+    assert (Path(predictor.__file__).parents[1] / "py.typed").is_file()
 
 
 def test_a_folder_without_a_model(tmp_path):

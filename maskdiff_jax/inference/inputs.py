@@ -1,0 +1,131 @@
+"""What users give the predictor as images: arrays, PIL images, files, folders, and several of them.
+
+Every image becomes uint8 [h, w, 3] RGB, rotated as its EXIF says. What is no image is one sentence that says which one
+and what to do.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from maskdiff_jax.data.formats.images import MAX_PIXELS, decode_image
+
+SUFFIXES = frozenset(s for s, name in Image.registered_extensions().items() if name in Image.OPEN)
+CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
+
+
+class Photo(NamedTuple):
+    """One image."""
+
+    pixels: np.ndarray  # uint8 [h, w, 3] RGB
+    file: str | None  # what it was read from; None: it was given as pixels
+
+
+def is_one(images: Any) -> bool:
+    """Whether this is one image, not several: an array, a PIL image or the name of a file."""
+    if isinstance(images, str | os.PathLike):
+        return not Path(images).is_dir()
+    return isinstance(images, Image.Image) or hasattr(images, "__array__")
+
+
+def several(images: Any) -> Iterator[Any]:
+    """The images that are meant: those of a folder in the order of their names, those of an iterable one by one.
+
+    Raises:
+      TypeError: nothing that holds images.
+      FileNotFoundError: a folder without an image.
+    """
+    if isinstance(images, str | os.PathLike):
+        yield from _files(Path(images))
+    elif isinstance(images, Iterable):
+        for item in images:
+            if isinstance(item, str | os.PathLike) and Path(item).is_dir():
+                yield from _files(Path(item))
+            else:
+                yield item
+    else:
+        raise TypeError(
+            f"no image: {type(images).__name__}; give a uint8 array, a PIL image, a file, a folder or a list of these"
+        )
+
+
+def read(image: Any) -> Photo:
+    """One image.
+
+    Args:
+      image: uint8 [h, w], [h, w, 1], [h, w, 3] RGB or [h, w, 4] RGBA, whose transparency is dropped; a PIL image; or
+        the name of a file that Pillow reads.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: no image, of another type or shape, or too large; names it and the fix.
+      TypeError: nothing of the kind.
+    """
+    if isinstance(image, str | os.PathLike):
+        return Photo(_from_file(Path(image)), str(image))
+    if isinstance(image, Image.Image):
+        return Photo(_checked(_from_pillow(image)), None)
+    if hasattr(image, "__array__"):
+        return Photo(_checked(np.asarray(image)), None)
+    raise TypeError(f"no image: {type(image).__name__}; give a uint8 array, a PIL image or the name of a file")
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no file or folder {folder}")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no image: give a folder with files such as .jpg or .png")
+    return files
+
+
+def _from_file(path: Path) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "give a file, or a list of files" if path.is_dir() else "check the name"
+        raise FileNotFoundError(f"cannot read the image {path} ({error.strerror}): {hint}") from None
+    return decode_image(data, str(path))
+
+
+def _from_pillow(image: Image.Image) -> np.ndarray:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(_too_large((image.height, image.width)))
+    rotated = ImageOps.exif_transpose(image)
+    if rotated.mode.startswith("I;16"):
+        return (np.asarray(rotated).astype(np.uint16) >> 8).astype(np.uint8)
+    if rotated.mode in ("I", "F"):
+        raise ValueError(f'the image is of mode {rotated.mode}: scale it to 0..255 and convert it with convert("L")')
+    return np.asarray(rotated.convert("RGB"))
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3]; a ValueError says what is wrong and how to fix it."""
+    shape = list(image.shape)
+    form = "an image must be uint8 [h, w], [h, w, 3] or [h, w, 4]"
+    if image.ndim == 4:
+        raise ValueError(f"{form}, not {shape}: give several images as a list, list(images)")
+    if image.ndim == 3 and image.shape[2] not in CHANNELS and image.shape[0] in CHANNELS:
+        raise ValueError(f"{form}, not {shape}: put the channels last, image.transpose(1, 2, 0)")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in CHANNELS) or not image.size:
+        raise ValueError(f"{form}, not {shape}")
+    if image.dtype != np.uint8:
+        scale = {"f": "(255 * image).astype('uint8') if it is in 0..1", "b": "image.astype('uint8') * 255"}
+        fix = scale.get(image.dtype.kind, "scale it to 0..255 and convert it with astype('uint8')")
+        raise ValueError(f"{form}, not {image.dtype}: {fix}")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ValueError(_too_large(image.shape))
+    if image.ndim == 2:
+        image = image[..., None]
+    return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
+
+
+def _too_large(shape: Any) -> str:
+    return (
+        f"an image of {shape[0]} x {shape[1]} px has more than {MAX_PIXELS} pixels: make it smaller or divide it into "
+        "tiles"
+    )
