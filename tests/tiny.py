@@ -11,6 +11,7 @@ from configs import fewshot
 from maskdiff_jax import checkpoint, workdir
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.inference import predictor
+from maskdiff_jax.inference.calibration import Calibration
 from maskdiff_jax.inference.export import TrainedModel
 from maskdiff_jax.model import build
 from maskdiff_jax.types import Batch, SupportSet
@@ -41,6 +42,13 @@ def trained() -> TrainedModel:
     support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
     categories = tuple(Category(3 * i + 1, f"class{i}", i >= 8) for i in range(12))
     return TrainedModel(params, config(), categories, support)
+
+
+def calibrated() -> TrainedModel:
+    """`trained` with box features, three of each class, so that classes can be added."""
+    labels = np.repeat(np.arange(12, dtype=np.int32), 3)
+    features = np.abs(np.random.default_rng(1).standard_normal((36, 32))).astype(np.float32)
+    return trained()._replace(calibration=Calibration(features, labels))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
     export.json    the config, and the categories in the order of class ids
     support.npz    the support set: shots uint8 [C, K, M, M, 4], count [C]
+    features.npz   box features of known classes, which classes that are added later are calibrated against
     params/        the parameters (orbax)
 
 What is read is checked before anything is built from it.
@@ -20,13 +21,15 @@ from maskdiff_jax.config_fields import Fields
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.support import make_support_set
+from maskdiff_jax.inference import calibration
+from maskdiff_jax.inference.calibration import Calibration
 from maskdiff_jax.model import build
 from maskdiff_jax.types import PyTree, SupportSet
 
 if TYPE_CHECKING:  # an export is used without ml_collections
     from ml_collections import ConfigDict
 
-DOCUMENT, SUPPORT, PARAMS = "export.json", "support.npz", "params"
+DOCUMENT, SUPPORT, FEATURES, PARAMS = "export.json", "support.npz", "features.npz", "params"
 CATEGORY_ID = config_fields.whole(0, 2**63 - 1)
 AGAIN = "export the run again with launch/export.py"
 
@@ -38,6 +41,7 @@ class TrainedModel(NamedTuple):
     config: "ConfigDict | Fields"  # of the run
     categories: tuple[Category, ...]  # C, by class id
     support: SupportSet
+    calibration: Calibration | None = None  # None: no class can be added
 
 
 def run(config: "ConfigDict", folder: str | Path, output: str | Path) -> int:
@@ -58,18 +62,25 @@ def run(config: "ConfigDict", folder: str | Path, output: str | Path) -> int:
       OSError: ``output`` cannot be written.
     """
     check_output(output)
-    model = from_run(config, folder)
+    model = from_run(config, folder, calibrated=True)
     write(output, model)
     return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
 
 
-def from_run(config: "ConfigDict", folder: str | Path) -> TrainedModel:
-    """The model of a run, with shots cropped from the dataset; raises as ``run``."""
+def from_run(config: "ConfigDict", folder: str | Path, *, calibrated: bool = False) -> TrainedModel:
+    """The model of a run, with shots cropped from the dataset; raises as ``run``.
+
+    Args:
+      config: of the run.
+      folder: of the run.
+      calibrated: with the features that adding a class takes; they cost ten images of each class.
+    """
     params = workdir.load_weights(folder, build(config.model))
     support_split = pipeline.open_split(config.data, "support")
     shots, support = make_support_set(config, support_split)
     workdir.check_shots(folder, shots)
-    return TrainedModel(params, config, tuple(support_split.categories), support)
+    features = calibration.compute(config, params, support_split, shots) if calibrated else None
+    return TrainedModel(params, config, tuple(support_split.categories), support, features)
 
 
 def check_output(output: str | Path) -> None:
@@ -96,6 +107,8 @@ def write(output: str | Path, model: TrainedModel) -> None:
     new.mkdir(parents=True)
     checkpoint.save_params(new / PARAMS, model.params)
     atomic.write(new / SUPPORT, lambda file: np.savez_compressed(file, **model.support._asdict()))
+    if model.calibration is not None:
+        calibration.write(new / FEATURES, model.calibration)
     categories = [c._asdict() for c in model.categories]
     atomic.write_json(new / DOCUMENT, {"config": workdir.as_json(model.config), "categories": categories})
     shutil.rmtree(output, ignore_errors=True)
@@ -112,7 +125,11 @@ def read(folder: str | Path) -> TrainedModel:
     folder = Path(folder)
     config, categories = read_document(folder)
     support = _read_support(folder / SUPPORT, config)
-    return TrainedModel(_read_params(folder, config), config, categories, support)
+    try:
+        features = calibration.read(folder / FEATURES, config.model.detector.fc_channels, config.model.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{error}: {AGAIN}") from error
+    return TrainedModel(_read_params(folder, config), config, categories, support, features)
 
 
 def read_document(folder: str | Path) -> tuple[Fields, tuple[Category, ...]]:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from maskdiff_jax.data import transforms
 from maskdiff_jax.data.formats.images import MAX_PIXELS, decode_image
+from maskdiff_jax.types import Batch, Instances
 
 SUFFIXES = frozenset(s for s, name in Image.registered_extensions().items() if name in Image.OPEN)
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
@@ -72,6 +74,34 @@ def read(image: Any) -> Photo:
     if hasattr(image, "__array__"):
         return Photo(_checked(np.asarray(image)), None)
     raise TypeError(f"no image: {type(image).__name__}; give a uint8 array, a PIL image or the name of a file")
+
+
+def as_batch(image: np.ndarray, image_id: int, data: Any) -> Batch:
+    """One image as a batch of evaluation (``data.pipeline.eval_batches``), without ground truth.
+
+    Args:
+      image: uint8 [h, w, 3].
+      image_id: 0 or more.
+      data: config.data.
+    """
+    h, w = image.shape[:2]
+    hw = transforms.resized_hw(h, w, data.test_short_side, data.long_side)
+    hw = (max(hw[0], 1), max(hw[1], 1))  # a very long strip would shrink to nothing
+    padded = np.zeros((1, *transforms.padded_size(hw, data.buckets), 3), np.uint8)
+    padded[0, : hw[0], : hw[1]] = transforms.resize(image, hw)
+    small = transforms.resize(image, transforms.region_hw(h, w, data.region_long_side))
+    region = np.zeros((1, data.region_long_side, data.region_long_side, 3), np.uint8)
+    region[0, : small.shape[0], : small.shape[1]] = small
+    nothing = Instances(np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32), np.zeros((1, 1), bool))
+    return Batch(
+        image=padded,
+        image_hw=np.array([hw], np.int32),
+        original_hw=np.array([(h, w)], np.int32),
+        image_id=np.array([image_id], np.int32),
+        instances=nothing,
+        region_image=region,
+        region_hw=np.array([small.shape[:2]], np.int32),
+    )
 
 
 def _files(folder: Path) -> list[Path]:

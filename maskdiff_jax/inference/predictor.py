@@ -21,19 +21,21 @@ from PIL import Image
 
 from maskdiff_jax import workdir
 from maskdiff_jax.data import transforms
-from maskdiff_jax.data.dataset import Category
-from maskdiff_jax.data.support import active_class_ids, active_mask
-from maskdiff_jax.inference import export, inputs, paste, results, segment
+from maskdiff_jax.data.crops import crops_from_dataset
+from maskdiff_jax.data.dataset import Category, Dataset
+from maskdiff_jax.data.support import active_class_ids, active_mask, support_set
+from maskdiff_jax.inference import classes, export, inputs, paste, results, segment, shots
 from maskdiff_jax.inference.export import TrainedModel
-from maskdiff_jax.inference.inputs import Photo
+from maskdiff_jax.inference.inputs import Photo, as_batch
 from maskdiff_jax.inference.results import Detections
-from maskdiff_jax.model import build
-from maskdiff_jax.types import Batch, Instances
+from maskdiff_jax.model import Model, build
+from maskdiff_jax.types import Batch, SupportSet
 
 if TYPE_CHECKING:  # an export is used without ml_collections
     from ml_collections import ConfigDict
 
 MASK_BATCHES = (1, 4, 16)  # objects whose masks are sampled together; one image seldom has more
+SPARE = 7  # slots for more classes when the first one is added: the next ones need no compilation
 AHEAD = 16  # images of a list or folder that are read before their masks are sampled together
 
 OneImage: TypeAlias = np.ndarray | Image.Image
@@ -43,7 +45,7 @@ class Predictor:
     """A trained model on one device, compiled for each padded size when the first image needs it."""
 
     categories: tuple[Category, ...]  # by class id
-    active: np.ndarray  # [C] bool: the classes that can be detected
+    active: np.ndarray  # bool, by class id: the classes that can be detected; perhaps longer than `categories`
 
     def __init__(
         self, trained: TrainedModel, *,
@@ -51,23 +53,19 @@ class Predictor:
     ):  # fmt: skip
         """See ``load``."""
         self._config = config = trained.config
-        self.categories = trained.categories
-        self.active = active_mask(active_class_ids(config, trained.categories), len(trained.categories))
-        self._params = jax.device_put(trained.params)
-        self._min_score, self._samples, self._keep_samples, self._batch = min_score, samples, keep_samples, batch
+        self._noise_seed, self._samples, self._keep_samples = noise_seed, samples, keep_samples
+        self._min_score, self._batch = min_score, batch
         self._top_n = min(config.eval.mask_top_n, config.model.detector.max_detections)
         model = build(config.model)
-        self._mask_side = model.mask_side
-        self._segmenter = segment.make_segmenter(
-            model, trained.support, size=config.model.mask.size, context=config.data.context,
-            top_n=self._top_n, mask_batches=MASK_BATCHES, threshold=config.eval.mask_threshold,
-            samples=samples, noise_seed=noise_seed,
-        )  # fmt: skip
+        self._mask_side, self._box_features = model.mask_side, jax.jit(model.box_features)
+        self._segmenter = self._compiled(model, trained.support)
+        self._slots = len(trained.categories)  # for classes, in the compiled programs
+        self._install(trained)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the classes that can be detected."""
-        return tuple(c.name for c, active in zip(self.categories, self.active, strict=True) if active)
+        return tuple(c.name for c, active in zip(self.categories, self.active, strict=False) if active)
 
     @overload
     def __call__(self, images: OneImage, image_id: int = 0) -> Detections: ...
@@ -115,6 +113,99 @@ class Predictor:
           found: the objects.
         """
         return results.draw(inputs.read(image).pixels, found)
+
+    def add_class(self, name: str, images: Any, masks: Any, *, boxes: Any = None) -> None:
+        """Adds a class from a few shots, in seconds and without training.
+
+        The classifier's vector is imprinted from the shots' features, calibrated against objects of the known classes
+        so that these are found as before (docs/design.md, "Adding a class without training"), and the shots join the
+        support set. Fine-tuning on the same shots takes longer and finds more.
+
+        Args:
+          name: of the class; the others keep theirs.
+          images: one image or several, as in a call.
+          masks: of one image its objects, one mask or several; of several images a list with the objects of each. A
+            mask is an array [h, w] of the image's size (bool, or integers that are 0 off the object), polygons as in
+            COCO (``[[x, y, x, y, ...], ...]``, px), or COCO RLE. All objects together are at most
+            ``model.mask.slots`` shots.
+          boxes: None: those around the masks. Else xyxy in px, [n, 4] for one image, a list of these for several.
+
+        Raises:
+          FileNotFoundError, TypeError: as in a call.
+          ValueError: a name that is taken; a mask that is empty, outside its image, all of it or of another size; too
+            few or too many shots; or a model that no class can be added to. The model is as before.
+        """
+        trained = classes.active_only(self._trained)
+        classes.check_can_add(trained, name)
+        dataset = shots.read(images, masks, boxes, Category(0, name, True), 0)
+        mask, data = self._config.model.mask, self._config.data
+        ids, least = [a.id for info in dataset.infos for a in info.annotations], max(1, mask.min_shots)
+        if not least <= len(ids) <= mask.slots:
+            raise ValueError(
+                f"{len(ids)} shots of '{name}': this mask head was trained with {least} to {mask.slots} shots of a "
+                "class, give that many masks"
+            )
+        features = self._shot_features(dataset)
+        crops = crops_from_dataset(dataset, data)
+        support = support_set(crops, {0: ids}, num_classes=1, slots=mask.slots, size=mask.size, context=data.context)
+        self._install(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
+
+    def remove_class(self, name: str) -> None:
+        """Drops a class, added or trained; its objects are found no more, or as another class.
+
+        Raises:
+          ValueError: there is no such class, or no other.
+        """
+        self._install(classes.removed(classes.active_only(self._trained), name))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model with its classes as an export; an older export there is replaced once the new one is whole.
+
+        Raises:
+          FileExistsError: the folder holds something else.
+          OSError: it cannot be written.
+        """
+        export.write(folder, self._trained)
+
+    def _install(self, trained: TrainedModel) -> None:
+        """Makes this the model of `trained`. Programs are compiled anew only where the slots for classes are full."""
+        count = len(trained.categories)
+        full = count > self._slots
+        if full:
+            self._slots = count + SPARE
+        fresh = np.full(self._slots - count, classes.NEW)
+        padded = classes.resized(trained, np.concatenate([np.arange(count), fresh])) if len(fresh) else trained
+        if full:
+            self._segmenter = self._compiled(build(padded.config.model), padded.support)
+        self._segmenter = self._segmenter._replace(
+            shots=jax.device_put(padded.support.shots, self._segmenter.shots.sharding)
+        )
+        self._trained, self._params = trained, jax.device_put(padded.params)
+        self.categories = trained.categories
+        self.active = active_mask(active_class_ids(trained.config, trained.categories), self._slots)
+
+    def _compiled(self, model: Model, support: SupportSet) -> segment.Segmenter:
+        config = self._config
+        return segment.make_segmenter(
+            model, support, size=config.model.mask.size, context=config.data.context,
+            top_n=self._top_n, mask_batches=MASK_BATCHES, threshold=config.eval.mask_threshold,
+            samples=self._samples, noise_seed=self._noise_seed,
+        )  # fmt: skip
+
+    def _shot_features(self, dataset: Dataset) -> np.ndarray:
+        """What the classifier sees of each object [n, F], in the order of the images."""
+        detector = {k: v for k, v in self._params["detector"].items() if k != "box_predictor"}  # the part with classes
+        features = []
+        for i, info in enumerate(dataset.infos):
+            batch = as_batch(dataset.read(i), 0, self._config.data)
+            boxes = np.zeros((1, self._config.model.mask.slots, 4), np.float32)
+            boxes[..., 2:] = 1.0
+            count = len(info.annotations)
+            given = np.array([a.box for a in info.annotations]).reshape(-1, 4)
+            boxes[0, :count] = transforms.scale_boxes(given, (info.height, info.width), batch.image_hw[0])
+            found = self._box_features({"detector": detector}, batch.image, batch.image_hw, boxes)
+            features.append(np.asarray(found)[0, :count])
+        return np.concatenate(features)
 
     def _stream(self, images: Any, image_id: int, ahead: int) -> Iterator[Detections]:
         photos = map(inputs.read, inputs.several(images))
@@ -240,32 +331,4 @@ def load(
         raise ValueError(f"batch={batch}: give at least 1, the images that are detected together")
     return Predictor(
         trained, noise_seed=noise_seed, samples=samples, min_score=min_score, keep_samples=keep_samples, batch=batch
-    )
-
-
-def as_batch(image: np.ndarray, image_id: int, data: Any) -> Batch:
-    """One image as a batch of evaluation (``data.pipeline.eval_batches``), without ground truth.
-
-    Args:
-      image: uint8 [h, w, 3].
-      image_id: 0 or more.
-      data: config.data.
-    """
-    h, w = image.shape[:2]
-    hw = transforms.resized_hw(h, w, data.test_short_side, data.long_side)
-    hw = (max(hw[0], 1), max(hw[1], 1))  # a very long strip would shrink to nothing
-    padded = np.zeros((1, *transforms.padded_size(hw, data.buckets), 3), np.uint8)
-    padded[0, : hw[0], : hw[1]] = transforms.resize(image, hw)
-    small = transforms.resize(image, transforms.region_hw(h, w, data.region_long_side))
-    region = np.zeros((1, data.region_long_side, data.region_long_side, 3), np.uint8)
-    region[0, : small.shape[0], : small.shape[1]] = small
-    nothing = Instances(np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32), np.zeros((1, 1), bool))
-    return Batch(
-        image=padded,
-        image_hw=np.array([hw], np.int32),
-        original_hw=np.array([(h, w)], np.int32),
-        image_id=np.array([image_id], np.int32),
-        instances=nothing,
-        region_image=region,
-        region_hw=np.array([small.shape[:2]], np.int32),
     )

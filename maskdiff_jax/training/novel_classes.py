@@ -11,14 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskdiff_jax.imprinting import class_vector, unit
 from maskdiff_jax.nets.classifiers import RHO
 from maskdiff_jax.types import Array, PyTree
 
 BOXES = ("bbox_pred", "bbox_variance")  # parts with four columns per class
-
-# share of the base shots on which an imprinted class must score less than the best wrong base class
-QUIET = 0.9
-ANGLES = np.linspace(-np.pi / 2, np.pi / 2, 721)  # candidates for the angle of `imprint`, a quarter of a degree apart
 
 
 def copy_classes(predictor: PyTree, source: PyTree, novel: np.ndarray, num_classes: int) -> PyTree:
@@ -103,13 +100,7 @@ def _set_to_mean(weight: Array, base: np.ndarray, novel: np.ndarray, num_classes
 
 
 def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray, novel: np.ndarray) -> PyTree:
-    """Class vectors of the novel classes from the features of the shots alone; for a cosine classifier.
-
-    Plain imprinting (Qi et al. 2018: the vector is the mean feature of the class) lets novel classes swallow the base
-    ones: features come out of a ReLU and share a large common direction m, the mean feature of the base shots. So the
-    vector of class c is ``cos(a) f_c + sin(a) m`` with f_c the mean shot feature without its part along m. The angle a
-    acts as a bias. It is the largest at which the class scores less than the best wrong base class on `QUIET` of the
-    base shots: it disturbs no more than the base classes disturb each other.
+    """Class vectors of the novel classes from the features of the shots alone, see `imprinting.class_vector`.
 
     Args:
       predictor: with "cls_score" {"kernel" [F, C + 1]}.
@@ -122,8 +113,8 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
     """
     if "bias" in predictor["cls_score"]:
         raise ValueError("fewshot.novel_init='imprint' needs model.detector.classifier='cosine'")
-    kernel = np.asarray(predictor["cls_score"]["kernel"], np.float64)
-    features, labels = _unit(np.asarray(features, np.float64)), np.asarray(labels)
+    kernel, labels = np.array(predictor["cls_score"]["kernel"], np.float64), np.asarray(labels)
+    features = np.asarray(features)
     missing = np.setdiff1d(np.concatenate([base, novel]), labels)
     if len(missing) or not len(base):
         raise ValueError(
@@ -131,17 +122,8 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
             f"(without one: class ids {missing.tolist()}): use novel_init='finetune'"
         )
     of_base = np.isin(labels, base)
-    base_features, base_labels = features[of_base], labels[of_base]
-    common = _unit(base_features.mean(0))
-    scores = base_features @ _unit(kernel[:, base], axis=0)
-    best_wrong = np.where(base_labels[:, None] != base[None], scores, -np.inf).max(1)
     for c in novel:
-        mean = features[labels == c].mean(0)
-        own = _unit(mean - (mean @ common) * common)
-        novel_scores = np.outer(np.cos(ANGLES), base_features @ own) + np.outer(np.sin(ANGLES), base_features @ common)
-        too_loud = np.quantile(novel_scores - best_wrong, QUIET, axis=1) > 0
-        angle = ANGLES[~too_loud].max(initial=ANGLES[0])
-        kernel[:, c] = np.cos(angle) * own + np.sin(angle) * common
+        kernel[:, c] = class_vector(kernel, features[labels == c], features[of_base], labels[of_base], base)
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 
 
@@ -168,11 +150,7 @@ def set_to_mean_embeddings(predictor: PyTree, features: Array, labels: Array, no
             f"fewshot.novel_init='mean_embedding' needs a shot of every novel class (without one: class ids "
             f"{missing.tolist()}): use novel_init='finetune'"
         )
-    units = _unit(np.asarray(features, np.float64))
+    units = unit(np.asarray(features, np.float64))
     means = np.stack([units[labels == c].mean(0) for c in novel], 1)
     kernel = predictor["cls_score"]["kernel"].at[:, novel].set(jnp.asarray(means, jnp.float32))
     return predictor | {"cls_score": {"kernel": kernel}}
-
-
-def _unit(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    return x / (np.linalg.norm(x, axis=axis, keepdims=True) + 1e-8)

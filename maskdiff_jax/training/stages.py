@@ -25,6 +25,7 @@ from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.data.fewshot import shots as fewshot
 from maskdiff_jax.data.support import active_class_ids, active_mask, class_ids, sample_shots
+from maskdiff_jax.imprinting import features_of
 from maskdiff_jax.model import Model
 from maskdiff_jax.nets.classifiers import CLASSIFIERS
 from maskdiff_jax.shared import OF_A_RUN, Shared, fingerprint
@@ -310,11 +311,4 @@ def _replaced(params: PyTree, box_predictor: PyTree | None, mask_predictor: PyTr
 
 def shot_features(config: ConfigDict, model: Model, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Features [n, F] and class ids [n] of the labeled boxes of a K-shot dataset."""
-    forward = jax.jit(model.box_features)
-    features, labels = [], []
-    for batch in pipeline.eval_batches(dataset, config.data, batch=config.eval.batch):
-        batch_features = np.asarray(forward(params, batch.image, batch.image_hw, batch.instances.boxes))
-        labeled = (batch.instances.classes >= 0) & ~batch.instances.ignore
-        features.append(batch_features[labeled])
-        labels.append(batch.instances.classes[labeled])
-    return np.concatenate(features), np.concatenate(labels)
+    return features_of(dataset, config.data, config.eval.batch, params, jax.jit(model.box_features))

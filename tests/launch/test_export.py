@@ -21,6 +21,8 @@ def test_a_run_is_exported(run, tmp_path):
     found = predictor.load(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, found._params, tiny.trained().params)
     assert found._config.model.mask.diffusion.steps == 1
+    labels = found._trained.calibration.labels  # of base classes up to ten objects, of novel ones the two shots
+    assert (np.bincount(labels)[8:] == 2).all() and len(np.unique(labels)) == 12
 
 
 @pytest.mark.parametrize(
