@@ -13,7 +13,7 @@ from maskdiff_jax import config_fields, workdir
 from maskdiff_jax.config_fields import Fields
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.support import active_class_ids
-from maskdiff_jax.imprinting import class_vector
+from maskdiff_jax.imprinting import MARGIN, QUIET, class_vector
 from maskdiff_jax.inference.calibration import CLASSIFIER, Calibration
 from maskdiff_jax.inference.export import AGAIN, TrainedModel
 from maskdiff_jax.types import PyTree, SupportSet
@@ -54,7 +54,10 @@ def active_only(trained: TrainedModel) -> TrainedModel:
     return trained if len(kept) == len(trained.categories) else _chosen(trained, kept)
 
 
-def added(trained: TrainedModel, name: str, features: np.ndarray, shots: np.ndarray) -> TrainedModel:
+def added(
+    trained: TrainedModel, name: str, features: np.ndarray, shots: np.ndarray, *,
+    quiet: float = QUIET, margin: float = MARGIN,
+) -> TrainedModel:  # fmt: skip
     """The model with one more class, the last.
 
     The classifier's vector is imprinted. Class-agnostic boxes are as before; class-specific ones start as the mean of
@@ -66,14 +69,16 @@ def added(trained: TrainedModel, name: str, features: np.ndarray, shots: np.ndar
       name: of the class.
       features: [n, F] of its shots' boxes.
       shots: uint8 [n, M, M, 4], n up to K.
+      quiet, margin: as in `imprinting.class_vector`.
     """
     count, calibration = len(trained.categories), trained.calibration
     assert calibration is not None, "check_can_add says so before"
     grown = resized(trained, np.append(np.arange(count), NEW))
     predictor = grown.params["detector"]["box_predictor"]
-    known = np.unique(calibration.labels)
     kernel = np.array(predictor["cls_score"]["kernel"])
-    kernel[:, count] = class_vector(kernel, features, calibration.features, calibration.labels, known)
+    kernel[:, count] = class_vector(
+        kernel, features, calibration.features, calibration.labels, quiet=quiet, margin=margin
+    )
     grown.params["detector"]["box_predictor"]["cls_score"]["kernel"] = kernel
     grown.support.shots[count, : len(shots)] = shots
     grown.support.count[count] = len(shots)

@@ -123,7 +123,7 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
         )
     of_base = np.isin(labels, base)
     for c in novel:
-        kernel[:, c] = class_vector(kernel, features[labels == c], features[of_base], labels[of_base], base)
+        kernel[:, c] = class_vector(kernel, features[labels == c], features[of_base], labels[of_base])
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 
 
