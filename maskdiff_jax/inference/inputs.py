@@ -125,7 +125,11 @@ def _from_file(path: Path) -> np.ndarray:
 def _from_pillow(image: Image.Image) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(_too_large((image.height, image.width)))
-    rotated = ImageOps.exif_transpose(image)
+    try:
+        rotated = ImageOps.exif_transpose(image)
+    except OSError as error:  # Pillow reads the pixels of an opened file only now
+        where = getattr(image, "filename", "") or "PIL image"
+        raise ValueError(f"cannot read the image {where} ({error}): replace the file") from None
     if rotated.mode.startswith("I;16"):
         return (np.asarray(rotated).astype(np.uint16) >> 8).astype(np.uint8)
     if rotated.mode in ("I", "F"):

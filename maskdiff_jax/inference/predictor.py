@@ -125,9 +125,9 @@ class Predictor:
           name: of the class; the others keep theirs.
           images: one image or several, as in a call.
           masks: of one image its objects, one mask or several; of several images a list with the objects of each. A
-            mask is an array [h, w] of the image's size (bool, or integers that are 0 off the object), polygons as in
-            COCO (``[[x, y, x, y, ...], ...]``, px), or COCO RLE. All objects together are at most
-            ``model.mask.slots`` shots.
+            mask is an array [h, w] of the image's size (bool, or integers that are 0 off the object), a PIL image or a
+            file of one, polygons as in COCO (``[[x, y, x, y, ...], ...]``, px), or COCO RLE. All objects together are
+            at most ``model.mask.slots`` shots.
           boxes: None: those around the masks. Else xyxy in px, [n, 4] for one image, a list of these for several.
 
         Raises:

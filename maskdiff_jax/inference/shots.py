@@ -4,9 +4,11 @@ What is wrong is one sentence that names the image, the object and the fix.
 """
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from maskdiff_jax.data.dataset import Annotation, Category, Dataset, ImageInfo
 from maskdiff_jax.data.formats import segmentation
@@ -20,7 +22,8 @@ def read(images: Any, masks: Any, boxes: Any, category: Category, class_id: int)
       images: one image or several, as `Predictor` takes them.
       masks: of one image its objects; of several a list with the objects of each. The objects of an image are one mask
         or a list or array of masks. A mask is an array [h, w] of the image's size (bool, or integers that are 0 off
-        the object), polygons as COCO has them (``[[x, y, x, y, ...], ...]``, in px), or COCO RLE.
+        the object), a PIL image or a file of one (where it has an alpha channel, that), polygons as COCO has them
+        (``[[x, y, x, y, ...], ...]``, in px), or COCO RLE.
       boxes: None: those around the masks. Else xyxy in px, [n, 4] for one image, a list of these for several.
       category, class_id: of the objects.
 
@@ -29,6 +32,8 @@ def read(images: Any, masks: Any, boxes: Any, category: Category, class_id: int)
       ValueError: there is no object; a mask that is empty, outside the image, all of it, or of another size; a box
         that is not around its mask; other numbers of images, masks and boxes.
     """
+    if masks is None:
+        raise ValueError("no masks: give an outline of each object, boxes alone cannot show the mask head what it is")
     if inputs.is_one(images):
         images, masks, boxes = [images], [masks], None if boxes is None else [boxes]
     photos = [inputs.read(image) for image in inputs.several(images)]
@@ -36,8 +41,6 @@ def read(images: Any, masks: Any, boxes: Any, category: Category, class_id: int)
         if values is not None and (not hasattr(values, "__len__") or len(values) != len(photos)):
             count = len(values) if hasattr(values, "__len__") else type(values).__name__
             raise ValueError(f"{len(photos)} images, but {name} of {count}: give one entry for each image")
-    if masks is None:
-        raise ValueError("no masks: give an outline of each object, boxes alone cannot show the mask head what it is")
     infos = []
     for i, photo in enumerate(photos):
         where, hw = photo.file or f"image {i + 1}", photo.pixels.shape[:2]
@@ -60,7 +63,7 @@ def _objects(masks: Any) -> list[Any]:
     """The masks of an image, one for each object."""
     if isinstance(masks, dict) or _is_polygons(masks):
         return [masks]
-    if hasattr(masks, "__array__"):
+    if hasattr(masks, "__array__") and not isinstance(masks, Image.Image):
         masks = np.asarray(masks)
         return [masks] if masks.ndim == 2 else list(masks)
     return list(masks) if isinstance(masks, Sequence) and not isinstance(masks, str) else [masks]
@@ -83,15 +86,16 @@ def _rle(mask: Any, hw: tuple[int, int], where: str) -> dict[str, Any]:
             polygons = mask if isinstance(mask, dict) else [[float(v) for v in p] for p in mask]
             rle, area = segmentation.read(polygons, *hw, [])
         except (segmentation.Unusable, ValueError, TypeError) as error:
-            raise ValueError(f"{where}: {error}; the image is {size} px (height x width)") from None
+            what = str(error).removeprefix("annotation with ").removeprefix("annotation whose ")
+            raise ValueError(f"{where}: {what}; the image is {size} px (height x width)") from None
         if not area:
             raise ValueError(f"{where} lies outside the image of {size} px: give x, y in pixels, x first")
     else:
-        array = np.asarray(mask)
+        array = _pixels(mask)
         if array.ndim != 2 or array.dtype.kind not in "bui":
             raise ValueError(
-                f"{where} must be a bool array [h, w], polygons [[x, y, ...]] or RLE, not {array.dtype} "
-                f"{list(array.shape)}"
+                f"{where} must be a bool array [h, w], an image of one, polygons [[x, y, ...]] or RLE, not "
+                f"{array.dtype} {list(array.shape)}"
             )
         if array.shape != tuple(hw):
             raise ValueError(
@@ -106,6 +110,23 @@ def _rle(mask: Any, hw: tuple[int, int], where: str) -> dict[str, Any]:
             f"{where} covers the whole image: outline the object alone, or give a larger part of the photo"
         )
     return rle
+
+
+def _pixels(mask: Any) -> np.ndarray:
+    """A mask as an array; of a picture its alpha channel, where it has one."""
+    if isinstance(mask, str | PathLike):
+        try:
+            with Image.open(mask) as picture:
+                return _pixels(picture)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no mask {mask}: check the name") from None
+        except OSError as error:
+            raise ValueError(f"cannot read the mask {mask} ({error}): give an image of the object's outline") from None
+    if not isinstance(mask, Image.Image):
+        return np.asarray(mask)
+    if "A" in mask.getbands():
+        return np.asarray(mask.getchannel("A"))
+    return np.asarray(mask if len(mask.getbands()) == 1 else mask.convert("L"))
 
 
 def _box(rle: dict, box: Any, hw: tuple[int, int], where: str) -> tuple[float, float, float, float]:

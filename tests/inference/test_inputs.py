@@ -95,6 +95,13 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"cannot read the image .*notes.txt \(not an image"):
         inputs.read(tmp_path / "notes.txt")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:9000])
+    for image in (tmp_path / "half.png", Image.open(tmp_path / "half.png")):
+        with pytest.raises(ValueError, match=r"cannot read the image .*half.png \(.*: replace the file"):
+            inputs.read(image)
+    for name in ("whole.png", "half.png"):
+        (tmp_path / name).unlink()
     with pytest.raises(
         FileNotFoundError, match=r"cannot read the image .*gone.png \(No such file .*\): check the name"
     ):

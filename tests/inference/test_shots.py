@@ -44,6 +44,29 @@ def test_several_objects_of_one_image(masks):
     assert len({a.id for info in dataset.infos for a in info.annotations}) == 2
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_masks_as_pictures(tmp_path, mode):
+    """Of a picture with transparency the alpha channel counts, whatever its colors are."""
+    picture = Image.fromarray(MASK.astype(np.uint8) * 255).convert("L" if mode == "P" else mode)
+    if mode == "P":
+        picture.putpalette(list(range(256)) * 3)
+    if mode == "RGBA":
+        picture = Image.new("RGBA", HW[::-1], (9, 9, 9, 255))
+        picture.putalpha(Image.fromarray(MASK.astype(np.uint8) * 255))
+    assert picture.mode == mode
+    picture.save(tmp_path / "mask.png")
+    for mask in (picture, tmp_path / "mask.png", [str(tmp_path / "mask.png")]):
+        np.testing.assert_array_equal(objects(read(IMAGE, mask))[0][1], MASK)
+
+
+def test_mask_files_that_are_none(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="cannot read the mask .*notes.txt .*: give an image of the object's outline"):
+        read(IMAGE, tmp_path / "notes.txt")
+    with pytest.raises(FileNotFoundError, match="there is no mask .*gone.png: check the name"):
+        read(IMAGE, [MASK, str(tmp_path / "gone.png")])
+
+
 def test_several_images_and_files(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     dataset = read([tmp_path / "a.png", IMAGE], [[MASK, OTHER], OTHER])
@@ -71,11 +94,11 @@ def test_boxes():
         ([[-9, -9, 99, -9, 99, 99, -9, 99]], "covers the whole image"),
         (MASK.T, "mask 1 is 30 x 20 px, but the image is 20 x 30 px: give the mask in the image's size"),
         ([[50, 50, 60, 50, 60, 60]], "mask 1 lies outside the image of 20 x 30 px"),
-        ([[8, 5, 24]], "mask 1: annotation with a broken polygon; the image is 20 x 30 px"),
+        ([[8, 5, 24]], "mask 1: a broken polygon; the image is 20 x 30 px"),
         ({"size": [30, 20], "counts": [0, 600]}, "RLE is of another size"),
-        (MASK.astype(float), r"must be a bool array \[h, w\], polygons .* not float64 \[20, 30\]"),
-        ([MASK, "cup.png"], "image 1, mask 2 must be a bool array"),
-        (None, "no masks: give an outline|must be a bool array"),
+        (MASK.astype(float), r"must be a bool array \[h, w\], an image of one, poly.* not float64 \[20, 30\]"),
+        ([MASK, 5], "image 1, mask 2 must be a bool array"),
+        (None, "no masks: give an outline"),
     ],
 )
 def test_what_is_no_mask(mask, message):
