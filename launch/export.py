@@ -20,6 +20,9 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
+_FEATURES = flags.DEFINE_bool(
+    "features", True, "Keep box features of known classes, so that Predictor.add_class works; takes some 240 images."
+)
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: export in the run's folder.")
 
 
@@ -29,7 +32,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     from maskdiff_jax.workdir import EXPORT
 
     output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
-    count = export.run(config, workdir, output)
+    count = export.run(config, workdir, output, features=_FEATURES.value)
     print(f"exported: {output} ({count / 1e6:.1f} million parameters)")
 
 

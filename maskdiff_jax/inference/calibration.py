@@ -18,7 +18,9 @@ from maskdiff_jax.imprinting import features_of
 from maskdiff_jax.model import build
 from maskdiff_jax.types import PyTree
 
-BASE_SHOTS = 10  # objects of each base class whose features are kept; a class with fewer gives all it has
+# objects of known classes whose features are kept, each an image to read: about so many in all, and of each class
+# between LEAST and MOST
+OBJECTS, LEAST, MOST = 240, 3, 10
 CLASSIFIER = "cosine"  # the one that a class can be added to
 
 
@@ -32,7 +34,8 @@ class Calibration(NamedTuple):
 def compute(config: Any, params: PyTree, support_split: Dataset, shots: ShotSet) -> Calibration | None:
     """The features of some objects of each class that a run detects; None if no class can be added to it.
 
-    Of base classes `BASE_SHOTS` objects are sampled, of novel classes the run's own shots are taken and no others.
+    Of base classes up to `MOST` objects are sampled, fewer if there are many classes; of novel classes the run's own
+    shots are taken and no others.
 
     Args:
       config: of the run.
@@ -44,10 +47,11 @@ def compute(config: Any, params: PyTree, support_split: Dataset, shots: ShotSet)
         return None
     active = active_class_ids(config, support_split.categories)
     base = [int(c) for c in active if not support_split.categories[c].novel]
-    chosen = {int(c): shots.get(int(c), ()) for c in active}
+    each = int(np.clip(OBJECTS // max(1, len(active)), LEAST, MOST))
+    chosen = {int(c): shots.get(int(c), ())[:each] for c in active}
     if base:
         chosen |= fewshot.sample(
-            support_split, BASE_SHOTS, config.fewshot.seed, short_classes="take_all", class_ids=base
+            support_split, each, config.fewshot.seed, short_classes="take_all", class_ids=base
         )  # fmt: skip
     dataset = fewshot.shot_dataset(support_split, chosen, "background")
     forward = jax.jit(build(config.model).box_features)

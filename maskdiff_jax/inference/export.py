@@ -44,13 +44,14 @@ class TrainedModel(NamedTuple):
     calibration: Calibration | None = None  # None: no class can be added
 
 
-def run(config: "ConfigDict", folder: str | Path, output: str | Path) -> int:
+def run(config: "ConfigDict", folder: str | Path, output: str | Path, *, features: bool = True) -> int:
     """Exports the weights of a finished run.
 
     Args:
       config: of the run.
       folder: of the run.
       output: folder of the export; an older export there is replaced.
+      features: whether classes can be added to the export, see `calibration.compute`.
 
     Returns:
       The number of parameters.
@@ -62,7 +63,7 @@ def run(config: "ConfigDict", folder: str | Path, output: str | Path) -> int:
       OSError: ``output`` cannot be written.
     """
     check_output(output)
-    model = from_run(config, folder, calibrated=True)
+    model = from_run(config, folder, calibrated=features)
     write(output, model)
     return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
 
@@ -73,7 +74,7 @@ def from_run(config: "ConfigDict", folder: str | Path, *, calibrated: bool = Fal
     Args:
       config: of the run.
       folder: of the run.
-      calibrated: with the features that adding a class takes; they cost ten images of each class.
+      calibrated: with the features that adding a class takes; they cost up to ten images of each class.
     """
     params = workdir.load_weights(folder, build(config.model))
     support_split = pipeline.open_split(config.data, "support")

@@ -9,6 +9,7 @@
 Masks are made as in evaluation, by `segment.py`: the same resizing, the same regions, the same sampler.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from os import PathLike
@@ -59,6 +60,7 @@ class Predictor:
         model = build(config.model)
         self._mask_side, self._box_features = model.mask_side, jax.jit(model.box_features)
         self._segmenter = self._compiled(model, trained.support)
+        self._lock = threading.RLock()  # a call sees the model before or after a change of its classes
         self._slots = len(trained.categories)  # for classes, in the compiled programs
         self._install(trained)
 
@@ -98,7 +100,9 @@ class Predictor:
         if not 0 <= image_id < 2**31:
             raise ValueError(f"image_id={image_id}: give a number in 0..{2**31 - 1}")
         if inputs.is_one(images):
-            return self._together([inputs.read(images)], image_id)[0]
+            photo = inputs.read(images)
+            with self._lock:
+                return self._together([photo], image_id)[0]
         if isinstance(images, str | PathLike | list | tuple):
             return list(self._stream(images, image_id, max(AHEAD, self._batch)))
         if not isinstance(images, Iterable):
@@ -135,8 +139,7 @@ class Predictor:
           ValueError: a name that is taken; a mask that is empty, outside its image, all of it or of another size; too
             few or too many shots; or a model that no class can be added to. The model is as before.
         """
-        trained = classes.active_only(self._trained)
-        classes.check_can_add(trained, name)
+        classes.check_can_add(classes.active_only(self._trained), name)
         dataset = shots.read(images, masks, boxes, Category(0, name, True), 0)
         mask, data = self._config.model.mask, self._config.data
         ids, least = [a.id for info in dataset.infos for a in info.annotations], max(1, mask.min_shots)
@@ -145,10 +148,13 @@ class Predictor:
                 f"{len(ids)} shots of '{name}': this mask head was trained with {least} to {mask.slots} shots of a "
                 "class, give that many masks"
             )
-        features = self._shot_features(dataset)
         crops = crops_from_dataset(dataset, data)
         support = support_set(crops, {0: ids}, num_classes=1, slots=mask.slots, size=mask.size, context=data.context)
-        self._install(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
+        with self._lock:
+            trained = classes.active_only(self._trained)
+            classes.check_can_add(trained, name)  # again: another thread may have added it
+            features = self._shot_features(dataset)
+            self._install(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
 
     def remove_class(self, name: str) -> None:
         """Drops a class, added or trained; its objects are found no more, or as another class.
@@ -156,7 +162,8 @@ class Predictor:
         Raises:
           ValueError: there is no such class, or no other.
         """
-        self._install(classes.removed(classes.active_only(self._trained), name))
+        with self._lock:
+            self._install(classes.removed(classes.active_only(self._trained), name))
 
     def save(self, folder: str | Path) -> None:
         """Writes the model with its classes as an export; an older export there is replaced once the new one is whole.
@@ -210,7 +217,9 @@ class Predictor:
     def _stream(self, images: Any, image_id: int, ahead: int) -> Iterator[Detections]:
         photos = map(inputs.read, inputs.several(images))
         while group := list(islice(photos, ahead)):
-            yield from self._together(group, image_id)
+            with self._lock:
+                found = self._together(group, image_id)
+            yield from found
 
     def _together(self, photos: list[Photo], image_id: int) -> list[Detections]:
         """The objects of some images, whose masks are sampled together."""

@@ -13,7 +13,7 @@ from tests import compiling, tiny
 PERFECT = calibration.Calibration(np.ones((4, 3), np.float32), np.array([0, 1, 1, 2], np.int32))
 
 
-def test_base_classes_give_ten_objects_and_novel_ones_their_shots(tmp_path):
+def test_base_classes_give_ten_objects_and_novel_ones_their_shots(tmp_path, monkeypatch):
     config = tiny.config().unlock()
     config.data.update(root=str(tmp_path), shapes_support=60)
     config.fewshot.shots = 2
@@ -22,7 +22,7 @@ def test_base_classes_give_ten_objects_and_novel_ones_their_shots(tmp_path):
     found = calibration.compute(config, tiny.trained().params, support_split, shots)
     assert found.features.shape == (len(found.labels), 32) and found.features.dtype == np.float32
     counts = np.bincount(found.labels, minlength=12)
-    assert (counts[8:] == 2).all() and (counts[:8] <= calibration.BASE_SHOTS).all() and counts[:8].max() > 2
+    assert (counts[8:] == 2).all() and (counts[:8] <= calibration.MOST).all() and counts[:8].max() > 2
     novel = shot_dataset(support_split, {9: shots[9]}, "background")
     forward = compiling.jit(build(config.model).box_features)
     batch = next(pipeline.eval_batches(novel, config.data, batch=1))
@@ -30,6 +30,11 @@ def test_base_classes_give_ten_objects_and_novel_ones_their_shots(tmp_path):
     assert np.abs(found.features[found.labels == 9] - np.asarray(expected)).max(1).min() < 1e-3
     config.stage = "base"
     assert set(calibration.compute(config, tiny.trained().params, support_split, shots).labels) == set(range(8))
+    with monkeypatch.context() as patch:  # as with many classes
+        patch.setattr(calibration, "OBJECTS", 8)
+        patch.setattr(calibration, "LEAST", 1)
+        few = calibration.compute(config, tiny.trained().params, support_split, shots)
+        assert np.bincount(few.labels).tolist() == [1] * 8
     config.model.detector.classifier = "linear"
     assert calibration.compute(config, tiny.trained().params, support_split, shots) is None
 

@@ -1,5 +1,7 @@
 """Classes that a user adds to a predictor: found, saved, dropped; mistakes leave the model as it was."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -109,6 +111,27 @@ def test_models_that_hold_no_features(tmp_path):
     export.write(tmp_path / "old", tiny.trained())
     with pytest.raises(ValueError, match="holds no features of its classes.*: it is a run, or an export of an older"):
         predictor.load(tmp_path / "old").add_class("mug", IMAGES, MASKS)
+
+
+def test_threads_take_turns(model):
+    """A call while a class is added sees the model before or after; of two of one name one is refused."""
+    refused = []
+
+    def add():
+        try:
+            model.add_class("mug", IMAGES, MASKS)
+        except ValueError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        found = model(IMAGES[0])
+        assert len(found.names) in (12, 13) and set(found.labels) <= set(found.names)
+    for thread in threads:
+        thread.join()
+    assert model.names[12:] == ("mug",) and len(refused) == 1 and "there is a class 'mug' already" in refused[0]
 
 
 def test_nothing_else_is_overwritten(model, tmp_path):
