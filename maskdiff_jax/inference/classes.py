@@ -43,8 +43,8 @@ def check_can_add(trained: TrainedModel, name: Any) -> None:
         )
     if trained.calibration is None:
         raise ValueError(
-            "this model holds no features of its classes, which a new class is calibrated against: it is a run, or an "
-            f"export of an older version; {AGAIN}"
+            "this model holds no features of its classes, which a new class is calibrated against: it is a run, an "
+            f"export of an older version, or one made with --nofeatures; {AGAIN}"
         )
 
 

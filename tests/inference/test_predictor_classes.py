@@ -109,7 +109,7 @@ def test_mistakes_leave_the_model_as_it_was(model, name, images, masks, message)
 def test_models_that_hold_no_features(tmp_path):
     """A run, or an export of an older version."""
     export.write(tmp_path / "old", tiny.trained())
-    with pytest.raises(ValueError, match="holds no features of its classes.*: it is a run, or an export of an older"):
+    with pytest.raises(ValueError, match="holds no features of its classes.*: it is a run, an export of an older"):
         predictor.load(tmp_path / "old").add_class("mug", IMAGES, MASKS)
 
 
