@@ -5,6 +5,12 @@ The box features of some objects of each class come along, so that `Predictor.ad
     python launch/export.py runs/fewshot-shapes-5shot-seed0 --output=exports/shapes
     python launch/sample.py exports/shapes photo.jpg
 
+`--format=stablehlo` writes programs and weights that run where maskdiff_jax and flax are not installed, by a script in
+the folder; it needs jax, flatbuffers, numpy and Pillow (maskdiff_jax/inference/stablehlo.py).
+
+    python launch/export.py runs/fewshot-shapes-5shot-seed0 --output=exports/serving --format=stablehlo
+    python exports/serving/run.py photo.jpg --output=found
+
 Takes the folder of the run and reads the config in it. The dataset must be there, because the shots are cropped from
 it; the export needs neither the run nor the dataset. `--config.FIELD=VALUE` changes what trained weights do not depend
 on, for example how masks are sampled: --config.model.mask.diffusion.steps=10.
@@ -23,16 +29,29 @@ from launch import cli
 _FEATURES = flags.DEFINE_bool(
     "features", True, "Keep box features of known classes, so that Predictor.add_class works; takes some 240 images."
 )
-_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; default: export in the run's folder.")
+FORMATS = ("orbax", "stablehlo")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "Folder to write; default: export, or export-stablehlo, in the run's folder."
+)
+_FORMAT = flags.DEFINE_string(
+    "format", FORMATS[0], "orbax: for maskdiff_jax.load; stablehlo: for jax without maskdiff_jax."
+)
+_PLATFORMS = flags.DEFINE_list("platforms", "cpu,cuda", "What programs of --format=stablehlo run on: cpu, cuda, tpu.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Exports and says where."""
-    from maskdiff_jax.inference import export
+    from maskdiff_jax.inference import export, stablehlo
     from maskdiff_jax.workdir import EXPORT
 
-    output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
-    count = export.run(config, workdir, output, features=_FEATURES.value)
+    if _FORMAT.value not in FORMATS:
+        raise ValueError(f"unknown --format={_FORMAT.value}: choose {' or '.join(FORMATS)}")
+    if _FORMAT.value == "stablehlo":
+        output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / f"{EXPORT}-stablehlo"
+        count = stablehlo.run(config, workdir, output, _PLATFORMS.value)
+    else:
+        output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
+        count = export.run(config, workdir, output, features=_FEATURES.value)
     print(f"exported: {output} ({count / 1e6:.1f} million parameters)")
 
 

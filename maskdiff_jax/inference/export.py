@@ -84,8 +84,8 @@ def from_run(config: "ConfigDict", folder: str | Path, *, calibrated: bool = Fal
     return TrainedModel(params, config, tuple(support_split.categories), support, features)
 
 
-def check_output(output: str | Path) -> None:
-    """Whether an export can be written there.
+def check_output(output: str | Path, document: str = DOCUMENT) -> None:
+    """Whether an export can be written there; ``document`` is the file that every export of its format holds.
 
     Raises:
       FileExistsError: the folder holds something that is not an export.
@@ -94,8 +94,10 @@ def check_output(output: str | Path) -> None:
     output = Path(output).absolute()
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: give another folder with --output")
-    if output.exists() and any(output.iterdir()) and not (output / DOCUMENT).is_file():
-        raise FileExistsError(f"{output} is not empty and no export: give another folder with --output")
+    if output.exists() and any(output.iterdir()) and not (output / document).is_file():
+        raise FileExistsError(
+            f"{output} is not empty and holds no export of this format: give another folder with --output"
+        )
     atomic.check_writable(output.parent)
 
 

@@ -1,5 +1,7 @@
 """launch/export.py: a run folder becomes a folder of its own."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -25,12 +27,25 @@ def test_a_run_is_exported(run, tmp_path):
     assert (np.bincount(labels)[8:] == 2).all() and len(np.unique(labels)) == 12
 
 
+def test_a_run_becomes_programs_for_jax_alone(run, tmp_path):
+    pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers: make installs it")
+    done = launched.run("export", run, "--format=stablehlo", "--platforms=cpu", cwd=tmp_path)
+    assert done.code == 0, done.err
+    output = run / "export-stablehlo"
+    assert done.out.startswith(f"exported: {output} (")
+    document = json.loads((output / "serving.json").read_text())
+    assert [c["name"] for c in document["categories"] if c["novel"]] == ["star", "ring", "arrow", "crescent"]
+    assert document["platforms"] == ["cpu"] and (output / "run.py").is_file()
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         ([], "which run? give its folder"),
         (["nowhere"], "nowhere"),
         (["{run}", "--config.model.detector.width=16"], "model.detector.width"),
+        (["{run}", "--format=onnx"], "unknown --format=onnx: choose orbax or stablehlo"),
+        (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose some of cpu, cuda, tpu"),
     ],
 )
 def test_mistakes_are_one_sentence(run, arguments, words, tmp_path):
