@@ -139,7 +139,7 @@ def main():
             found = model(read(path))
             np.savez_compressed(options.output / f"{path.name}.npz", **found)
             for name, score, box in zip(found["names"], found["scores"], found["boxes"], strict=True):
-                print(f"{path}: {name} {score:.2f} at {box.round(1).tolist()}")
+                print(f"{path}: {name} {score:.2f} at {box.astype(float).round(1).tolist()}")
     except (OSError, ValueError, ImportError, Image.DecompressionBombError) as error:
         sys.exit(f"run.py: {error}")
 

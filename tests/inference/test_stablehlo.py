@@ -51,12 +51,13 @@ def test_what_is_in_the_folder(tmp_path):
 def test_what_the_script_is_told(tmp_path, quick):
     config = tiny.config().unlock()
     config.stage, config.eval.noise_seed, config.eval.mask_min_score = "base", 7, 0.25
-    config.data.buckets = ((64, 64), (32, 64), (64, 64))
+    config.data.buckets, config.data.context = ((64, 64), (32, 64), (64, 64)), 0.25
     stablehlo.write(tmp_path / "model", tiny.trained()._replace(config=config.lock()), ("cpu",))
     document = json.loads((tmp_path / "model" / "serving.json").read_text())
     assert document["active"] == list(range(8)) and document["platforms"] == ["cpu"]
     assert document["categories"][8] == {"id": 25, "name": "class8", "novel": True}
     assert document["jax"] == jax.__version__ and document["min_score"] == 0.25
+    assert document["context"] == 0.25 and document["threshold"] == 0.5 and document["mask_batches"] == [1, 4]
     assert document["padded_sizes"] == [[64, 64], [32, 64]]
     assert document["noise_key"] == jax.random.key_data(jax.random.key(7)).tolist()
 

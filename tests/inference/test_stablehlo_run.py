@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def test_a_clean_process_finds_what_the_predictor_finds(exported, packages, tmp_
         clear = np.abs(expected.soft - 0.5) > 1e-3
         assert clear.mean() > 0.98 and found["masks"].any()
         np.testing.assert_array_equal(found["masks"][clear], expected.masks[clear])
-        assert sum(line.startswith(f"{name}: {expected.labels[0]} ") for line in lines) >= 1
+        words = r": class\d+ 0\.\d\d at \[\d+\.\d, \d+\.\d, \d+\.\d, \d+\.\d\]"
+        assert any(re.fullmatch(re.escape(name) + words, line) for line in lines)
     assert len(lines) == sum(len(np.load(path)["scores"]) for path in (tmp_path / "out").iterdir())
 
 
@@ -130,6 +132,47 @@ def test_an_image_that_fits_no_padded_size():
     model.options = {"short_side": 64, "long_side": 100, "region_long_side": 64, "padded_sizes": [[64, 64]]}
     with pytest.raises(ValueError, match="an image of 10 x 20 px becomes 50 x 100 px: it fits no padded size"):
         model.detect(np.zeros((10, 20, 3), np.uint8))
+
+
+def test_masks_reach_beyond_their_boxes_as_far_as_their_regions():
+    """Class and score decide which detections get a mask; those after the number of regions get none."""
+    rng = np.random.default_rng(0)
+    boxes = np.float32([[[5, 6, 25, 16], [0, 0, 8, 8], [1, 1, 9, 9], [2, 0, 30, 20], [3, 3, 9, 9]]])
+    soft = rng.random((2, 8, 8), np.float32)
+    model = object.__new__(stablehlo_run.Model)
+    model.min_score, categories = 0.3, [{"name": f"class{i}"} for i in range(3)]
+    model.options = {"context": 0.25, "threshold": 0.6, "categories": categories}
+    scores, classes = np.float32([[0.9, 0.8, 0.2, 0.7, 0.6]]), np.int32([[2, -1, 0, 1, 1]])
+    model.detect = lambda _: (boxes, scores, classes, np.zeros((1, 4, 8, 8, 3), np.uint8))
+    ranks = []
+    model.sample_masks = lambda rank, *_: ranks.append(rank.tolist()) or soft
+    found = model(np.zeros((20, 30, 3), np.uint8))
+    assert ranks == [[0, 3]] and found["names"].tolist() == ["class2", "class1"]
+    for values, box, mask in zip(soft, boxes[0, [0, 3]], found["masks"], strict=True):
+        region = paste.context_box(box, 0.25, (20, 30))
+        np.testing.assert_array_equal(mask, paste.paste(values, region, (20, 30)) >= 0.6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 11])
+def test_objects_fill_batches(n):
+    """Batches of 4 and one that just holds the rest; each object keeps its rank, class and region."""
+    sizes = []
+
+    def program(name):
+        def masks(weights, shots, key, image_id, rank, classes, region):
+            sizes.append(len(rank))
+            assert name == f"masks_{len(rank)}.jax_export" and (image_id == 7).all() and (classes == 10 * rank).all()
+            return region[..., 0] / np.float32(255)
+
+        return masks
+
+    model = object.__new__(stablehlo_run.Model)
+    model.options = {"mask_side": 2, "mask_batches": [1, 4], "noise_key": [0, 0]}
+    model.mask_head, model.shots, model.program = {}, None, program
+    rank, regions = np.arange(n, dtype=np.int32), np.random.default_rng(0).integers(0, 256, (n, 2, 2, 3), np.uint8)
+    soft = model.sample_masks(rank, 10 * rank, regions, 7)
+    assert sizes == {0: [], 1: [1], 3: [4], 11: [4, 4, 4]}[n]
+    np.testing.assert_array_equal(soft, regions[..., 0] / np.float32(255))
 
 
 def test_masks_are_pasted_as_by_the_predictor():
