@@ -95,9 +95,7 @@ def check_output(output: str | Path, document: str = DOCUMENT) -> None:
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: give another folder with --output")
     if output.exists() and any(output.iterdir()) and not (output / document).is_file():
-        raise FileExistsError(
-            f"{output} is not empty and holds no export of this format: give another folder with --output"
-        )
+        raise FileExistsError(f"{output} is not empty and no export of this format: give another folder with --output")
     atomic.check_writable(output.parent)
 
 
