@@ -3,6 +3,7 @@
     python launch/prepare_data.py --config configs/base.py:coco            # writes below config.data.root
     python launch/prepare_data.py --config configs/base.py:custom --check  # prints the contents and the problems
     python launch/prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc  # VOC's as well
+    python launch/prepare_data.py --convert=photos --output=datasets/custom  # LabelMe, YOLO-seg, masks or COCO json
 
 Every source works without this: shapes are rendered on first use, COCO-format json and images are read as they are.
 Where a prepared set of the same json and settings exists it is read instead: training starts sooner, and mask-head
@@ -11,6 +12,7 @@ is missing.
 """
 
 import functools
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from ml_collections import ConfigDict
 from launch import cli
 
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; read everything and print classes, counts and problems.")
+_CONVERT = flags.DEFINE_string("convert", None, "Folder or file of annotated photos to write as COCO json.")
+_OUTPUT = flags.DEFINE_string("output", "datasets/custom", "Folder that --convert writes: new or empty.")
+_TEST_SHARE = flags.DEFINE_float("test_share", 0.2, "Share of the images for testing, if --convert finds one set.")
 _SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to prepare or check.")
 
 
@@ -42,6 +47,16 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if unreadable:
         files, them = ("image", "it") if unreadable == 1 else ("images", "them")
         raise ValueError(f"{unreadable} {files} cannot be read: replace {them}, or remove {them} from the json")
+
+
+def convert(argv: list[str]) -> None:
+    """Writes annotated photos of any format as the dataset of the preset custom."""
+    from maskdiff_jax.data.formats import convert, recognize
+
+    cli.reject_arguments(argv)
+    print(convert.write(recognize.read_annotations(_CONVERT.value), _OUTPUT.value, _TEST_SHARE.value))
+    print("check it: python launch/prepare_data.py --config configs/base.py:custom --check", end="")
+    print("" if Path(_OUTPUT.value) == Path("datasets/custom") else f" --config.data.root={_OUTPUT.value}")
 
 
 def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
@@ -73,4 +88,7 @@ def _check(data: ConfigDict, split: str) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    if any(re.match(r"--?convert\b", argument) for argument in sys.argv[1:]):  # no config: it trains nothing
+        cli.guarded(convert)
+    else:
+        cli.run(main)

@@ -7,6 +7,7 @@ import pytest
 from maskdiff_jax.data.formats import coco
 from maskdiff_jax.data.synthetic import scenes
 from tests import launched
+from tests.data.formats import photos
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,15 @@ def test_prepared_sets_are_named(dataset, tmp_path):
     folders = [x.removeprefix("prepared: ") for x in done.out.splitlines()]
     assert len(folders) == 2  # images and crops; shots are for training
     assert all((root / x / "index.json").is_file() for x in folders)
+
+
+def test_photos_are_converted_without_a_config(tmp_path):
+    for k in range(2):
+        photos.labelme(tmp_path / "in", photos.shape([[2, 1], [16, 1], [16, 9]]), name=str(k))
+    done = launched.run("prepare_data", "--convert=in", "--output=out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "read: LabelMe" in done.out and done.out.splitlines()[-1] == (
+        "check it: python launch/prepare_data.py --config configs/base.py:custom --check --config.data.root=out"
+    )
+    done = launched.run("prepare_data", "--convert=in", "--output=out", cwd=tmp_path)
+    assert done.code == 2 and "out exists and is not empty" in done.err

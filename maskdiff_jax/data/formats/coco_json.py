@@ -49,9 +49,42 @@ def parse(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid json ({error}): write it again") from None
-    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in LISTS):
-        raise ValueError(f"{path} needs the lists 'images', 'annotations', 'categories': is it a COCO-format json?")
-    return raw
+    if is_coco(raw):
+        return raw
+    tool = _other_format(raw)
+    hint = f"it looks like {tool}" if tool else "is it a COCO-format json?"
+    raise ValueError(f"{path} needs the lists 'images', 'annotations', 'categories': {hint}")
+
+
+def is_coco(document: Any) -> bool:
+    """Whether a json has COCO's three lists."""
+    return isinstance(document, dict) and all(isinstance(document.get(key), list) for key in LISTS)
+
+
+def dummies(document: dict[str, Any]) -> list[str]:
+    """The names of categories without annotations that are only the supercategory of others, as Roboflow adds one.
+
+    Args:
+      document: a COCO-format json whose categories are valid.
+    """
+    used = [a.get("category_id") for a in document["annotations"] if isinstance(a, dict)]
+    used = {i for i in used if isinstance(i, int)}
+    above = [c.get("supercategory") for c in document["categories"] if c.get("supercategory") != c["name"]]
+    return [c["name"] for c in document["categories"] if c["id"] not in used and c["name"] in above]
+
+
+def _other_format(document: Any) -> str:
+    """The format of a json that is not COCO's, and what to do; "" if it is unknown."""
+    if isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document:
+        return (
+            "a json of LabelMe, which has one per image: convert their folder, "
+            "python launch/prepare_data.py --convert=FOLDER --output=datasets/custom"
+        )
+    if isinstance(document, dict) and "_via_img_metadata" in document:
+        return "a project of VIA: export the annotations in COCO format there"
+    if isinstance(document, list) and document and isinstance(document[0], dict) and "annotations" in document[0]:
+        return "an export of Label Studio in its own format: choose COCO when exporting"
+    return ""
 
 
 def categories(entries: Sequence, path: Path) -> list[tuple[int, str]]:

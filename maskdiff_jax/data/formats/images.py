@@ -10,6 +10,7 @@ import io
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 # an image of more pixels is refused by Pillow as a decompression bomb
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**26)
 _ORIENTATION = 0x0112  # the EXIF tag
-_ROTATIONS = {
+_ROTATIONS = {  # EXIF orientation -> what shows the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,6 +27,15 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class Size(NamedTuple):
+    """The size of an image file."""
+
+    height: int  # px, after the rotation that EXIF asks for
+    width: int  # px, likewise
+    stored: tuple[int, int]  # height, width before it, px
+    orientation: int  # of EXIF, 1..8
 
 
 def png(image: np.ndarray) -> bytes:
@@ -108,6 +118,39 @@ def read_encoded(folder: str, names: Sequence[str], sizes: Sequence[tuple[int, i
         size, rotated = decode_image(data, path).shape[:2], False
     _check_size(size[::-1] if rotated else size, tuple(sizes[i]), data, path)
     return data
+
+
+def read_size(path: str | Path) -> Size:
+    """The size of an image file, for most files without decoding it.
+
+    Raises:
+      FileNotFoundError: the file cannot be opened.
+      ValueError: it is not an image that Pillow can read.
+    """
+    data = read_bytes(str(Path(path).parent), [Path(path).name], 0)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            stored = image.height, image.width
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
+    except Exception:  # decoding says what is wrong
+        height, width = decode_image(data, str(path)).shape[:2]
+        return Size(height, width, (height, width), 1)
+    height, width = stored[::-1] if orientation >= 5 else stored
+    return Size(height, width, stored, orientation)
+
+
+def turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """The values [h, w] of the image as stored, turned as its EXIF asks for."""
+    return {
+        1: values,
+        2: values[:, ::-1],
+        3: values[::-1, ::-1],
+        4: values[::-1],
+        5: values.T,
+        6: values.T[:, ::-1],
+        7: values[::-1, ::-1].T,
+        8: values.T[::-1],
+    }[orientation]
 
 
 def _rgb(image: Image.Image) -> Image.Image:
