@@ -5,6 +5,8 @@
     python launch/prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc  # VOC's as well
     python launch/prepare_data.py --convert=photos --output=datasets/custom  # LabelMe, YOLO-seg, masks or COCO json
 
+With --check the exit code is 1 if something would stop training; stderr says what, one line each.
+
 Every source works without this: shapes are rendered on first use, COCO-format json and images are read as they are.
 Where a prepared set of the same json and settings exists it is read instead: training starts sooner, and mask-head
 batches take a sixth of the time. Several processes write (config.data.workers); an interrupted run resumes with what
@@ -35,18 +37,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
     del workdir  # datasets belong to config.data.root, not to a run
     from maskdiff_jax.data import pipeline
 
-    unreadable = 0
+    if _CHECK.value:
+        found = [text for data, splits in _datasets(config) for text in _check(data, splits)]
+        print("".join(f"prepare_data.py: {text}\n" for text in found), end="", file=sys.stderr)
+        sys.exit(1 if found else 0)
     for data, splits in _datasets(config):
         for split in splits:
-            if _CHECK.value:
-                unreadable += _check(data, split)
-            else:
-                size = None if split == "test" else config.model.mask.size  # shots are for training
-                for folder in pipeline.prepare_split(data, split, shot_size=size):
-                    print(f"prepared: {folder}")
-    if unreadable:
-        files, them = ("image", "it") if unreadable == 1 else ("images", "them")
-        raise ValueError(f"{unreadable} {files} cannot be read: replace {them}, or remove {them} from the json")
+            size = None if split == "test" else config.model.mask.size  # shots are for training
+            for folder in pipeline.prepare_split(data, split, shot_size=size):
+                print(f"prepared: {folder}")
 
 
 def convert(argv: list[str]) -> None:
@@ -63,8 +62,8 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     """The dataset of training and, where there is one, that of ``eval.source``; each with its splits."""
     splits = list(_SPLITS.value)
     if "train" in splits and not config.data.source.startswith("shapes"):
-        splits = [s for s in splits if s != "support"]
-    tested = [s for s in splits if s == "test"]  # VOC is only tested on
+        splits = [s for s in splits if s != "support" and (s != "test" or config.data.test_json)]
+    tested = [s for s in _SPLITS.value if s == "test"]  # VOC is only tested on
     found = [(config.data, tested if config.data.source == "voc" else splits)]
     if config.eval.source:
         other = config.data.copy_and_resolve_references()
@@ -73,18 +72,26 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     return found
 
 
-def _check(data: ConfigDict, split: str) -> int:
-    """Reads everything and prints the contents and the problems; returns how many images would stop training."""
+def _check(data: ConfigDict, splits: list[str]) -> list[str]:
+    """Reads everything and prints the contents and the problems; returns what would stop training."""
     from maskdiff_jax.data import buckets, checks, sources
 
-    progress = functools.partial(sources.progress_line, what=f"reading the {split} images of {data.source}")
-    examples: dict[str, str] = {}
-    found = checks.check(data, split, progress=progress, examples=examples)
+    stops: list[str] = []
+    has_json = data.source in ("coco", "custom")
     limits = {key: data[key] for key in ("min_box_side", "min_mask_area")}
-    print(checks.describe(*found, examples=examples, **limits))
-    sizes = [(i.height, i.width) for i in found[0].infos]
-    print("  " + buckets.describe(buckets.padding(sizes, data)))
-    return found[1][checks.MISSING] + found[1][checks.BROKEN]
+    for split in splits:
+        progress = functools.partial(sources.progress_line, what=f"reading the {split} images of {data.source}")
+        examples: dict[str, str] = {}
+        dataset, problems = checks.check(data, split, progress=progress, examples=examples)
+        print(checks.describe(dataset, problems, examples=examples, **limits))
+        print("  " + buckets.describe(buckets.padding([(i.height, i.width) for i in dataset.infos], data)))
+        needs_shots = split == "support" or (split == "train" and has_json)
+        found = checks.stops(dataset, problems, **limits, needs_shots=needs_shots)
+        stops += [f"{data.source} {split}: {text}" for text in found]
+    if has_json and "train" in splits:
+        test = sources.files(data, "test")[0] if data.test_json else None
+        stops += checks.json_stops(sources.files(data, "train")[0], test)
+    return stops
 
 
 if __name__ == "__main__":

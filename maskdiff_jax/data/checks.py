@@ -7,7 +7,7 @@ from typing import Any
 
 from maskdiff_jax.data import sources
 from maskdiff_jax.data.dataset import Dataset, large_enough
-from maskdiff_jax.data.formats import coco, coco_json, segmentation
+from maskdiff_jax.data.formats import coco, coco_json, images, segmentation
 from maskdiff_jax.data.synthetic import scenes
 
 SHOTS = (1, 5, 10)  # the K of the paper's tables
@@ -17,6 +17,8 @@ AGREEMENT = 0.5  # IoU of a box and its mask's: rounding alone gives more, unles
 MISSING = "image file is missing"
 BROKEN = "image file is broken or of another size than the json says"
 SMALL = "object too small for the mask head"
+DARK = "16-bit image that decodes to almost black: it uses the lower bits only; scale its values to 0..65535"
+DARKEST = 16  # of 0..255: 12-bit values in a 16-bit file decode to less
 ELSEWHERE = "box that is not around its mask (is bbox x, y, width, height in px?)"
 MANY = "image with more than"
 
@@ -50,7 +52,10 @@ def check(
         dataset = sources.load(data, split, problems=problems, examples=examples)
     for i in progress(range(len(dataset.infos))):
         try:
-            dataset.read(i)
+            dark = dataset.read(i).max() < DARKEST
+            if dark and dataset.encoded and images.is_16_bit(dataset.encoded(i)):
+                problems[DARK] += 1
+                examples.setdefault(DARK, dataset.infos[i].file_name)
         except FileNotFoundError as error:
             problems[MISSING] += 1
             examples.setdefault(MISSING, str(error))
@@ -106,8 +111,8 @@ def describe(
     """
     every = [a for i in dataset.infos for a in i.annotations if not a.crowd]
     objects = Counter(a.class_id for a in every)
-    images = Counter(c for i in dataset.infos for c in {a.class_id for a in i.annotations if not a.crowd})
-    shots = Counter(a.class_id for a in every if a.is_target and large_enough(a, min_box_side, min_mask_area))
+    photos = Counter(c for i in dataset.infos for c in {a.class_id for a in i.annotations if not a.crowd})
+    shots = _shots(dataset, min_box_side, min_mask_area)
     with_shots = dataset.split != "test"
     lines = [
         f"{dataset.name} {dataset.split}: {len(dataset.infos)} images, {sum(objects.values())} objects, "
@@ -117,7 +122,7 @@ def describe(
     lines.append(f"  {'class':{width}}  {'id':>5}  kind   objects  images" + "       K" * with_shots)
     for k, c in enumerate(dataset.categories):
         kind = "novel" if c.novel else "base "
-        line = f"  {c.name:{width}}  {c.id:5d}  {kind}  {objects[k]:7d}  {images[k]:6d}"
+        line = f"  {c.name:{width}}  {c.id:5d}  {kind}  {objects[k]:7d}  {photos[k]:6d}"
         lines.append(line + f"  {shots[k]:6d}" * with_shots)
     if with_shots:
         lines += _possible_shots(dataset, shots)
@@ -130,6 +135,77 @@ def describe(
     if all(_is_note(kind) for kind in problems):
         lines.append("  no problems")
     return "\n".join(lines)
+
+
+def stops(
+    dataset: Dataset, problems: Counter, *, min_box_side: float, min_mask_area: float, needs_shots: bool
+) -> list[str]:
+    """What would stop training or spoil it, each as one sentence that says what to do.
+
+    Args:
+      dataset: from `check`.
+      problems: from `check`.
+      min_box_side: px; smaller objects are never shots (config.data.min_box_side).
+      min_mask_area: px; likewise.
+      needs_shots: whether shots are sampled from this split.
+    """
+    found = []
+    if unreadable := problems[MISSING] + problems[BROKEN]:
+        files, them = ("image", "it") if unreadable == 1 else ("images", "them")
+        found.append(f"{unreadable} {files} cannot be read: replace {them}, or remove {them} from the json")
+    found += [f"{problems[kind]} x {kind}" for kind in (DARK, coco.REFUSED) if problems[kind]]
+    if not needs_shots:
+        return found
+    if all(c.novel for c in dataset.categories):
+        found.append(
+            "no base class: every class is in data.novel_classes, and stage 1 has nothing to learn from; add classes "
+            "with many objects, or take names out of data.novel_classes"
+        )
+    shots = _shots(dataset, min_box_side, min_mask_area)
+    without = [c.name for k, c in enumerate(dataset.categories) if not shots[k]]
+    if without:
+        named = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+        found.append(f"class without a shot: {named}; stage 2 needs an object of every class: outline some")
+    return found
+
+
+def json_stops(train_json: str | Path, test_json: str | Path | None) -> list[str]:
+    """What is wrong with the lists of categories of a dataset: see `stops`.
+
+    Args:
+      train_json: COCO-format json.
+      test_json: likewise; None: there is no test split.
+
+    Raises:
+      FileNotFoundError, ValueError: a file is missing, or not a COCO-format json.
+    """
+    dummies = coco_json.dummies(coco_json.parse(Path(train_json)))
+    found = [
+        f"category '{name}' is empty and only the supercategory of others, as Roboflow exports it: remove it from "
+        "'categories' of each json (prepare_data.py --convert does)"
+        for name in dummies
+    ]
+    if test_json and (text := other_classes(train_json, test_json)):
+        found.append(text)
+    return found
+
+
+def other_classes(train_json: str | Path, test_json: str | Path) -> str:
+    """A sentence about the first category that two COCO-format json files do not share; "" if they share all."""
+    (ours, _), (theirs, _) = objects_per_class(train_json), objects_per_class(test_json)
+    differ = sorted(ours.items() ^ theirs.items())
+    if not differ:
+        return ""
+    return (
+        f"{Path(test_json).name} lists other classes than {Path(train_json).name}, e.g. {differ[0][1]!r} (id "
+        f"{differ[0][0]}): list the same categories in both"
+    )
+
+
+def _shots(dataset: Dataset, min_box_side: float, min_mask_area: float) -> Counter:
+    """How many objects of each class id can be shots."""
+    every = [a for i in dataset.infos for a in i.annotations if a.is_target]
+    return Counter(a.class_id for a in every if large_enough(a, min_box_side, min_mask_area))
 
 
 def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:

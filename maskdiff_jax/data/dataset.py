@@ -4,6 +4,7 @@ Masks are compressed COCO RLE (``{"size": [height, width], "counts": str}``), bo
 file, class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
 """
 
+import difflib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -75,9 +76,11 @@ def with_novel(dataset: Dataset, names: Sequence[str]) -> Dataset:
     known = [c.name for c in dataset.categories]
     unknown = [n for n in names if n not in known]
     if unknown:
+        similar = [m for n in unknown for m in difflib.get_close_matches(n, known, n=1)]
+        hint = f"did you mean {', '.join(similar)}? " if similar else ""
         raise ValueError(
             f"data.novel_classes names {', '.join(unknown)}, which the {dataset.split} split of {dataset.name} does "
-            f"not have: its classes are {', '.join(known)}"
+            f"not have: {hint}its classes are {', '.join(known)}"
         )
     return dataset._replace(categories=tuple(c._replace(novel=c.name in names) for c in dataset.categories))
 

@@ -124,13 +124,8 @@ def _check_data(config: ConfigDict) -> list[str]:
     _check_classes(config, len(categories), data.train_json)
     if data.test_json:  # "": a dataset without a test split
         pipeline.open_split(data, "test")  # raises what evaluation would, a missing image included
-        theirs, _ = checks.objects_per_class(sources.files(data, "test")[0])
-        differ = sorted(categories.items() ^ theirs.items())
-        if differ:
-            raise ValueError(
-                f"{data.test_json} lists other classes than {data.train_json}, e.g. {differ[0][1]!r} (id "
-                f"{differ[0][0]}): list the same categories in both"
-            )
+        if differ := checks.other_classes(sources.files(data, "train")[0], sources.files(data, "test")[0]):
+            raise ValueError(differ)
     if config.stage != "base" or config.fewshot.short_classes == "take_all" or not data.novel_classes:
         return []
     return _check_shots(config, categories, count)

@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 
 from configs import base
 from maskdiff_jax.data import checks
+from maskdiff_jax.data.formats import coco
 from tests.data.small_json import IMAGE, UNLISTED_CATEGORY, annotation
 
 
@@ -50,3 +53,25 @@ def test_check(custom):
     assert f"4 images, {objects} objects, 12 classes" in text and "problem: 1 x image file is missing" in text
     custom.min_box_side = 8
     assert "no problems" in checks.describe(*checks.check(custom, "test"))
+
+
+@pytest.mark.parametrize("brightest, stops", [(4095, True), (65535, False)])
+def test_dark_16_bit_images_stop_training(write, tmp_path, brightest, stops):
+    data = base.get_config("custom").data.copy_and_resolve_references()
+    data.root, data.train_json, data.train_images = str(tmp_path), "a.json", "images"
+    _, folder = write([annotation(), annotation(2, category_id=2)])
+    Image.fromarray(np.full((8, 10), brightest, np.uint16)).save(folder / "a.png")
+    dataset, problems = checks.check(data, "train")
+    found = checks.stops(dataset, problems, min_box_side=1, min_mask_area=1, needs_shots=True)
+    assert found == ([f"1 x {checks.DARK}"] if stops else [])
+    Image.new("RGB", (10, 8)).save(folder / "a.png")  # a photo of the night
+    assert checks.DARK not in checks.check(data, "train")[1]
+
+
+def test_a_mostly_broken_json_stops_training(write, tmp_path):
+    data = base.get_config("custom").data.copy_and_resolve_references()
+    data.root, data.train_json, data.train_images = str(tmp_path), "a.json", "images"
+    _, folder = write([annotation(), annotation(2, segmentation=[]), annotation(3, segmentation=[])])
+    Image.new("RGB", (10, 8)).save(folder / "a.png")
+    found = checks.stops(*checks.check(data, "train"), min_box_side=1, min_mask_area=1, needs_shots=False)
+    assert found == [f"1 x {coco.REFUSED}"]

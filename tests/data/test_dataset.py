@@ -46,3 +46,9 @@ def test_novel_classes_are_named():
         match=r"novel_classes names z, which the \w+ split of squares does not have: its classes are a, b, c",
     ):
         ds.with_novel(squares(), ["a", "z"])
+
+
+def test_a_misspelled_novel_class_gets_a_suggestion():
+    named = squares()._replace(categories=tuple(ds.Category(i, n, False) for i, n in enumerate(("zebra", "cup"))))
+    with pytest.raises(ValueError, match=r"names zebbra, .* does not have: did you mean zebra\? its classes are"):
+        ds.with_novel(named, ["zebbra"])

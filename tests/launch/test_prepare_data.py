@@ -1,5 +1,6 @@
 """launch/prepare_data.py: what it writes and prints for a small dataset. The sets: tests/data/prepared."""
 
+import json
 import shutil
 
 import pytest
@@ -14,8 +15,8 @@ from tests.data.formats import photos
 def dataset(tmp_path_factory):
     """A few scenes as json and png, and the flags that name them."""
     root = tmp_path_factory.mktemp("prepare_data")
-    for split in ("train", "test"):
-        coco.save(scenes.scenes("shapes", split, 0, 4), root / f"{split}.json", root / split)
+    for split, kind, count in (("train", "support", 40), ("test", "test", 4)):  # "support" has objects of every class
+        coco.save(scenes.scenes("shapes", kind, 0, count), root / f"{split}.json", root / split)
     fields = {
         "data.root": root, "data.workers": 0, "data.novel_classes": "('ring',)", "data.train_json": "train.json",
         "data.train_images": "train", "data.test_json": "test.json", "data.test_images": "test", "model.mask.size": 16,
@@ -33,7 +34,7 @@ def test_check_prints_each_split_once_and_writes_nothing(dataset, tmp_path):
     assert done.code == 0, done.err
     titles = [x for x in done.out.splitlines() if x.startswith("custom ")]
     assert [x.split(":")[0] for x in titles] == ["custom train", "custom test"]  # shots come from train
-    assert "4 images" in titles[0] and "no problems" in done.out
+    assert "40 images" in titles[0] and "4 images" in titles[1] and "no problems" in done.out
     assert sorted(root.rglob("*")) == before and list(tmp_path.iterdir()) == []
 
 
@@ -43,9 +44,9 @@ def test_an_unreadable_image_fails_the_check(dataset, tmp_path):
     shutil.copytree(root, tmp_path / "data")
     next((tmp_path / "data" / "test").iterdir()).write_bytes(b"no image")
     done = launched.run("prepare_data", *flags, f"--config.data.root={tmp_path}/data", "--check", cwd=tmp_path)
-    assert done.code == 2 and "problem: 1 x image file is broken" in done.out
+    assert done.code == 1 and "problem: 1 x image file is broken" in done.out
     assert done.err.splitlines()[-1] == (
-        "prepare_data.py: 1 image cannot be read: replace it, or remove it from the json"
+        "prepare_data.py: custom test: 1 image cannot be read: replace it, or remove it from the json"
     )
 
 
@@ -68,3 +69,29 @@ def test_photos_are_converted_without_a_config(tmp_path):
     )
     done = launched.run("prepare_data", "--convert=in", "--output=out", cwd=tmp_path)
     assert done.code == 2 and "out exists and is not empty" in done.err
+
+
+def test_everything_that_would_stop_training_is_named(tmp_path):
+    """A converted dataset of one class passes; then one fault after another."""
+    for k in range(2):
+        photos.labelme(tmp_path / "in", photos.shape([[2, 1], [38, 1], [38, 19]]), name=str(k), size=(40, 20))
+    assert launched.run("prepare_data", "--convert=in", "--output=out", cwd=tmp_path).code == 0
+    flags = [f"--config={launched.ROOT}/configs/base.py:custom", "--config.data.root=out", "--check"]
+    check = lambda *more: launched.run("prepare_data", *flags, *more, cwd=tmp_path)
+    done = check()
+    assert done.code == 0 and "1 classes" in done.out, done.err
+    assert check("--config.data.test_json=").code == 0
+
+    done = check("--config.data.novel_classes=('cup',)")
+    assert done.code == 1 and "custom train: no base class" in done.err
+    done = check("--config.data.novel_classes=('cupp',)")
+    assert done.code == 2 and "did you mean cup?" in done.err
+
+    train = json.loads((tmp_path / "out/train.json").read_text())
+    train["categories"] += [{"id": 7, "name": "dog", "supercategory": "pets"}, {"id": 8, "name": "pets"}]
+    (tmp_path / "out/train.json").write_text(json.dumps(train))
+    done = check()
+    assert done.code == 1
+    assert "custom train: class without a shot: dog, pets; stage 2" in done.err
+    assert "category 'pets' is empty and only the supercategory of others, as Roboflow" in done.err
+    assert "test.json lists other classes than train.json, e.g. 'dog' (id 7)" in done.err

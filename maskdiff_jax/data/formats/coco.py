@@ -47,7 +47,7 @@ def load(
 
     Args:
       json_path: the annotations; needs "images", "annotations" and "categories".
-      image_dir: the folder that "file_name" is relative to.
+      image_dir: the folder that "file_name" is relative to; its own name may come first (train/a.jpg in train).
       novel_classes: names of the categories that are novel.
       name: of the dataset, for messages.
       split: of the dataset, for messages.
@@ -68,7 +68,7 @@ def load(
         raise FileNotFoundError(f"{name}: no image folder {image_dir}: put the images of {json_path} there")
     raw_images, annotations, raw_categories = coco_json.lists(json_path)
     categories = tuple(Category(*c, False) for c in coco_json.categories(raw_categories, json_path))
-    listed = coco_json.images(raw_images, json_path)
+    listed = _inside(image_dir, coco_json.images(raw_images, json_path))
     found: Counter = Counter()
     first = {} if examples is None else examples
     kept = _usable_annotations(annotations, listed, categories, found, first)
@@ -139,6 +139,18 @@ def save(dataset: Dataset, json_path: str | Path, image_dir: str | Path) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded_image(dataset, i))
     atomic.write_json(json_path, ground_truth(dataset), indent=None)
+
+
+def _inside(folder: Path, listed: Sequence[coco_json.Image]) -> list[coco_json.Image]:
+    """The images with file names relative to a folder, where the json has them relative to the folder above it."""
+    prefix = f"{folder.name}/"
+
+    def name(given: str) -> str:
+        plain = given.replace("\\", "/")
+        below = plain.removeprefix("./").removeprefix(prefix)
+        return below if below != plain and not (folder / plain).is_file() and (folder / below).is_file() else given
+
+    return [image._replace(file_name=name(image.file_name)) for image in listed]
 
 
 def _usable_annotations(

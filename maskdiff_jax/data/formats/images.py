@@ -139,6 +139,14 @@ def read_size(path: str | Path) -> Size:
     return Size(height, width, stored, orientation)
 
 
+def is_16_bit(data: bytes) -> bool:
+    """Whether a readable image file has 16 bits per value, of which `decode_image` keeps the upper 8."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data[24] == 16  # bit depth, in the header
+    with Image.open(io.BytesIO(data)) as image:
+        return image.mode.startswith("I;16")
+
+
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
     """The values [h, w] of the image as stored, turned as its EXIF asks for."""
     return {

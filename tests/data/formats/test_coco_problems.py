@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskdiff_jax.data.formats import coco, segmentation
 from maskdiff_jax.data.formats.segmentation import decode_mask
@@ -160,3 +161,14 @@ def test_what_was_dropped_is_said_once(write, capsys):
     load(write([annotation(1), annotation(2), annotation(3, image_id=10)]))
     coco.load(*write([annotation(1), annotation(4, iscrowd=1)]))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ("images/a.png", "./images/a.png", "images\\a.png"))
+def test_file_names_may_start_with_the_image_folder(write, name):
+    paths = write([annotation()], file_name=name)
+    Image.new("RGB", (10, 8)).save(paths[1] / "a.png")
+    dataset = coco.load(*paths)
+    assert dataset.infos[0].file_name == "a.png" and dataset.read(0).shape == (8, 10, 3)
+    (paths[1] / "images").mkdir()  # a folder of that name inside has priority
+    Image.new("RGB", (10, 8), "white").save(paths[1] / "images" / "a.png")
+    assert coco.load(*paths).read(0).min() == 255
