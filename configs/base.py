@@ -6,9 +6,11 @@
     python launch/train.py --config configs/base.py:coco,paper=true,shots=5   # the paper taken literally: one run per K
     python launch/train.py --config configs/base.py:coco,split=minival # COCO 2017's own split, not TFA's
     python launch/train.py --config configs/base.py:custom             # your COCO-format json, see docs/own_data.md
+    python launch/train.py --config configs/base.py:custom,size=tiny   # a smaller model: paper (default), small, tiny
 
 ``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it color order, mean, standard
 deviation and layout, see ``presets.WEIGHTS``. The default is msra for ``coco`` and scratch for ``custom``.
+They take ``size=`` too, see ``presets.SIZES`` and docs/own_data.md, "How large a model".
 
 Every field stands here once, with its unit and its source: [P] the MaskDiff paper, [TFA] few-shot-object-detection,
 [D2] detectron2, [GD] guided-diffusion. Where the paper is silent the choice is explained in docs/design.md, "What the
@@ -57,7 +59,7 @@ def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 1 for a preset; ``arg`` as in the module's docstring."""
-    preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": "", "shots": 0})
+    preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": "", "size": "", "shots": 0})
     if options["shots"] and not options["paper"]:
         raise ValueError(
             "shots= in stage 1 belongs to paper=true, whose mask head is built for one K: without it one stage 1 "
@@ -70,6 +72,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # the method whose stage 1 this run starts from; "": in stage 2 its own, in stage 1 none
     config.base_method = ""
     config.paper = options["paper"]  # the option `paper=true`; what it changes is in `presets.paper`
+    config.size = "paper"  # one of presets.SIZES; set by the option `size=`; shapes presets have one of their own
     config.seed = 0  # of initial weights, order of the data, and noise in training
     config.init_from = ""  # run folder whose weights to start from; stage 2: "" = the matching run of stage 1
     # run folder of the same stage and shots whose detector this run takes over and does not train; "" = train it
@@ -83,6 +86,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval = _eval()
 
     presets.PRESETS[preset](config)
+    presets.size(config, options["size"])
     presets.weights(config, options["weights"])
     presets.split(config, options["split"])
     set_base_batches(config)

@@ -33,6 +33,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.mask.schedule = "cosine"
     if config.preset.startswith("shapes"):
         train.mask.update(steps=300, batch=8, lr=5e-4, warmup=20, ema=0.98)
+    elif config.size == "tiny":
+        train.mask.update(steps=1000, lr=1e-4, warmup=20, ema=0.98)
     else:
         train.mask.update(steps=10_000, lr=5e-5, warmup=100, ema=0.999)
     return config.lock()

@@ -18,24 +18,27 @@ OPTIMIZERS = ("adamw", "sgd")
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
 # objects (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
+TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has steps of its own
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
-    [,split=NAME][,optimizer=adamw|sgd]``.
+    [,split=NAME][,size=NAME][,optimizer=adamw|sgd]``.
 
     ``weights`` and ``split`` must be those of stage 1: pixels enter the network as they did there, and shots come from
-    the same images. ``optimizer`` is that of classifier and regressor on photos: "adamw" [P] or "sgd" [TFA].
+    the same images. Without ``size`` launch/train.py takes that of stage 1. ``optimizer`` is that of classifier and
+    regressor on photos: "adamw" [P] or "sgd" [TFA].
     """
-    known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "optimizer": ""}
+    known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "size": "", "optimizer": ""}
     preset, options = base.parse_arg(arg, known)
     is_shapes = preset.startswith("shapes")
     if options["weights"] == "zoo":
         raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
-    if options["optimizer"] and (is_shapes or options["optimizer"] not in OPTIMIZERS):
-        choices = f"{preset} has a recipe of its own" if is_shapes else "choose " + " or ".join(OPTIMIZERS)
+    own = preset if is_shapes else f"size={options['size']}" if options["size"] not in ("", "paper") else ""
+    if options["optimizer"] and (own or options["optimizer"] not in OPTIMIZERS):
+        choices = f"{own} has a recipe of its own" if own else "choose " + " or ".join(OPTIMIZERS)
         raise ValueError(f"unknown option optimizer={options['optimizer']}: {choices}")
-    same = [f"{key}={options[key]}" for key in ("paper", "weights", "split")]
+    same = [f"{key}={options[key]}" for key in ("paper", "weights", "split", "size")]
     same += [f"shots={options['shots']}"] if options["paper"] else []
     config = base.get_config(",".join([preset, *same])).unlock()
     config.stage = "fewshot"
@@ -52,21 +55,30 @@ def get_config(arg: str | None = None) -> ConfigDict:
         train.detector.update(steps=200, batch=8, lr=2e-3, ema=0.9)
         train.mask.update(steps=25 if options["shots"] == 1 else 200, batch=16, lr=2e-4, ema=0.98)
         base.set_base_batches(config)
+    elif config.size == "tiny":
+        train.novel.steps = 100
+        train.detector.update(steps=200, warmup=10, weight_decay=0.0, ema=0.9)
+        train.mask.update(steps=_mask_steps(config), lr=5e-5, warmup=10, ema=0.98)
     else:
         _photos(config, options["optimizer"] or "adamw")
     return config.lock()
 
 
 def _photos(config: ConfigDict, optimizer: str) -> None:
-    """TFA's lengths; AdamW at a constant 1e-4 for all heads is the paper's reading."""
+    """TFA's lengths or a share of them; AdamW at a constant 1e-4 for all heads is the paper's reading."""
     train, shots = config.train, config.fewshot.shots
-    train.novel.steps, steps = TFA_STEPS.get(shots, TFA_STEPS[10])
+    train.novel.steps, steps = (round(TFA_SHARE[config.size] * n) for n in TFA_STEPS.get(shots, TFA_STEPS[10]))
     train.detector.update(steps=steps, warmup=10, ema=0.999)
     if optimizer == "adamw":
         train.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
     else:
         train.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
-    objects = shots * (config.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
-    epochs = MASK_EPOCHS.get(shots, MASK_EPOCHS[10])
-    mask_steps = steps if config.paper else round(epochs * objects / train.mask.batch)  # [P] trains all jointly
+    mask_steps = steps if config.paper else _mask_steps(config)  # [P] trains all jointly
     train.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
+
+
+def _mask_steps(config: ConfigDict) -> int:
+    """Steps of the mask head for its epochs over the shots."""
+    shots = config.fewshot.shots
+    objects = shots * (config.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
+    return round(MASK_EPOCHS.get(shots, MASK_EPOCHS[10]) * objects / config.train.mask.batch)

@@ -10,6 +10,67 @@ WEIGHTS = ("msra", "torchvision", "zoo", "scratch")
 SPLITS = ("tfa", "minival")
 
 
+def size(config: ConfigDict, name: str) -> None:
+    """Sets the size of net, images and training; "": paper, the fields in base.py.
+
+    Raises:
+      ValueError: an unknown size, or a preset or ``paper=true`` that has no choice.
+    """
+    if name and (name not in SIZES or config.preset.startswith("shapes")):
+        fixed = config.preset.startswith("shapes")
+        known = f"{config.preset} has a small model of its own" if fixed else f"choose {', '.join(SIZES)}"
+        raise ValueError(f"size={name} is not possible: {known}")
+    config.size = name or config.size
+    if config.paper and config.size != "paper":
+        raise ValueError(
+            f"size={name} is not possible with paper=true, the paper taken literally: leave one of them out"
+        )
+    SIZES[config.size](config)
+
+
+def small(config: ConfigDict) -> None:
+    """Days on one 24 GB card become a day or less: images of 512 px, masks of 64 px, a fifth of the training.
+
+    The detector is the full ResNet-50 with FPN and detectron2's anchors, so that pretrained weights fit.
+    """
+    data, mask, train = config.data, config.model.mask, config.train
+    data.short_sides, data.test_short_side, data.long_side = (384, 416, 448, 480, 512), 512, 853
+    data.buckets = ((512, 704), (704, 512), (512, 864), (864, 512))  # photos of 4:3 and of up to 5:3
+    data.region_long_side = 512
+    mask.size = 64
+    mask.unet.update(width=64, multipliers=(1, 2, 3, 4), blocks=2, attention=(16, 8))
+    train.detector.update(steps=45_000, batch=8, lr=0.01)
+    train.mask.update(steps=50_000, lr=2e-4)
+    train.novel.update(batch=8, lr=0.005)
+
+
+def tiny(config: ConfigDict) -> None:
+    """About an hour on a CPU: a narrow ResNet-50 from scratch, images of 224 px, masks of 32 px.
+
+    Rates are those that benchmarks/studies/coco_mini.py used on a few hundred photos.
+    """
+    data, detector, mask, train = config.data, config.model.detector, config.model.mask, config.train
+    config.weights, config.model.dtype = "scratch", "float32"
+    data.short_sides, data.test_short_side, data.long_side = (192, 208, 224, 240, 256), 224, 384
+    data.update(buckets=((256, 384), (384, 256)), region_long_side=320, workers=0, cache_mb=2000)
+    detector.update(width=16, fpn_channels=64, fc_channels=256, class_agnostic_boxes=True)
+    # an object of 10 px is one cell at stride 8; P2 would be the most expensive level
+    detector.update(fpn_min_level=3, anchor_sizes=(20, 44, 96, 200), roi_canonical=(80.0, 4))
+    detector.update(rpn_samples=128, rpn_pre_nms_train=300, rpn_pre_nms_test=300)
+    detector.update(proposals_train=200, proposals_test=200, roi_samples=64)
+    mask.size = 32
+    mask.unet.update(width=32, multipliers=(1, 2, 2), blocks=1, attention=(8,), stem_patch=2)
+    train.save_every = 500
+    train.detector.update(steps=3000, batch=4, optimizer="adamw", lr=2.5e-4, schedule="cosine", warmup=100, ema=0.99)
+    train.mask.update(steps=5000, batch=16, lr=5e-4, schedule="cosine", warmup=50, ema=0.99)
+    train.novel.update(batch=4, optimizer="adamw", lr=7.5e-4, schedule="cosine")
+    config.eval.update(mask_batch=16, mask_min_score=0.1, mask_top_n=10)
+
+
+# of the presets coco and custom; "paper": the fields in base.py
+SIZES = {"paper": lambda c: None, "small": small, "tiny": tiny}
+
+
 def paper(config: ConfigDict, shots: int) -> None:
     """The paper taken literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5, batches of 8.
 
@@ -63,11 +124,13 @@ def weights(config: ConfigDict, name: str) -> None:
     """Sets what goes with the weights ``name`` ("": the preset's default); base.py has the fields of msra.
 
     Raises:
-      ValueError: an unknown name, or weights for a preset with a small detector that no file fits.
+      ValueError: an unknown name, or weights for a preset or a size with a small detector that no file fits.
     """
     is_shapes = config.preset.startswith("shapes")
-    if name and (name not in WEIGHTS or (is_shapes and name != config.weights)):
-        known = f"{config.preset} has a small detector of its own, weights=scratch" if is_shapes else ", ".join(WEIGHTS)
+    fixed = is_shapes or config.size == "tiny"
+    if name and (name not in WEIGHTS or (fixed and name != config.weights)):
+        which = config.preset if is_shapes else f"size={config.size}"
+        known = f"{which} has a small detector of its own, weights=scratch" if fixed else ", ".join(WEIGHTS)
         raise ValueError(f"weights={name} is not possible: {known}")
     config.weights = name or config.weights
     if is_shapes:

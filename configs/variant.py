@@ -55,4 +55,5 @@ def get_config(
 def plain_stage_1(config: ConfigDict) -> ConfigDict:
     """The config of stage 1 of the row "maskdiff" with the preset and the options of a config of stage 2."""
     argument = f"{config.preset},paper={str(config.paper).lower()},weights={config.weights}"
+    argument += "" if config.preset.startswith("shapes") else f",size={config.size}"
     return base.get_config(argument + (f",shots={config.fewshot.shots}" if config.paper else ""))

@@ -3,6 +3,7 @@
 jax is imported by functions alone, after `cli` has set its environment.
 """
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ def default_workdir(config: ConfigDict) -> Path:
 
 
 def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
-    """Reads a config file and changes fields of it.
+    """Reads a config file and changes fields of it; a later stage has the size of the run that it starts from.
 
     Args:
       file: as ``--config`` takes it, with an argument behind a colon.
@@ -45,9 +46,29 @@ def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[
     define = partial(config_flags.DEFINE_config_file, "config", None)
     config, values = _parsed(define, [f"--config={file}", *overrides])
     given = set(config_flags.get_override_values(values["config"]))
-    if re.search(r"[:,]\s*weights=", file):
-        given.add("weights")
+    if "size" in given:
+        raise ValueError(
+            "config.size is set by the option size= of a config file: --config configs/base.py:custom,size=tiny"
+        )
+    given |= {name for name in ("weights", "size") if re.search(rf"[:,]\s*{name}=", file)}
+    before = "" if "size" in given else size_before(config)
+    if before and before != config.size and ":" in file:  # steps, rates and batches go with it
+        return read_config(f"{file},size={before}", overrides)[0], frozenset(given)
     return config, frozenset(given)
+
+
+def size_before(config: ConfigDict) -> str:
+    """The size of the run that a config of a later stage starts from; "" where there is none."""
+    if config.stage == "base" or config.preset.startswith("shapes"):
+        return ""
+    from configs import presets
+
+    folder = Path(config.init_from or default_start(config))
+    try:
+        size = json.loads((folder / "config.json").read_text())["size"]
+        return size if size in presets.SIZES else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # `complete` says what is wrong
+        return ""
 
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
@@ -92,6 +113,15 @@ def last_line(error: Exception) -> str:
     return last.removeprefix("ValueError: ")
 
 
+def default_start(config: ConfigDict) -> Path:
+    """The folder of the run that a config starts from when no other is given."""
+    before = config.copy_and_resolve_references().unlock()
+    before.stage = {"base": "base", "fewshot": "base", "distill": "fewshot"}[config.stage]
+    if before.stage == "base":
+        before.method = config.base_method or config.method
+    return default_workdir(before)
+
+
 def complete(
     config: ConfigDict, given: frozenset[str] = frozenset(), say: Callable[[str], object] = print
 ) -> ConfigDict:
@@ -106,11 +136,7 @@ def complete(
       ValueError: a field was given that must be as in the run that this one starts from.
     """
     if not config.init_from and (config.stage != "base" or config.base_method):
-        before = config.copy_and_resolve_references().unlock()
-        before.stage = {"base": "base", "fewshot": "base", "distill": "fewshot"}[config.stage]
-        if before.stage == "base":
-            before.method = config.base_method or config.method
-        config.init_from = str(default_workdir(before))
+        config.init_from = str(default_start(config))
     if config.stage != "base":
         inherit(config, given, say)
     if config.model.num_classes == 0:
@@ -122,15 +148,14 @@ def complete(
 
 def inherit(config: ConfigDict, given: frozenset[str], say: Callable[[str], object]) -> None:
     """Takes model and classes from the run that a stage starts from, and says what that changes."""
-    from configs import base
+    from configs import variant
     from maskdiff_jax import workdir
     from maskdiff_jax.training import compatibility
 
     folder = Path(config.init_from)
     if not (folder / workdir.CONFIG).is_file():
         return  # `train.run` says so
-    argument = f"{config.preset},paper={str(config.paper).lower()},weights={config.weights}"
-    first = base.get_config(argument + (f",shots={config.fewshot.shots}" if config.paper else ""))
+    first = variant.plain_stage_1(config)
     own = frozenset(workdir.different_fields(workdir.as_json(config), workdir.as_json(first))) - given
     if config.method != "maskdiff":  # the file of a variant says which classifier each stage has
         own |= {compatibility.CLASSIFIER}

@@ -21,6 +21,8 @@ RENAMED = {
     "eval.pictures": "eval.figures",
     "model.mask.diffusion.guided": "model.mask.diffusion.guidance_interval",
 }
+# fields that were added after version 0.1: the value that a run without them was trained with
+ADDED = {"size": "paper"}
 LONGEST_TEXT = 4096  # characters, as Linux allows in a path
 LARGEST = 10**9  # of counts that cost nothing
 NAMED = 5  # fields that a message names
@@ -144,7 +146,8 @@ EVAL = {
 
 FIELDS: dict[str, Any] = {
     "preset": TEXT, "stage": one_of("base", "fewshot", "distill"), "method": METHOD, "base_method": TEXT,
-    "paper": FLAG, "seed": SEED, "init_from": TEXT, "detector_from": TEXT, "weights": TEXT,
+    "paper": FLAG, "size": one_of("paper", "small", "tiny"), "seed": SEED, "init_from": TEXT, "detector_from": TEXT,
+    "weights": TEXT,
     "data": DATA,
     "model": {
         "num_classes": whole(0, 10**5), "dtype": one_of("float32", "bfloat16"), "detector": DETECTOR, "mask": MASK,
@@ -200,6 +203,8 @@ def from_json(document: Any) -> "ConfigDict":
 
 def fields(document: Any) -> Fields:
     """As ``from_json``, for reading alone and without ml_collections."""
+    if isinstance(document, dict):
+        document = ADDED | document
     problem = find_problem(document)
     if problem:
         raise ValueError(problem)

@@ -44,7 +44,13 @@ def change(config: ConfigDict) -> None:
 
 
 def mask_rcnn(config: ConfigDict) -> None:
-    """Mask R-CNN with one box and one mask per class."""
+    """Mask R-CNN with one box and one mask per class.
+
+    Raises:
+      ValueError: a smaller model.
+    """
+    if config.size != "paper":
+        raise ValueError(f"size={config.size} is not possible: baselines have the schedules of their authors")
     config.model.mask.head = "cnn"
     config.model.mask.cnn.class_agnostic = config.model.detector.class_agnostic_boxes = False
     config.model.mask.slots = max(10, config.model.mask.slots)  # the head sees no shots: any K of the tables

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from maskdiff_jax import atomic, lock
+from maskdiff_jax import atomic, config_fields, lock
 from maskdiff_jax.evaluation import coco_eval, evaluate
 from maskdiff_jax.evaluation.progress import Progress
 from maskdiff_jax.model import WITHOUT_NOISE
@@ -179,7 +179,7 @@ def noise_folder(folder: Path, noise_seed: int) -> Path:
 def _check_same(path: Path, config: ConfigDict) -> None:
     """Whether a finished evaluation is one of this config, but for its noise seed and what changes no metric."""
     try:
-        theirs, ours = json.loads(path.read_text())["config"], as_json(config)
+        theirs, ours = config_fields.ADDED | json.loads(path.read_text())["config"], as_json(config)
         differ = different_fields(ours, theirs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is broken: delete it, and it will be computed again") from error

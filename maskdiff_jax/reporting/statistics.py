@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+# fields that a metrics.json of version 0.1 lacks, with their value: config_fields.ADDED (it needs ml_collections)
+ADDED = {"size": "paper"}
 # config fields in which repeats of one experiment may differ; a run of stage 2 starts from one of several stage-1 runs
 SEED_FIELDS = {("seed",), ("init_from",), ("detector_from",), ("fewshot", "seed"), ("eval", "noise_seed")}
 WILCOXON_FROM = 6  # repeats: with five the smallest two-sided p is 0.06
@@ -125,6 +127,8 @@ def group_by_experiment(documents: Sequence[Mapping[str, Any]]) -> list[list[int
 def experiment_key(document: Mapping[str, Any], *, with_seeds: bool = False) -> str:
     """The same text for runs that differ only in seeds; ``with_seeds``: for runs that do not differ at all."""
     config = document.get("config")
+    if isinstance(config, dict):
+        config = ADDED | config
     if not with_seeds:
         config = _without_seeds(config)
     return json.dumps([config, *(document.get(name) for name in _DESCRIPTION)], sort_keys=True)

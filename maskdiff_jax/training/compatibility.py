@@ -63,9 +63,9 @@ def inherit(
       The fields that changed, with their new values.
 
     Raises:
-      ValueError: the runs are of different presets, or a given field cannot differ; names it with both values.
+      ValueError: the runs are of different presets or sizes, or a given field cannot differ; names it with both values.
     """
-    for name in ("preset", "paper"):
+    for name in ("preset", "paper", "size"):
         if config[name] != before[name]:
             raise ValueError(
                 f"{folder} was trained with {name}={before[name]!r}, this run has {name}={config[name]!r}: give "

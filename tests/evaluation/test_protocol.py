@@ -41,6 +41,11 @@ def test_what_is_missing(tmp_path):
     finish(grid_model, 1)
     assert protocol.unfinished(grid_model, [0, 1, 2]) == {grid_model.folder: [0, 2]}
     assert protocol.unfinished(grid_model, [1]) == {}
+    path = protocol.noise_folder(grid_model.folder, 1) / "metrics.json"
+    document = json.loads(path.read_text())
+    del document["config"]["size"]  # as version 0.1 wrote it
+    path.write_text(json.dumps(document))
+    assert protocol.unfinished(grid_model, [1]) == {}
     moved = model(tmp_path, **{"data.root": "elsewhere", "eval.batch": 3, "eval.figures": 0})
     assert protocol.unfinished(moved, [1]) == {}
     with pytest.raises(ValueError, match=r"noise1/metrics.json is of another config \(eval.samples: 1 there, 5 here\)"):

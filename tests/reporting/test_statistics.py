@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from maskdiff_jax import config_fields
 from maskdiff_jax.reporting import statistics
 from tests.reporting.example_runs import document
 
@@ -86,6 +87,12 @@ def test_the_key_does_not_depend_on_the_order_of_fields_or_on_results(order):
     fields = list(other["config"].items())
     other["config"] = dict(fields[i] for i in order) | dict(fields[4:])
     assert statistics.experiment_key(one, with_seeds=True) == statistics.experiment_key(other, with_seeds=True)
+
+
+def test_a_run_of_version_0_1_is_one_of_size_paper():
+    assert statistics.ADDED == config_fields.ADDED
+    runs = [document(), changed("config", "size", value="paper"), changed("config", "size", value="tiny")]
+    assert statistics.group_by_experiment(runs) == [[0, 1], [2]]
 
 
 def test_documents_without_a_config():
