@@ -62,11 +62,12 @@ def base_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) 
             "launch/import_weights.py put them, or train from scratch with "
             f"configs/base.py:{config.preset},weights=scratch"
         )
-    model = shared.model(config)
-    params = starting_params(config, model)
+    # the data before the weights: an error in the data shows at once, and the weights take a minute to compile
     train_split = shared.split(config.data, "train")
     base = active_class_ids(config, train_split.categories)
     dataset = fewshot.restrict(train_split, base)
+    model = shared.model(config)
+    params = starting_params(config, model)
     # all phases before one trains, so that an error in the second does not show up days later
     detector = _detector_phase(config, model, "detector", dataset, base)
     joint = model.gt_mask_side > 0
