@@ -1,4 +1,4 @@
-"""Masks in the true boxes of real photos at 64 px: MaskDiff and the plain UNet beside filling the box.
+"""Masks in the true boxes of real photos: MaskDiff, the plain UNet and a conv head beside filling the box.
 
     python benchmarks/studies/photos.py --root=FOLDER             # -> benchmarks/results/photos.json, docs/photos.png
     python benchmarks/studies/photos.py --root=FOLDER --steps=20000 --runs=OTHER     # with more time
@@ -7,7 +7,8 @@ FOLDER holds a few hundred COCO photos, see coco_mini.py. Four fifths of the tra
 classes alone; the others are held out: signal scale, sampling steps and threshold were chosen on them, and the
 learning curve shows them beside objects that are trained on. The validation photos are scored at the end alone. Novel
 classes have their five shots and nothing else. What is trained stays in the folder of --runs: an interrupted study
-resumes, and one of more steps continues that of fewer steps, because the learning rate is constant.
+resumes, and one of more steps continues that of fewer steps, because the learning rate is constant. The conv head is
+that of a Mask R-CNN, which sees features of a detector: the whole of it is trained on the same photos.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.studies import masks, photos_figure
+from benchmarks.studies import masks, photos_conv, photos_figure
 from benchmarks.studies.mask_scores import Data, baselines, changed, mean_ious
 from launch import cli
 from maskdiff_jax import atomic
@@ -40,11 +41,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "plain UNet": {"model.mask.head": "plain_unet"},
     "MaskDiff, b = 0.5": {},
 }
+CONV = "conv head"  # see photos_conv.py
 # how masks of the trained methods are sampled: name in the table -> method, settings
 SAMPLINGS = {
     "MaskDiff, 2 steps": ("MaskDiff", SAMPLING),
     "MaskDiff, 1 step": ("MaskDiff", SAMPLING | {"steps": 1}),
     "plain UNet": ("plain UNet", SAMPLING),
+    CONV: (CONV, SAMPLING),  # samples nothing
 }
 MAIN = ("MaskDiff", "plain UNet")  # the others were trained until they could be dropped
 # beside those of coco_mini.py
@@ -66,16 +69,17 @@ def main() -> None:
         "--steps", type=int, default=2000, help="of each training; more than before continues from there"
     )
     parser.add_argument("--every", type=int, default=200, help="steps between two points of the learning curve")
+    parser.add_argument("--conv-steps", type=int, default=2000, help="of the conv head and its detector; 0: without")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=MAIN)
     args = parser.parse_args()
     cli.set_up_jax()
-    result = study(args.root.resolve(), args.runs, args.steps, args.every, args.methods, SETTINGS)
+    result = study(args.root.resolve(), args.runs, args.steps, args.every, args.methods, SETTINGS, args.conv_steps)
     measure.write("photos", result)
 
 
 def study(
-    root: Path, runs: Path, steps: int, every: int, methods: list[str], settings: dict[str, Any],
-    figure: Path = measure.ROOT / "docs" / "photos.png",
+    root: Path, runs: Path, steps: int, every: int, methods: list[str], settings: dict[str, Any], conv_steps: int,
+    conv_settings: dict[str, Any] | None = None, figure: Path = measure.ROOT / "docs" / "photos.png",
 ) -> dict[str, Any]:  # fmt: skip
     """Trains and scores the methods; returns what the json holds and renders the figure.
 
@@ -85,7 +89,9 @@ def study(
       steps: of each training.
       every: steps between two points of a learning curve; divides `steps`.
       methods: names in METHODS.
-      settings: config fields, "a.b.c", of all methods.
+      settings: config fields, "a.b.c", of all methods but the conv head.
+      conv_steps: of the conv head; 0: it is not trained.
+      conv_settings: config fields of the conv head.
       figure: where the figure is rendered to.
     """
     if steps % every:
@@ -95,27 +101,31 @@ def study(
     print(json.dumps(guesses), flush=True)
     crops = CropInfos.of(parts["training"].crops.infos)
     curves, weights = train(parts, methods, runs, steps, every)
+    opened = {name: {key: method_data(part, name) for key, part in parts.items()} for name in methods}
+    if conv_steps:
+        opened[CONV], weights[CONV], curves[CONV] = conv_head(parts, runs, conv_steps, conv_settings or {})
     about = {
         name: {
             "steps": curve[-1]["step"],
             "seconds": round(sum(point["seconds"] for point in curve), 1),
-            "parameters": sum(x.size for x in jax.tree.leaves(weights[name]["mask_head"])),
+            "parameters": sum(x.size for x in jax.tree.leaves(trained_part(name, weights[name]))),
             "curve": curve,
         }
         for name, curve in curves.items()
     }
     rows, scored = {}, {}
     for label, (name, sampling) in SAMPLINGS.items():
-        if name in methods:
+        if name in opened:
             rows[label] = {"method": name, "sampling": sampling}
             for key in ("held out", "val"):
-                part = method_data(parts[key], name)
+                part = opened[name][key]
                 scored[label] = objects_of(part, weights[name], sampling)
                 rows[label][key] = mean_ious_of(part, scored[label])
             print(label, json.dumps(rows[label]), flush=True)
     shown = photos_figure.render(parts["val"], scored, read_images(root), figure)
     return {
-        "command": f"python benchmarks/studies/photos.py --root=FOLDER --steps={steps} --every={every}",
+        "command": f"python benchmarks/studies/photos.py --root=FOLDER --steps={steps} --every={every}"
+        f" --conv-steps={conv_steps}",
         "trained_on": {"photos": len(set(crops.image_ids.tolist())), "objects": len(crops)},
         "photos": {name: len(part.test.infos) for name, part in parts.items()},  # that are scored
         "objects": {name: masks.objects(part) for name, part in parts.items()},
@@ -231,6 +241,23 @@ def train(parts: dict[str, Data], methods: list[str], runs: Path, steps: int, ev
             atomic.write_json(folders[name] / "curve.json", curves[name])
             print(name, json.dumps(about), flush=True)
     return curves, weights
+
+
+def conv_head(parts: dict[str, Data], runs: Path, steps: int, settings: dict[str, Any]) -> tuple[dict, Any, list]:
+    """The photos with the config of the conv head, its weights, and its curve, which has the last step alone."""
+    config, params, seconds = photos_conv.train(parts["training"], runs / "conv-head", steps, settings)
+    opened = {key: part._replace(config=config) for key, part in parts.items()}
+    point = {"step": steps, "seconds": round(seconds, 1), "loss": None}
+    return (
+        opened,
+        params,
+        [point | {key: mean_ious_of(opened[key], objects_of(opened[key], params, SAMPLING)) for key in CURVES}],
+    )
+
+
+def trained_part(name: str, params: Any) -> Any:
+    """The weights that a method trains: the mask head, or all of a Mask R-CNN."""
+    return params if name == CONV else params["mask_head"]
 
 
 def saved_curve(runs: Path, name: str) -> list[dict[str, Any]]:

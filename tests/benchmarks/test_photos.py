@@ -24,6 +24,10 @@ TINY = {
     "train.mask.batch": 4, "eval.mask_batch": 4, "data.region_augment": 0.5,
 }  # fmt: skip
 
+CONV = {key: value for key, value in TINY.items() if key.startswith("model.detector") or "short_side" in key} | {
+    "model.detector.fpn_min_level": 4, "model.detector.anchor_sizes": (20, 40, 80), "model.mask.cnn.channels": 8,
+}  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def small_net(monkeypatch):
@@ -71,7 +75,7 @@ def write_split(folder, split, ids):
 def test_the_study_runs_and_is_not_run_again(root, tmp_path, monkeypatch):
     figure = tmp_path / "photos.png"
     methods, runs = list(photos.MAIN), tmp_path / "runs"
-    result = photos.study(root, runs, 2, 2, methods, TINY, figure)
+    result = photos.study(root, runs, 2, 2, methods, TINY, 0, figure=figure)
     assert result["photos"] == {"training": 2, "held out": 2, "val": 4}
     assert set(result["methods"]) == set(photos.MAIN) and not result["other_curves"]
     assert result["trained_on"] == {"photos": 8, "objects": 8}
@@ -82,10 +86,8 @@ def test_the_study_runs_and_is_not_run_again(root, tmp_path, monkeypatch):
         assert [point["step"] for point in found["curve"]] == [2]
         assert all(0 < point["loss"] < 5 for point in found["curve"])
         assert found["curve"][-1]["training"]["0.5"]["miou_novel"] is None
-    assert list(result["rows"]) == list(photos.SAMPLINGS)
-    for row in result["rows"].values():
-        for values in (*row["val"].values(), *row["held out"].values()):
-            assert all(0 <= value <= 1 for value in values.values())
+    assert [*result["rows"], photos.CONV] == list(photos.SAMPLINGS)
+    check_rows(result)
     assert {row["image_id"] for row in result["figure"]["objects"]} == {101, 103, 104}
     shown = {photo["url"] for photo in result["figure"]["photos"]}
     assert shown and not shown & {"https://example.org/train/2", "https://example.org/val/102"}
@@ -95,6 +97,26 @@ def test_the_study_runs_and_is_not_run_again(root, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_step", lambda *_: None)
     curves, _ = photos.train(photos.open_parts(root, runs, TINY), methods, runs, 2, 2)
     assert curves == {name: found["curve"] for name, found in result["methods"].items()}
+
+
+def check_rows(result):
+    for row in result["rows"].values():
+        for values in (*row["val"].values(), *row["held out"].values()):
+            assert all(0 <= value <= 1 for value in values.values())
+
+
+@pytest.mark.slow  # compiles the training of a Mask R-CNN
+def test_the_conv_head_of_a_mask_rcnn(root, tmp_path):
+    """It is trained on the same photos, scored as the others, and not trained again."""
+    figure, runs, methods = tmp_path / "photos.png", tmp_path / "runs", ["plain UNet"]
+    result = photos.study(root, runs, 2, 2, methods, TINY, 2, CONV, figure)
+    (point,) = result["methods"][photos.CONV]["curve"]
+    assert point["step"] == 2 and point["loss"] is None
+    assert list(result["rows"]) == ["plain UNet", photos.CONV]
+    check_rows(result)
+    assert figure.stat().st_size > 1000
+    again = photos.study(root, runs, 2, 2, methods, TINY, 2, CONV, figure)
+    assert again["rows"] == result["rows"]
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(root, tmp_path):
