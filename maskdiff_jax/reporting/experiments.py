@@ -1,6 +1,7 @@
 """Experiments: evaluations that differ in seeds alone; what they are called, and their values by seed."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,16 @@ STAGE_1 = "stage 1"
 SETTINGS = ("COCO-All", "COCO-Novel", "COCO2VOC", "all classes", "novel classes only", STAGE_1)  # in this order
 METHODS = {  # config.method -> label, in the order of rows
     "mrcn_ft_full": "MRCN+ft-full", "meta_rcnn": "Meta R-CNN", "fgn": "FGN", "mtfa": "MTFA", "imtfa": "iMTFA",
-    "ifs_rcnn": "iFS-RCNN", "plain_unet": "basic UNet", "maskdiff": "MaskDiff",
+    "ifs_rcnn": "iFS-RCNN", "plain_unet": "plain UNet", "maskdiff": "MaskDiff",
 }  # fmt: skip
+ABLATIONS = {  # likewise, of configs/ablations/
+    "guided": "MaskDiff, w = 5", "no_guidance": "MaskDiff, w = 1", "support_none": "MaskDiff, no shots at test",
+    "support_other": "MaskDiff, shots of another class", "no_shots": "MaskDiff without shots",
+    "no_class": "MaskDiff without classes", "one_stage": "MaskDiff, mask head new in stage 2",
+    "one_stage_literal": "MaskDiff, stage 2 alone", "gt_boxes": "MaskDiff, ground-truth boxes",
+    "gt_classes": "MaskDiff, ground-truth classes", "tightened": "MaskDiff, larger regions",
+}  # fmt: skip
+NUMBERED = {r"guided(\d+)": "MaskDiff, w = {}", r"steps(\d+)": "MaskDiff, {} steps"}
 PAPER, DISTILLED = "+paper", "+distilled"  # after config.method: with paper=true, of stage "distill"
 
 
@@ -60,7 +69,10 @@ def describe(key: Key) -> str:
 def method_label(method: str) -> str:
     """A method's name for readers; an unknown one as it is."""
     name, *marks = method.split("+")
-    label = METHODS.get(name, name)
+    label = (METHODS | ABLATIONS).get(name, name)
+    for pattern, numbered in NUMBERED.items():
+        if match := re.fullmatch(pattern, name):
+            label = numbered.format(match[1])
     words = {PAPER[1:]: ", as in the paper", DISTILLED[1:]: ", distilled"}
     return label + "".join(words[mark] for mark in marks)
 

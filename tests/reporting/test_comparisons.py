@@ -92,7 +92,10 @@ def test_oracles_do_not_compete(tmp_path):
         "COCO-All (coco), K = 1: MaskDiff has 10.50 ± 6.35 mask AP, n = 2 shot seeds."
     ]
     (table,) = tables.result_tables(members, "n", "t")
-    assert [row.label for row in table.blocks[0].rows if not row.source] == ["gt_boxes (oracle)", "MaskDiff"]
+    assert [row.label for row in table.blocks[0].rows if not row.source] == [
+        "MaskDiff, ground-truth boxes (oracle)",
+        "MaskDiff",
+    ]
     assert "oracle" in table.note
 
 

@@ -53,4 +53,7 @@ def test_labels():
     assert method_label("mrcn_ft_full") == "MRCN+ft-full"
     assert method_label("maskdiff+paper") == "MaskDiff, as in the paper"
     assert method_label("maskdiff+distilled") == "MaskDiff, distilled"
-    assert method_label("no_shots") == "no_shots"
+    assert method_label("no_shots") == "MaskDiff without shots"
+    assert method_label("guided") == method_label("guided5") == "MaskDiff, w = 5"
+    assert method_label("steps8") == "MaskDiff, 8 steps"
+    assert method_label("mine") == "mine"
