@@ -15,6 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import grid_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/mask_head.md"))
 QUALITY = ("bbox/{}AP", "bbox/{}AP50", "segm/{}AP", "segm/{}AP50", "mask_iou/{}")
@@ -167,7 +171,8 @@ def _best_threshold(held_out: dict) -> str:
 def photos_curve() -> str:
     """Mask IoU by step at each method's threshold, of objects trained on and of held-out ones of the same classes."""
     r = results("photos")
-    curves = {name: found["curve"] for name, found in r["methods"].items()} | r["other_curves"]
+    # the conv head has no curve
+    curves = {name: m["curve"] for name, m in r["methods"].items() if len(m["curve"]) > 1} | r["other_curves"]
     columns = ["steps", *(f"{name}: {part}" for name in curves for part in ("loss", "training", "held out"))]
     steps = sorted({point["step"] for curve in curves.values() for point in curve})
     rows = {step: [f"{step:,}"] for step in steps}
@@ -234,6 +239,28 @@ def ablations() -> str:
     return f"{markdown(header, rows)}\n\n{_measured(r)}"
 
 
+def grid() -> str:
+    """Mask AP of every method on shapes at each K: the results table."""
+    r = results("shapes_grid")
+    counts = f"Mean of {grid_tables.seeds(r)} ± half of the 95 % confidence interval. {_measured(r)}"
+    return f"{markdown(*grid_tables.main(r, 'segm'))}\n\n{counts}"
+
+
+def grid_boxes() -> str:
+    """The same of boxes."""
+    return markdown(*grid_tables.main(results("shapes_grid"), "bbox"))
+
+
+def grid_differences() -> str:
+    """Each method and ablation at K = 5 beside MaskDiff, on the same seeds."""
+    return markdown(*grid_tables.differences(results("shapes_grid"), "5"))
+
+
+def grid_by_iou() -> str:
+    """Masks of novel classes at K = 5, at low and high IoU."""
+    return markdown(*grid_tables.by_iou(results("shapes_grid"), "5", "novel"))
+
+
 def finetune() -> str:
     """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
     by_steps: dict[tuple[int, int], list[dict]] = {}
@@ -298,7 +325,7 @@ TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart, quickstart_classes, coco_mini, photos, photos_curve, photos_credits, roi_sampling, ablations,
-        finetune, data_pipeline, detector, paste, image_libraries,
+        grid, grid_boxes, grid_differences, grid_by_iou, finetune, data_pipeline, detector, paste, image_libraries,
     )
 }  # fmt: skip
 

@@ -30,7 +30,8 @@ from benchmarks import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (1, 5, 10)
-METRICS = [f"{kind}/{group}AP" for kind in ("bbox", "segm") for group in ("", "base/", "novel/")]
+APS = ("AP", "AP50", "AP75")
+METRICS = [f"{kind}/{g}{ap}" for kind in ("bbox", "segm") for g in ("", "base/", "novel/") for ap in APS]
 METRICS += [f"mask_iou/{group}" for group in ("all", "base", "novel")]
 STATISTICS = (
     "mean", "std_over_shot_seeds", "std_over_noise_seeds", "ci95_half_width_student_t", "difference",

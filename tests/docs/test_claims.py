@@ -1,0 +1,57 @@
+"""What docs/results.md says about the paper's claims is what benchmarks/results/shapes_grid.json shows."""
+
+from benchmarks.tables import results
+from tests.docs.documents import section
+
+GRID = results("shapes_grid")["shots"]
+GROUPS = ("base", "novel")
+TEXT = " ".join(section("docs/results.md", "Shapes: every method").split())
+OTHERS = ("plain_unet", "mtfa", "mrcn_ft_full", "imtfa", "ifs_rcnn")
+
+
+def found(shots, method, metric, statistic="mean"):
+    return GRID[shots][method][metric][statistic][0]
+
+
+def test_all_rows_have_five_seeds():
+    for methods in GRID.values():
+        assert {"maskdiff", *OTHERS} <= set(methods)
+        assert all(metrics["segm/AP"]["mean"][1] == 5 for metrics in methods.values())
+
+
+def test_maskdiff_has_the_best_masks():
+    weak = []
+    for shots in GRID:
+        for method in OTHERS:
+            for group in GROUPS:
+                metric = f"segm/{group}/AP"
+                assert found(shots, method, metric, "difference") < 0
+                if found(shots, method, metric, "p_paired_t_holm") >= 0.05:
+                    weak.append((shots, method, group))
+        assert found(shots, "maskdiff", "mask_iou/novel") > found(shots, "mtfa", "mask_iou/novel") + 5
+        assert found(shots, "maskdiff", "bbox/novel/AP") > found(shots, "mtfa", "bbox/novel/AP") + 5
+    assert weak == [("5", "plain_unet", "novel"), ("5", "mrcn_ft_full", "novel")]
+    assert "except two on novel classes at K = 5, to the plain UNet and to MRCN+ft-full" in TEXT
+
+
+def test_where_diffusion_beats_the_plain_unet():
+    """By one to two points, at high IoU."""
+    for shots in GRID:
+        for group in GROUPS:
+            assert -2.5 < found(shots, "plain_unet", f"segm/{group}/AP", "difference") < -1
+            low = [found(shots, method, f"segm/{group}/AP50") for method in ("maskdiff", "plain_unet")]
+            assert abs(low[0] - low[1]) < 1.5
+
+
+def test_what_the_ablations_show():
+    assert "A weight of 5 costs base classes four points" in TEXT
+    assert -5 < found("5", "guided", "segm/base/AP", "difference") < -3.5
+    for method in ("guided", "no_shots", "no_class"):
+        assert abs(found("5", method, "segm/novel/AP", "difference")) < 0.5
+        assert found("5", method, "segm/novel/AP", "p_paired_t_holm") > 0.05
+    spread = {m: found("5", m, "segm/base/AP", "std_over_noise_seeds") for m in ("maskdiff", "guided", "no_class")}
+    assert abs(spread["guided"] - spread["maskdiff"]) < 0.1 and spread["no_class"] < 0.6 * spread["maskdiff"]
+    for method in ("no_shots", "no_class"):
+        assert abs(found("5", method, "segm/base/AP", "difference")) < 1
+    assert "by 13 points and more" in TEXT
+    assert max(found("5", "one_stage", f"segm/{group}/AP", "difference") for group in GROUPS) <= -13
