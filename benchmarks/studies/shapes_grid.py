@@ -160,16 +160,24 @@ def main() -> int:
         parser.error(f"unknown method {', '.join(unknown)}: choose {', '.join(known)}")
     tasks = [task for name in names for task in tasks_of(args, name, known[name])]
     tasks = list({task.name: task for task in tasks}.values())  # two methods may have one stage 1
-    report = ["launch/report.py", *(str(args.output / name) for name in names), f"--output={args.output / 'report'}"]
+    # the figures show the methods, not their ablations: so many curves cannot be told apart
+    shown = [name for name in names if known[name].shots == SHOTS]
+    reports = {"report": names} | ({"figures": shown} if shown else {})
+    commands = {
+        folder: ["launch/report.py", *(str(args.output / name) for name in of), f"--output={args.output / folder}"]
+        for folder, of in reports.items()
+    }
     if args.dry_run:
-        print("\n".join(shlex.join(["python", *command]) for command in (*(task.command for task in tasks), report)))
+        every = (*(task.command for task in tasks), *commands.values())
+        print("\n".join(shlex.join(["python", *command]) for command in every))
         return 0
     failed = work(tasks, args.processes, args.output / "logs")
-    print(shlex.join(["python", *report]), flush=True)
-    if subprocess.run([sys.executable, *report], cwd=ROOT, check=False).returncode:
-        failed.append("report")
-    else:
-        save(args.output / "report")
+    for folder, command in commands.items():
+        print(shlex.join(["python", *command]), flush=True)
+        if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
+            failed.append(folder)
+    if not failed:
+        save(args.output / "report", args.output / "figures")
     if failed:
         print(f"failed: {', '.join(failed)}; the same command resumes", file=sys.stderr)
     return int(bool(failed))
@@ -258,13 +266,18 @@ def execute(task: Task, log: Path) -> bool:
     return code == 0
 
 
-def save(report: Path) -> None:
-    """Leaves benchmarks/results/shapes_grid.json, what the tables of docs/results.md are made of, and the figures."""
+def save(report: Path, figures: Path) -> None:
+    """Leaves benchmarks/results/shapes_grid.json, what the tables of docs/results.md are made of, and the figures.
+
+    Args:
+      report: folder of the report of all methods.
+      figures: folder of the report whose curves are shown.
+    """
     with (report / "tables.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "this report"]
     measure.write("shapes_grid", {"shots": by_shots(rows)} | measure.machine())
     for shots in SHOTS:
-        for figure in report.glob(f"curves-shapes-all-classes-*{shots}shot.png"):
+        for figure in figures.glob(f"curves-shapes-all-classes-*{shots}shot.png"):
             shutil.copyfile(figure, ROOT / "docs" / f"shapes_grid_{shots}shot.png")
 
 
