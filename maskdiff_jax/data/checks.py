@@ -19,6 +19,10 @@ BROKEN = "image file is broken or of another size than the json says"
 SMALL = "object too small for the mask head"
 DARK = "16-bit image that decodes to almost black: it uses the lower bits only; scale its values to 0..65535"
 DARKEST = 16  # of 0..255: 12-bit values in a 16-bit file decode to less
+NO_BASE = (
+    "no base class: every class is in data.novel_classes, and stage 1 has nothing to learn from; add classes with many "
+    "objects, or take names out of data.novel_classes"
+)
 ELSEWHERE = "box that is not around its mask (is bbox x, y, width, height in px?)"
 MANY = "image with more than"
 
@@ -157,10 +161,7 @@ def stops(
     if not needs_shots:
         return found
     if all(c.novel for c in dataset.categories):
-        found.append(
-            "no base class: every class is in data.novel_classes, and stage 1 has nothing to learn from; add classes "
-            "with many objects, or take names out of data.novel_classes"
-        )
+        found.append(NO_BASE)
     shots = _shots(dataset, min_box_side, min_mask_area)
     without = [c.name for k, c in enumerate(dataset.categories) if not shots[k]]
     if without:

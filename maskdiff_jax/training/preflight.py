@@ -46,8 +46,8 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
     Raises:
       FileNotFoundError: the test split is missing.
       ValueError: an unknown optimizer or schedule, a batch that the devices cannot share, another number of classes
-        than the model has, other classes in the test split than in the training split; in the literal preset a class
-        with fewer objects than its K.
+        than the model has, other classes in the test split than in the training split, no base class in stage 1; in
+        the literal preset a class with fewer objects than its K.
       OSError: the checkpoints do not fit on the disk.
     """
     _check_phases(config)
@@ -122,6 +122,8 @@ def _check_data(config: ConfigDict) -> list[str]:
     data = config.data
     categories, count = checks.objects_per_class(sources.files(data, "train")[0])
     _check_classes(config, len(categories), data.train_json)
+    if config.stage == "base" and set(categories.values()) <= set(data.novel_classes):
+        raise ValueError(f"{data.train_json}: {checks.NO_BASE}")
     if data.test_json:  # "": a dataset without a test split
         pipeline.open_split(data, "test")  # raises what evaluation would, a missing image included
         if differ := checks.other_classes(sources.files(data, "train")[0], sources.files(data, "test")[0]):

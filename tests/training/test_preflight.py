@@ -62,6 +62,19 @@ def test_the_number_of_classes(custom, tmp_path, count):
         preflight.check(config, tmp_path)
 
 
+def test_a_dataset_of_novel_classes_alone(custom, tmp_path):
+    """One class is enough for stage 1, but not a novel one."""
+    for name in ("train.json", "test.json"):
+        edit(tmp_path / name, lambda d: d.update(categories=[{"id": 1, "name": "ring"}]))
+    custom.model.num_classes = 1
+    with pytest.raises(ValueError, match="^train.json: no base class: every class is in data.novel_classes"):
+        preflight.check(custom, tmp_path)
+    custom.data.novel_classes = ()
+    for name in ("train.json", "test.json"):
+        edit(tmp_path / name, lambda d: [a.update(category_id=1) for a in d["annotations"]])
+    assert preflight.check(custom, tmp_path) == []
+
+
 def test_the_test_split(custom, tmp_path):
     edit(tmp_path / "test.json", lambda d: d["categories"][3].update(name="sphere"))
     with pytest.raises(ValueError, match=r"test.json lists other classes than train.json, e.g. '\w+' \(id 4\)"):

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from maskdiff_jax.data.formats import coco_json, collected, labelme, mask_files, yolo
 
@@ -31,7 +32,7 @@ def read_annotations(path: str | Path) -> collected.Collected:
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() == ".json":
-        return _read_coco({"all": path})
+        return _read_coco({"all": [path]})
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         return yolo.read(path.parent)
     if not path.is_dir():
@@ -75,46 +76,71 @@ def _json_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return coco, single
 
 
-def _splits(files: list[Path], folder: Path) -> dict[str, Path]:
-    """Which COCO json is which split, by its name or its folder's."""
+def _splits(files: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """Which COCO json belongs to which split, by its name or its folder's; validation and test are the test set."""
     if len(files) == 1:
-        return {"all": files[0]}
-    found: dict[str, Path] = {}
+        return {"all": files}
+    found: dict[str, list[Path]] = {}
+    kinds = set()
     for path in files:
         words = [*path.relative_to(folder).parts[:-1], *path.stem.replace("-", "_").split("_")]
-        split = next((SPLITS[w.lower()] for w in words if w.lower() in SPLITS), None)
-        if split is None or split in found:
+        kind = next((w.lower() for w in words if w.lower() in SPLITS), None)
+        if kind is None or kind in kinds:
             break
-        found[split] = path
-    if set(found) == {"train", "test"} and len(files) == 2:
+        kinds.add(kind)
+        found.setdefault(SPLITS[kind], []).append(path)
+    if set(found) == {"train", "test"} and sum(map(len, found.values())) == len(files):
         return found
     listed = ", ".join(str(p.relative_to(folder)) for p in files[:4])
     raise ValueError(
-        f"{folder} has {len(files)} COCO-format json files ({listed}): give one of them, or keep two, train.json and "
-        "test.json"
+        f"{folder} has {len(files)} COCO-format json files ({listed}): give one, or keep train.json and test.json"
     )
 
 
-def _read_coco(files: dict[str, Path]) -> collected.Collected:
-    documents, notes, places = {}, Counter(), {}
-    for split, path in files.items():
-        document = coco_json.parse(path)
-        coco_json.categories(document["categories"], path)
-        names = [image.file_name for image in coco_json.images(document["images"], path)]
-        if not names:
-            raise ValueError(f"{path} lists no image")
-        places[split] = _image_dir(path, names[0])
-        dummies = coco_json.dummies(document)
-        for name in dummies:
-            notes[f"category '{name}', the empty supercategory that Roboflow adds (dropped)"] += 1
-        kept = [c for c in document["categories"] if c["name"] not in dummies]
-        documents[split] = {**document, "categories": kept}
-    common = Path(os.path.commonpath(list(places.values())))
-    for split, document in documents.items():
-        prefix = places[split].relative_to(common)
-        entries = [{**i, "file_name": (prefix / i["file_name"]).as_posix()} for i in document["images"]]
-        documents[split] = {**document, "images": entries}
+def _read_coco(files: dict[str, list[Path]]) -> collected.Collected:
+    notes: Counter = Counter()
+    read = {path: _read_json(path, notes) for paths in files.values() for path in paths}
+    common = Path(os.path.commonpath([folder for _, folder in read.values()]))
+    for document, folder in read.values():
+        prefix = folder.relative_to(common)
+        for image in document["images"]:
+            image["file_name"] = (prefix / image["file_name"]).as_posix()
+    documents = {}
+    for split, (first, *others) in files.items():
+        documents[split] = read[first][0]
+        for path in others:
+            documents[split] = _merge(documents[split], read[path][0], path)
     return collected.Collected("COCO json", documents, common, notes)
+
+
+def _read_json(path: Path, notes: Counter) -> tuple[dict[str, Any], Path]:
+    """A COCO-format json without dummy categories, and the folder of its images."""
+    document = coco_json.parse(path)
+    coco_json.categories(document["categories"], path)
+    listed = coco_json.images(document["images"], path)
+    if not listed:
+        raise ValueError(f"{path} lists no image")
+    dummies = coco_json.dummies(document)
+    for name in dummies:
+        notes[f"category '{name}', the empty supercategory that Roboflow adds (dropped)"] += 1
+    kept = [c for c in document["categories"] if c["name"] not in dummies]
+    return document | {"categories": kept}, _image_dir(path, listed[0].file_name)
+
+
+def _merge(first: dict[str, Any], second: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One COCO-format document of two; the second's images and annotations get new ids."""
+    if sorted((c["id"], c["name"]) for c in first["categories"]) != sorted(
+        (c["id"], c["name"]) for c in second["categories"]
+    ):
+        raise ValueError(f"{path} lists other classes than the json of the other test images: list the same in both")
+    shift = 1 + max(i["id"] for i in first["images"])
+    listed = [i | {"id": i["id"] + shift} for i in second["images"]]
+    annotations = list(first["annotations"])
+    free = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)
+    for k, a in enumerate(second["annotations"]):
+        if isinstance(a, dict) and isinstance(a.get("image_id"), int):
+            annotations.append(a | {"id": free + k, "image_id": a["image_id"] + shift})
+    return first | {"images": first["images"] + listed, "annotations": annotations}
 
 
 def _image_dir(path: Path, name: str) -> Path:

@@ -46,6 +46,18 @@ def test_splits_of_coco_files(tmp_path):
     assert "'pets', the empty supercategory that Roboflow adds (dropped)" in kind and count == 2
 
 
+def test_validation_and_test_files_are_one_test_set(tmp_path):
+    for split in ("train", "valid", "test"):
+        photo(tmp_path / split / f"{split}.jpg")
+        coco(tmp_path / split / "_annotations.coco.json", f"{split}.jpg")
+    document = recognize.read_annotations(tmp_path).documents["test"]
+    assert [(i["id"], i["file_name"]) for i in document["images"]] == [(7, "test/test.jpg"), (15, "valid/valid.jpg")]
+    assert [(a["id"], a["image_id"]) for a in document["annotations"]] == [(1, 7), (2, 15)]
+    coco(tmp_path / "valid" / "_annotations.coco.json", "valid.jpg", categories=[{"id": 5, "name": "cat"}])
+    with pytest.raises(ValueError, match="valid/_annotations.coco.json lists other classes than the json of the other"):
+        recognize.read_annotations(tmp_path)
+
+
 def test_a_supercategory_that_has_objects_is_a_class():
     categories = [{"id": 1, "name": "dog", "supercategory": "dog"}, {"id": 2, "name": "pug", "supercategory": "dog"}]
     with_dog = {"categories": categories, "annotations": [{"category_id": 1}, {"category_id": []}]}
