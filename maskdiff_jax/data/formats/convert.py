@@ -105,7 +105,7 @@ def _write_split(document: dict[str, Any], image_dir: Path, folder: Path, name: 
 def _describe(source: Collected, documents: dict[str, dict[str, Any]], output: Path) -> list[str]:
     lines = [f"read: {source.format}"]
     lines += [f"  not used: {count} x {kind}" for kind, count in source.notes.items()]
-    for name, document in documents.items():
+    for name, document in sorted(documents.items(), reverse=True):  # "train" first
         size = f"{len(document['images'])} images, {len(document['annotations'])} objects"
         lines.append(f"wrote {output / name}.json and {output / name}/: {size}")
     if "all" in source.documents and "test" in documents:
