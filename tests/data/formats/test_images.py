@@ -161,3 +161,29 @@ def test_gray_palette_alpha_and_animations():
     frames = [Image.new("RGB", (10, 8), (c, 0, 0)) for c in (250, 10)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert images.decode_image(data, "x").shape == (8, 10, 3) and images.decode_image(data, "x")[0, 0, 0] > 240
+
+
+@pytest.mark.parametrize("suffix", ("jpg", "png", "tif"))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_read_without_decoding(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (20, 10)).save(path, exif=exif)
+    size = images.read_size(path)
+    assert (size.height, size.width) == images.decode_image(path.read_bytes(), "a").shape[:2]
+
+
+def test_the_size_of_a_broken_or_missing_file_is_an_error(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot read the image .*a.jpg"):
+        images.read_size(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="b.jpg"):
+        images.read_size(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("suffix", ("png", "tif"))
+def test_16_bits_are_noticed(tmp_path, suffix):
+    for dtype in (np.uint8, np.uint16):
+        Image.fromarray(np.zeros((4, 5), dtype)).save(tmp_path / f"a.{suffix}")
+        assert images.is_16_bit((tmp_path / f"a.{suffix}").read_bytes()) == (dtype is np.uint16)
