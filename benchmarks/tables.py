@@ -1,4 +1,4 @@
-"""Fills the tables of README.md, docs/results.md and docs/mask_head.md from the json files in benchmarks/results/.
+"""Fills the tables of README.md and of documents in docs/ from the json files in benchmarks/results/.
 
     python benchmarks/tables.py            # rewrites the documents in place
     python benchmarks/tables.py --check    # exit code 1 where a document differs from the json files
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import grid_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/mask_head.md"))
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/mask_head.md", "docs/own_data.md"))
 QUALITY = ("bbox/{}AP", "bbox/{}AP50", "segm/{}AP", "segm/{}AP50", "mask_iou/{}")
 
 
@@ -321,11 +321,57 @@ def image_libraries() -> str:
     return f"{markdown(('ms per COCO photo', 'one thread'), rows)}\n\n{_measured(r)}"
 
 
+PEAK, SHARE = 71e12, 0.3  # FLOP/s of an RTX 3090 in bfloat16 (gpu_compile.GPUS), and how much of it is assumed
+
+
+def model_sizes() -> str:
+    """What each size of the presets custom and coco costs."""
+    r = results("model_sizes")
+    sizes = r["sizes"].values()
+
+    def each(text: Callable[[dict], str]) -> list[str]:
+        return [text(size) for size in sizes]
+
+    def hours(size: dict) -> str:
+        estimate = sum(size["pflop_stage_1"].values()) * 1e15 / (SHARE * PEAK) / 3600
+        return f"{estimate:,.0f}" if estimate >= 1 else "under 1"
+
+    rows = [
+        ["parameters of the detector, millions", *each(lambda s: f"{s['parameters']['detector'] / 1e6:.1f}")],
+        ["parameters of the mask head, millions", *each(lambda s: f"{s['parameters']['mask_head'] / 1e6:.1f}")],
+        ["short side of images, px", *each(lambda s: str(s["short_side"]))],
+        ["side of masks, px", *each(lambda s: str(s["mask_size"]))],
+        ["GFLOP, detection in an image", *each(lambda s: f"{s['gflop']['detection']:.3g}")],
+        ["GFLOP, one mask", *each(lambda s: f"{s['gflop']['mask']:.3g}")],
+        [
+            "stage 1: detector, steps x images",
+            *each(lambda s: f"{s['steps']['detector']:,} x {s['batch']['detector']}"),
+        ],
+        ["stage 1: mask head, steps x objects", *each(lambda s: f"{s['steps']['mask']:,} x {s['batch']['mask']}")],
+        ["stage 1: PFLOP", *each(lambda s: f"{sum(s['pflop_stage_1'].values()):,.2f}")],
+        ["stage 1: hours on an RTX 3090, estimated", *each(hours)],
+    ]
+    if timed := r["seconds_per_step"]:
+        for part, what in (("detector", "detector"), ("mask", "mask head")):
+            cells = [f"{timed[name][part]:.2f}" if name in timed else "" for name in r["sizes"]]
+            rows.append([f"seconds per training step of the {what}, CPU", *cells])
+    devices = "".join(
+        f" Size {name} was timed on {t['device']}, {t['date']}, at a load average of {t['load']:.1f}."
+        for name, t in timed.items()
+    )
+    estimate = (
+        f"The estimate takes {100 * SHARE:.0f} % of the card's bfloat16 peak ({PEAK / 1e12:.0f} TFLOPS) and images "
+        "that arrive in time; nothing was timed on a GPU."
+    )
+    return f"{markdown(('size', *r['sizes']), rows)}\n\n{estimate}{devices}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart, quickstart_classes, coco_mini, photos, photos_curve, photos_credits, roi_sampling, ablations,
         grid, grid_boxes, grid_differences, grid_by_iou, finetune, data_pipeline, detector, paste, image_libraries,
+        model_sizes,
     )
 }  # fmt: skip
 
