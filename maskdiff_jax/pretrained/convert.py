@@ -143,7 +143,9 @@ def _check_groups(config: ConfigDict, name: str) -> None:
 
 def _fix(config: ConfigDict, weights: str) -> str:
     preset = "coco" if config.preset.startswith("shapes") else config.preset
-    return f"use --config configs/base.py:{preset},weights={weights} here and in later commands"
+    # no file fits size tiny; of the smaller ones, size small has the full detector
+    size = "" if config.size == "paper" else ",size=small"
+    return f"use --config configs/base.py:{preset}{size},weights={weights} here and in later commands"
 
 
 def check_norms(config: ConfigDict, params: dict) -> None:

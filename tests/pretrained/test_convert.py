@@ -219,3 +219,14 @@ def test_a_stage_starts_only_from_weights_of_its_pixels(tmp_path):
         check_layout(tmp_path, config("coco,weights=scratch"))
     with pytest.raises(FileNotFoundError, match="no run to start from"):
         check_layout(tmp_path / "none", made)
+
+
+@pytest.mark.parametrize("arg", ["custom,size=tiny", "custom,size=small", "custom"])
+def test_the_option_that_a_message_names_is_possible(arg, tmp_path):
+    """No file fits size tiny, but size small has the full detector."""
+    path = save(tmp_path, {"model": names.detector(linear=False)})
+    size = "" if arg == "custom" else ",size=small"
+    fix = f"configs/base.py:custom{size},weights=msra"
+    with pytest.raises(ValueError, match=f"use --config {fix} here and in later commands"):
+        convert.run(config(arg), tmp_path / "x", [path])
+    assert base.get_config(fix.partition(":")[2]).weights == "msra"
