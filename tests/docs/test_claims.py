@@ -55,3 +55,12 @@ def test_what_the_ablations_show():
         assert abs(found("5", method, "segm/base/AP", "difference")) < 1
     assert "by 13 points and more" in TEXT
     assert max(found("5", "one_stage", f"segm/{group}/AP", "difference") for group in GROUPS) <= -13
+
+
+def test_the_head_as_in_the_paper():
+    """Five to ten points behind the defaults, ahead of the baselines."""
+    for group in GROUPS:
+        metric = f"segm/{group}/AP"
+        assert -10 < found("5", "maskdiff+paper", metric, "difference") < -5
+        baselines = [m for m in OTHERS if m != "plain_unet"]
+        assert found("5", "maskdiff+paper", metric) > max(found("5", m, metric) for m in baselines)
