@@ -11,6 +11,7 @@ docs/gpu_compile.md from benchmarks/timing/gpu_compile.py.
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -261,6 +262,28 @@ def grid_by_iou() -> str:
     return markdown(*grid_tables.by_iou(results("shapes_grid"), "5", "novel"))
 
 
+INSTANT = ("bbox/novel/AP", "segm/novel/AP", "bbox/base/AP", "segm/base/AP")
+
+
+def instant_classes() -> str:
+    """Classes that were added without training, beside fine-tuning on the same shots."""
+    r = results("instant_classes")
+    found: dict[tuple[str, int], list[dict]] = {}
+    for row in r["rows"]:
+        found.setdefault((row["method"], row.get("shots", 0)), []).append(row)
+    rows = []
+    for (method, shots), members in sorted(found.items(), key=lambda item: item[0][1]):
+        cells = []
+        for metric in INSTANT:
+            values = [row[metric] for row in members if metric in row]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+        rows.append([str(shots or ""), method, *cells])
+    header = ("K", "", "box AP, novel", "mask AP, novel", "box AP, base", "mask AP, base")
+    lines = markdown(header, rows).replace("| --- | ---: |", "| ---: | --- |", 1)
+    return f"{lines}\n\nMean ± standard deviation over {len(found['fine-tuned', 5])} shot seeds. {_measured(r)}"
+
+
 def finetune() -> str:
     """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
     by_steps: dict[tuple[int, int], list[dict]] = {}
@@ -370,8 +393,8 @@ TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart, quickstart_classes, coco_mini, photos, photos_curve, photos_credits, roi_sampling, ablations,
-        grid, grid_boxes, grid_differences, grid_by_iou, finetune, data_pipeline, detector, paste, image_libraries,
-        model_sizes,
+        grid, grid_boxes, grid_differences, grid_by_iou, instant_classes, finetune, data_pipeline, detector, paste,
+        image_libraries, model_sizes,
     )
 }  # fmt: skip
 

@@ -64,3 +64,20 @@ def test_the_head_as_in_the_paper():
         assert -10 < found("5", "maskdiff+paper", metric, "difference") < -5
         baselines = [m for m in OTHERS if m != "plain_unet"]
         assert found("5", "maskdiff+paper", metric) > max(found("5", m, metric) for m in baselines)
+
+
+def test_classes_that_are_added_without_training():
+    def mean(shots, method, metric):
+        values = [
+            r[metric] for r in results("instant_classes")["rows"] if (r.get("shots"), r["method"]) == (shots, method)
+        ]
+        assert len(values) == (5 if shots else 1)
+        return sum(values) / len(values)
+
+    metric, before = "segm/novel/AP", mean(None, "base model alone", "segm/base/AP")
+    tuned = {k: mean(k, "fine-tuned", metric) for k in (1, 5, 10)}
+    added = {k: mean(k, "added without training", metric) for k in (1, 5, 10)}
+    assert abs(tuned[1] - added[1]) < 1 and all(tuned[k] - added[k] > 8 for k in (5, 10))
+    assert all(abs(mean(k, "added without training", "segm/base/AP") - before) < 1 for k in (1, 5, 10))
+    assert mean(1, "fine-tuned", "segm/base/AP") < before - 5
+    assert all(mean(k, "plain imprinting", "segm/base/AP") < before / 2 for k in (1, 5, 10))
