@@ -29,6 +29,10 @@ from launch import cli
 _FEATURES = flags.DEFINE_bool(
     "features", True, "Keep box features of known classes, so that Predictor.add_class works; takes some 240 images."
 )
+_BASE_SHOTS = flags.DEFINE_bool(
+    "base_shots", False, "Copy photos of the base dataset into the export, up to model.mask.slots objects of each "
+    "class, so that stage 2 can add a class without the dataset. Who gets the export gets these photos."
+)  # fmt: skip
 FORMATS = ("orbax", "stablehlo")
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Folder to write; default: export, or export-stablehlo, in the run's folder."
@@ -46,12 +50,14 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     if _FORMAT.value not in FORMATS:
         raise ValueError(f"unknown --format={_FORMAT.value}: choose {' or '.join(FORMATS)}")
+    if _FORMAT.value == "stablehlo" and _BASE_SHOTS.value:
+        raise ValueError("--base_shots goes with --format=orbax, which stage 2 can start from")
     if _FORMAT.value == "stablehlo":
         output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / f"{EXPORT}-stablehlo"
         count = stablehlo.run(config, workdir, output, _PLATFORMS.value)
     else:
         output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
-        count = export.run(config, workdir, output, features=_FEATURES.value)
+        count = export.run(config, workdir, output, features=_FEATURES.value, photos=_BASE_SHOTS.value)
     print(f"exported: {output} ({count / 1e6:.1f} million parameters)")
 
 

@@ -3,6 +3,7 @@
     export.json    the config, and the categories in the order of class ids
     support.npz    the support set: shots uint8 [C, K, M, M, 4], count [C]
     features.npz   box features of known classes, which classes that are added later are calibrated against
+    base_shots/    on request: photos of known classes as a COCO-format dataset, which stage 2 needs for a new class
     params/        the parameters (orbax)
 
 What is read is checked before anything is built from it.
@@ -19,9 +20,9 @@ import numpy as np
 from maskdiff_jax import atomic, checkpoint, config_fields, workdir
 from maskdiff_jax.config_fields import Fields
 from maskdiff_jax.data import pipeline
-from maskdiff_jax.data.dataset import Category
+from maskdiff_jax.data.dataset import Category, Dataset
 from maskdiff_jax.data.support import make_support_set
-from maskdiff_jax.inference import calibration
+from maskdiff_jax.inference import base_shots, calibration
 from maskdiff_jax.inference.calibration import Calibration
 from maskdiff_jax.model import build
 from maskdiff_jax.types import PyTree, SupportSet
@@ -42,9 +43,12 @@ class TrainedModel(NamedTuple):
     categories: tuple[Category, ...]  # C, by class id
     support: SupportSet
     calibration: Calibration | None = None  # None: no class can be added
+    base_shots: Dataset | None = None  # None: the export keeps no photos
 
 
-def run(config: "ConfigDict", folder: str | Path, output: str | Path, *, features: bool = True) -> int:
+def run(
+    config: "ConfigDict", folder: str | Path, output: str | Path, *, features: bool = True, photos: bool = False
+) -> int:
     """Exports the weights of a finished run.
 
     Args:
@@ -52,6 +56,7 @@ def run(config: "ConfigDict", folder: str | Path, output: str | Path, *, feature
       folder: of the run.
       output: folder of the export; an older export there is replaced.
       features: whether classes can be added to the export, see `calibration.compute`.
+      photos: whether photos of known classes are copied into the export, see `base_shots`.
 
     Returns:
       The number of parameters.
@@ -63,25 +68,29 @@ def run(config: "ConfigDict", folder: str | Path, output: str | Path, *, feature
       OSError: ``output`` cannot be written.
     """
     check_output(output)
-    model = from_run(config, folder, calibrated=features)
+    model = from_run(config, folder, calibrated=features, photos=photos)
     write(output, model)
     return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
 
 
-def from_run(config: "ConfigDict", folder: str | Path, *, calibrated: bool = False) -> TrainedModel:
+def from_run(
+    config: "ConfigDict", folder: str | Path, *, calibrated: bool = False, photos: bool = False
+) -> TrainedModel:
     """The model of a run, with shots cropped from the dataset; raises as ``run``.
 
     Args:
       config: of the run.
       folder: of the run.
       calibrated: with the features that adding a class takes; they cost up to ten images of each class.
+      photos: with photos of known classes, see `base_shots`.
     """
     params = workdir.load_weights(folder, build(config.model))
     support_split = pipeline.open_split(config.data, "support")
     shots, support = make_support_set(config, support_split)
     workdir.check_shots(folder, shots)
     features = calibration.compute(config, params, support_split, shots) if calibrated else None
-    return TrainedModel(params, config, tuple(support_split.categories), support, features)
+    kept = base_shots.sample(config, support_split, shots) if photos else None
+    return TrainedModel(params, config, tuple(support_split.categories), support, features, kept)
 
 
 def check_output(output: str | Path, document: str = DOCUMENT) -> None:
@@ -110,6 +119,8 @@ def write(output: str | Path, model: TrainedModel) -> None:
     atomic.write(new / SUPPORT, lambda file: np.savez_compressed(file, **model.support._asdict()))
     if model.calibration is not None:
         calibration.write(new / FEATURES, model.calibration)
+    if model.base_shots is not None:
+        base_shots.write(new, model.base_shots)
     categories = [c._asdict() for c in model.categories]
     atomic.write_json(new / DOCUMENT, {"config": workdir.as_json(model.config), "categories": categories})
     shutil.rmtree(output, ignore_errors=True)
@@ -130,7 +141,8 @@ def read(folder: str | Path) -> TrainedModel:
         features = calibration.read(folder / FEATURES, config.model.detector.fc_channels, config.model.num_classes)
     except ValueError as error:
         raise ValueError(f"{error}: {AGAIN}") from error
-    return TrainedModel(_read_params(folder, config), config, categories, support, features)
+    params = _read_params(folder, config)
+    return TrainedModel(params, config, categories, support, features, base_shots.read(folder))
 
 
 def read_document(folder: str | Path) -> tuple[Fields, tuple[Category, ...]]:

@@ -38,12 +38,30 @@ def test_a_run_becomes_programs_for_jax_alone(run, tmp_path):
     assert document["platforms"] == ["cpu"] and (output / "run.py").is_file()
 
 
+def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
+    done = launched.run("export", run, "--output=model", "--nofeatures", "--base_shots", cwd=tmp_path)
+    assert done.code == 0, done.err
+    document = json.loads((tmp_path / "model" / "base_shots" / "train.json").read_text())
+    assert len(document["categories"]) == 12
+    shots = [a["category_id"] for a in document["annotations"] if not a["iscrowd"]]
+    assert sorted(shots) == sorted(2 * [c["id"] for c in document["categories"]])  # slots=2, and two shots in the run
+    found = predictor.load(tmp_path / "model")
+    kept = found._trained.base_shots
+    assert [i.file_name for i in kept.infos] == sorted(p.name for p in (tmp_path / "model/base_shots/images").iterdir())
+    assert kept.read(0).shape == (kept.infos[0].height, kept.infos[0].width, 3)
+    found.save(tmp_path / "model")  # over the folder that the photos are read from
+    again = predictor.load(tmp_path / "model")._trained.base_shots
+    np.testing.assert_array_equal(again.read(0), kept.read(0))
+    assert again.infos == kept.infos
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         ([], "which run? give its folder"),
         (["nowhere"], "nowhere"),
         (["{run}", "--config.model.detector.width=16"], "model.detector.width"),
+        (["{run}", "--format=stablehlo", "--base_shots"], "--base_shots goes with --format=orbax"),
         (["{run}", "--format=onnx"], "unknown --format=onnx: choose orbax or stablehlo"),
         (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose some of cpu, cuda, tpu"),
     ],
