@@ -135,9 +135,9 @@ def main() -> None:
 
 def open_data(root: Path | None, changes: dict[str, Any] | None = None) -> Data:
     """Shapes, or COCO photos at the sizes of coco_mini.py; `changes` of config fields as "a.b.c"."""
-    config = base.get_config("custom" if root else "shapes").unlock()
+    config = base.get_config("custom,size=tiny" if root else "shapes").unlock()
     if root:
-        photos = coco_mini.NET | coco_mini.SMALL | coco_mini.STEPS["base"]
+        photos = coco_mini.NET | coco_mini.STEPS["base"]
         photos |= {"data.novel_classes": coco_mini.NOVEL, "data.root": str(root), "model.num_classes": 80}
         for split, folder in (("train", "train"), ("test", "val")):
             photos[f"data.{split}_json"] = f"annotations/instances_{folder}.json"

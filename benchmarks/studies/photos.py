@@ -55,7 +55,7 @@ SETTINGS = {
     "model.mask.size": 64, "model.mask.unet.stem_patch": 4, "model.mask.unet.width": 32,
     "model.mask.unet.multipliers": (1, 2, 2), "model.mask.slots": 5, "model.mask.class_input": False,
     "data.region_long_side": 640, "data.box_jitter": 0.0, "data.region_augment": 0.5, "eval.mask_batch": 32,
-    "train.mask.batch": 16, "train.mask.lr": 1.5e-3, "train.mask.schedule": "constant", "train.mask.clip_norm": 1.0,
+    "train.mask.batch": 16, "train.mask.lr": 3.75e-4, "train.mask.schedule": "constant", "train.mask.clip_norm": 1.0,
     "train.mask.ema": 0.995,
 }  # fmt: skip
 
