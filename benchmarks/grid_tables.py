@@ -1,11 +1,11 @@
 """Tables of benchmarks/results/shapes_grid.json, which `make results` leaves: filled by tables.py."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from maskdiff_jax.reporting.experiments import method_label
 
-Metrics = Mapping[str, Mapping[str, Sequence[Any]]]  # metric -> statistic -> [value, n]
+Metrics = Mapping[str, Any]  # metric -> statistic -> value, and "shot_seeds"
 
 METHODS = ("maskdiff", "maskdiff+paper", "plain_unet", "mtfa", "mrcn_ft_full", "imtfa", "ifs_rcnn")  # of the main table
 ABLATIONS = ("guided", "no_shots", "no_class", "one_stage")
@@ -48,7 +48,7 @@ def differences(document: Mapping[str, Any], shots: str) -> tuple[list[str], lis
     for method in (*METHODS, *ABLATIONS):
         metrics = document["shots"][shots].get(method)
         if metrics:
-            row = [method_label(method), str(metrics["segm/AP"]["mean"][1])]
+            row = [method_label(method), str(metrics["shot_seeds"])]
             for group in GROUPS:
                 row += _difference(metrics[f"segm/{group}/AP"])
             rows.append(row)
@@ -60,7 +60,7 @@ def by_iou(document: Mapping[str, Any], shots: str, group: str) -> tuple[list[st
     columns = {"AP50": f"segm/{group}/AP50", "AP75": f"segm/{group}/AP75", "AP": f"segm/{group}/AP"}
     columns["mask IoU"] = f"mask_iou/{group}"
     rows = [
-        [method_label(method), *(f"{metrics[key]['mean'][0]:.1f}" for key in columns.values())]
+        [method_label(method), *(f"{metrics[key]['mean']:.1f}" for key in columns.values())]
         for method in (*METHODS, *ABLATIONS)
         if (metrics := document["shots"][shots].get(method))
     ]
@@ -70,7 +70,7 @@ def by_iou(document: Mapping[str, Any], shots: str, group: str) -> tuple[list[st
 def seeds(document: Mapping[str, Any]) -> str:
     """How many shot seeds the means of the main table are of; where not all have the same number, which."""
     counts = {
-        (method, k): metrics["segm/AP"]["mean"][1]
+        (method, k): metrics["shot_seeds"]
         for k, found in document["shots"].items()
         for method, metrics in found.items()
         if method in METHODS
@@ -83,15 +83,15 @@ def seeds(document: Mapping[str, Any]) -> str:
 def _with_interval(metrics: Metrics, name: str) -> str:
     found = metrics[name]
     half = found.get("ci95_half_width_student_t")
-    return f"{found['mean'][0]:.1f}" + (f" ± {half[0]:.1f}" if half is not None else "")
+    return f"{found['mean']:.1f}" + (f" ± {half:.1f}" if half is not None else "")
 
 
-def _difference(found: Mapping[str, Sequence[Any]]) -> list[str]:
+def _difference(found: Mapping[str, float]) -> list[str]:
     noise = found.get("std_over_noise_seeds")
-    spread = f"{noise[0]:.2f}" if noise else ""
+    spread = f"{noise:.2f}" if noise is not None else ""
     if "difference" not in found:
         return ["", "", spread]
-    value = f"{found['difference'][0]:+.1f}".replace("-", MINUS)
+    value = f"{found['difference']:+.1f}".replace("-", MINUS)
     half, p = found.get("difference_ci95_half_width_student_t"), found.get("p_paired_t_holm")
-    p_text = "" if p is None else "< 0.001" if p[0] < 0.0005 else f"{p[0]:.3f}"
-    return [value + (f" ± {half[0]:.1f}" if half is not None else ""), p_text, spread]
+    p_text = "" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}"
+    return [value + (f" ± {half:.1f}" if half is not None else ""), p_text, spread]

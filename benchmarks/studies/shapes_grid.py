@@ -30,8 +30,8 @@ from benchmarks import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = (1, 5, 10)
-APS = ("AP", "AP50", "AP75")
-METRICS = [f"{kind}/{g}{ap}" for kind in ("bbox", "segm") for g in ("", "base/", "novel/") for ap in APS]
+APS = {"bbox": ("AP",), "segm": ("AP", "AP50", "AP75")}
+METRICS = [f"{kind}/{g}{ap}" for kind, aps in APS.items() for g in ("", "base/", "novel/") for ap in aps]
 METRICS += [f"mask_iou/{group}" for group in ("all", "base", "novel")]
 STATISTICS = (
     "mean", "std_over_shot_seeds", "std_over_noise_seeds", "ci95_half_width_student_t", "difference",
@@ -282,12 +282,14 @@ def save(report: Path, figures: Path) -> None:
 
 
 def by_shots(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-    """K -> method -> metric -> statistic -> [value, n], from the rows of a report's tables.csv."""
+    """K -> method -> "shot_seeds" and metric -> statistic -> value, from the rows of a report's tables.csv."""
     out: dict[str, Any] = {}
     for row in rows:
         if row["metric"] in METRICS and row["statistic"] in STATISTICS and row["setting"] == "all classes":
-            metrics = out.setdefault(row["shots"], {}).setdefault(row["method"], {})
-            metrics.setdefault(row["metric"], {})[row["statistic"]] = [round(float(row["value"]), 4), int(row["n"])]
+            method = out.setdefault(row["shots"], {}).setdefault(row["method"], {})
+            if row["statistic"] == "mean":
+                method["shot_seeds"] = int(row["n"])
+            method.setdefault(row["metric"], {})[row["statistic"]] = round(float(row["value"]), 4)
     return out
 
 

@@ -3,23 +3,23 @@
 from benchmarks import grid_tables
 
 
-def measured(mean, *, n=5, half=None, noise=None, difference=None, p=None):
-    out = {"mean": [mean, n]}
+def measured(mean, *, half=None, noise=None, difference=None, p=None):
+    out = {"mean": mean}
     if half is not None:
-        out["ci95_half_width_student_t"] = [half, n]
+        out["ci95_half_width_student_t"] = half
     if noise is not None:
-        out["std_over_noise_seeds"] = [noise, n]
+        out["std_over_noise_seeds"] = noise
     if difference is not None:
-        out["difference"], out["difference_ci95_half_width_student_t"] = [difference, n], [0.5, n]
-        out["p_paired_t_holm"] = [p, n]
+        out["difference"], out["difference_ci95_half_width_student_t"] = difference, 0.5
+        out["p_paired_t_holm"] = p
     return out
 
 
-def metrics(mean, **options):
+def metrics(mean, n=5, **options):
     names = [f"{kind}/{group}{ap}" for kind in ("bbox", "segm") for group in ("", "base/", "novel/")
              for ap in ("AP", "AP50", "AP75")]  # fmt: skip
     names += [f"mask_iou/{group}" for group in ("all", "base", "novel")]
-    return {name: measured(mean + i / 10, **options) for i, name in enumerate(names)}
+    return {"shot_seeds": n} | {name: measured(mean + i / 10, **options) for i, name in enumerate(names)}
 
 
 DOCUMENT = {

@@ -43,7 +43,7 @@ def test_the_report_becomes_a_table():
     row = {"setting": "all classes", "shots": "5", "method": "mtfa", "metric": "segm/novel/AP", "n": "3"}
     rows = [row | {"statistic": "mean", "value": "41.23456"}, row | {"statistic": "p_wilcoxon", "value": "0.5"}]
     rows.append(row | {"setting": "novel classes only", "statistic": "mean", "value": "1"})
-    assert shapes_grid.by_shots(rows) == {"5": {"mtfa": {"segm/novel/AP": {"mean": [41.2346, 3]}}}}
+    assert shapes_grid.by_shots(rows) == {"5": {"mtfa": {"shot_seeds": 3, "segm/novel/AP": {"mean": 41.2346}}}}
 
 
 def tasks(**needs):
