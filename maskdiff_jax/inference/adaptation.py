@@ -1,0 +1,192 @@
+"""What stage 2 needs to add classes to an exported model: a dataset of its stored shots and of somebody's photos, and a
+run folder with the model's weights, resized to the new number of classes.
+"""
+
+import difflib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskdiff_jax import atomic, checkpoint, config_fields, workdir
+from maskdiff_jax.data.dataset import Category, Dataset, ImageInfo, encoded_image, large_enough
+from maskdiff_jax.data.formats import coco, recognize
+from maskdiff_jax.inference import classes
+from maskdiff_jax.inference.export import TrainedModel
+
+DATA, START = "data", "start"  # folders that `write` makes
+JSON, IMAGES, OWN = "train.json", "images", "own"  # in data/; photos of the user are in images/own
+
+
+def read_photos(annotations: str | Path, images: str | Path | None, scratch: Path) -> Dataset:
+    """Somebody's annotated photos.
+
+    Args:
+      annotations: a COCO-format json, or a folder in another of the formats `recognize.FORMS`.
+      images: the folder that the json's file names are relative to; None: where `recognize` finds them.
+      scratch: where a json is written for formats that have none.
+
+    Raises:
+      FileNotFoundError: a file or an image is missing.
+      ValueError: no format that can be read; or an object without a usable mask, named.
+    """
+    path, folder = Path(annotations), images
+    if folder is None or not path.is_file():
+        source = recognize.read_annotations(path)
+        document = source.documents.get("all") or source.documents["train"]
+        path, folder = scratch, source.image_dir
+        atomic.write_json(path, document)
+    problems: Counter = Counter()
+    examples: dict[str, str] = {}
+    dataset = coco.load(path, folder, name="photos", problems=problems, examples=examples)
+    for kind, count in problems.items():
+        if count and coco.DROPPED in kind:
+            text = kind.replace(coco.DROPPED, "").strip()
+            raise ValueError(
+                f"{annotations}: {count} x {text} (first: {examples.get(kind, '')}): give every object an outline "
+                "inside its photo, or remove it"
+            )
+    for i, info in enumerate(dataset.infos):
+        if dataset.read(i).shape[:2] != (info.height, info.width):
+            raise ValueError(f"{info.file_name} is not of the size that {annotations} says")
+        if any(a.area >= info.height * info.width for a in info.annotations if a.is_target):
+            raise ValueError(f"{info.file_name}: a mask covers the whole photo: outline the object alone")
+    return dataset
+
+
+def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int], list[str]]:
+    """Objects of each class of the photos that the model does not know, and notes about names.
+
+    Args:
+      trained: the export.
+      photos: see `read_photos`.
+
+    Raises:
+      ValueError: there is no such class, an object is too small, or the export keeps no photos of its own classes.
+    """
+    known = [c.name for c in classes.active_only(trained).categories]
+    counts = Counter(photos.categories[a.class_id].name for i in photos.infos for a in i.annotations if a.is_target)
+    new = {c.name: counts[c.name] for c in photos.categories if counts[c.name] and c.name not in known}
+    if not new:
+        raise ValueError(
+            f"no new class: the photos show {', '.join(sorted(counts)) or 'no object'}, and the model knows "
+            f"{', '.join(known)}; name the class of your objects otherwise"
+        )
+    data = trained.config.data
+    small = [
+        f"{i.file_name} ('{photos.categories[a.class_id].name}')"
+        for i in photos.infos
+        for a in i.annotations
+        if a.is_target and not large_enough(a, data.min_box_side, data.min_mask_area)
+    ]
+    if small:
+        raise ValueError(
+            f"{len(small)} objects are too small for this mask head, the first in {small[0]}: they need sides of "
+            f"{data.min_box_side} px; remove them, or give larger parts of the photos"
+        )
+    if trained.base_shots is None:
+        raise ValueError(
+            "the export keeps no photos of the classes it knows, which stage 2 needs: export the run again with "
+            "launch/export.py RUN --base_shots"
+        )
+    notes = []
+    for name in new:
+        near = [k for k in known if k.casefold() == name.casefold()] or difflib.get_close_matches(name, known, 1, 0.75)
+        if near:
+            notes.append(f"'{name}' becomes a new class; the model has '{near[0]}': rename yours if you mean that one")
+    return new, notes
+
+
+def choose_shots(new: dict[str, int], asked: int, slots: int, least: int) -> int:
+    """K: what was asked for, or the number of objects of the rarest new class, at most `slots`.
+
+    Args:
+      new: objects of each new class.
+      asked: K; 0: choose.
+      slots, least: the most and the fewest shots that the mask head was trained with.
+
+    Raises:
+      ValueError: more than there are, or than the mask head was trained with, or fewer.
+    """
+    rarest = min(new, key=lambda name: new[name])
+    shots = asked or min(new[rarest], slots)
+    if shots > new[rarest]:
+        raise ValueError(
+            f"--shots={shots}, but there are only {new[rarest]} objects of '{rarest}': outline more, or ask for fewer"
+        )
+    if not max(1, least) <= shots <= slots:
+        raise ValueError(
+            f"{shots} shots, but this mask head was trained with {max(1, least)} to {slots} shots of a class"
+        )
+    return shots
+
+
+def write(folder: Path, final: Path, trained: TrainedModel, photos: Dataset, new: Sequence[str]) -> None:
+    """Writes `DATA`, a COCO-format dataset, and `START`, a run of stage 1 with the model's weights.
+
+    Every class that the model knows is a base class there, also those that were novel before.
+
+    Args:
+      folder: where to write.
+      final: where the folder will be; the config points there.
+      trained: the export.
+      photos: see `read_photos`; objects of known classes become more objects of these.
+      new: names of the new classes, in the order of their ids.
+    """
+    trained = classes.active_only(trained)
+    known = list(trained.categories)
+    ids = itertools.count(max(c.id for c in known) + 1)
+    categories = tuple(c._replace(novel=False) for c in known) + tuple(Category(next(ids), n, True) for n in new)
+    _write_data(folder / DATA, trained, photos, categories)
+    grown = classes.resized(trained, np.append(np.arange(len(known)), [classes.NEW] * len(new)))
+    config = config_fields.from_json(_start_config(grown.config, final / DATA, new))
+    workdir.create(folder / START, config)
+    checkpoint.save_params(workdir.weights_folder(folder / START), grown.params)
+
+
+def _start_config(config: Any, data: Path, new: Sequence[str]) -> dict[str, Any]:
+    document = workdir.as_json(config)
+    document.update(stage="base", init_from="", detector_from="", base_method="", method="maskdiff")
+    document["train"]["reset"] = []
+    document["data"].update(
+        source="custom", root=str(data.absolute()), train_json=JSON, train_images=IMAGES, test_json="",
+        test_images=IMAGES, more_images=[], counts="", novel_classes=list(new),
+    )  # fmt: skip
+    return document
+
+
+def _write_data(folder: Path, trained: TrainedModel, photos: Dataset, categories: Sequence[Category]) -> None:
+    position = {c.name: k for k, c in enumerate(categories)}
+    annotation_ids, infos, sources = itertools.count(1), [], []
+    for dataset, prefix in ((trained.base_shots, "stored"), (photos, OWN)):
+        assert dataset is not None, "new_classes says so before"
+        for i, info in enumerate(dataset.infos):
+            image_id, names = len(infos) + 1, [dataset.categories[a.class_id].name for a in info.annotations]
+            kept = tuple(
+                a._replace(id=next(annotation_ids), image_id=image_id, class_id=position[name])
+                for a, name in zip(info.annotations, names, strict=True)
+                if name in position
+            )
+            if kept:
+                name = f"{prefix}/{i + 1:04}{Path(info.file_name).suffix}"
+                infos.append(ImageInfo(image_id, name, info.height, info.width, kept))
+                sources.append((dataset, i))
+    merged = Dataset(
+        "adapt", "train", tuple(categories), infos,
+        read=lambda i: sources[i][0].read(sources[i][1]),
+        encoded=lambda i: encoded_image(*sources[i]),
+    )  # fmt: skip
+    coco.save(merged, folder / JSON, folder / IMAGES)
+
+
+def open_data(folder: Path) -> Dataset:
+    """The dataset that `write` made."""
+    return coco.load(folder / DATA / JSON, folder / DATA / IMAGES)
+
+
+def is_own(info: ImageInfo) -> bool:
+    """Whether an image of `open_data` is one of the user's photos."""
+    return info.file_name.startswith(f"{OWN}/")
