@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def compare(out: Path) -> None:
     sampled = json.loads((out / "run" / workdir.SHOTS).read_text())
     shots = {i for k in new for i in sampled[str(k)]}
     adapted, instant = predictor.load(out / "model"), add_instantly(document["model"], data, new, shots)
-    rows, held_out = [], []
+    rows, held_out, false = [], [], Counter()
     own = [k for k, info in enumerate(data.infos) if adaptation.is_own(info)]
     for k in own:
         info, image = data.infos[k], data.read(k)
@@ -147,17 +148,20 @@ def compare(out: Path) -> None:
         found = {"instant addition": instant(image) if instant else None, "adapted": adapted(image)}
         if objects and not shots & {a.id for a in info.annotations}:
             held_out += [score(a, data.categories[a.class_id].name, found) for a in objects]
+            for title, detections in found.items():
+                false[title] += 0 if detections is None else false_detections(objects, data.categories, new, detections)
         if len(rows) < SHOWN:
             sides = [("ground truth", truth_picture(image, objects, data.categories))]
             sides += [(title, np.asarray(f.plot())) for title, f in found.items() if f is not None]
             rows.append(visualize.strip([s for _, s in sides], [t for t, _ in sides], cell=320))
     sheet = Image.fromarray(visualize.above(rows))
     atomic.write(out / SHEET, lambda file: sheet.save(file, "png"))
-    summary = summarize(held_out)
+    summary = {title: line | {"false": false[title]} for title, line in summarize(held_out).items()}
     for title, line in summary.items():
         print(
             f"{title}: {line['found']} of {line['objects']} objects found in photos without a shot, "
-            f"mean mask IoU {line['iou']:.2f}"
+            f"mean mask IoU {line['iou']:.2f}, "
+            f"{line['false']} false detections of new classes"
         )
     atomic.write_json(out / FOUND, {"held_out": summary, "photos": len(own), "shots": document["shots"]})
 
@@ -207,6 +211,17 @@ def score(annotation: Any, name: str, found: dict[str, Any]) -> dict[str, float]
             masks = [detections.mask(i) for i, label in enumerate(detections.labels) if label == name]
             best[title] = max((float(np.sum(m & truth) / np.sum(m | truth)) for m in masks), default=0.0)
     return best
+
+
+def false_detections(objects: list, categories: Any, new: list[int], detections: Any) -> int:
+    """How many detections of new classes lie on no object of their class, by a mask IoU of `HIT`."""
+    count = 0
+    for class_id in new:
+        name = categories[class_id].name
+        for i in [i for i, label in enumerate(detections.labels) if label == name]:
+            one = {"": detections[i]}
+            count += all(score(a, name, one)[""] < HIT for a in objects if a.class_id == class_id)
+    return count
 
 
 def summarize(held_out: list[dict[str, float]]) -> dict[str, dict[str, float]]:
