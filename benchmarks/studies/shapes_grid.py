@@ -158,6 +158,7 @@ def main() -> int:
     names = args.methods.split(",") if args.methods else list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown method {', '.join(unknown)}: choose {', '.join(known)}")
+    names = [name for name in names if set(known[name].shots) & set(args.shots)]  # ablations have one K
     tasks = [task for name in names for task in tasks_of(args, name, known[name])]
     tasks = list({task.name: task for task in tasks}.values())  # two methods may have one stage 1
     # the figures show the methods, not their ablations: so many curves cannot be told apart

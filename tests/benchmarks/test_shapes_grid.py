@@ -46,6 +46,16 @@ def test_the_report_becomes_a_table():
     assert shapes_grid.by_shots(rows) == {"5": {"mtfa": {"shot_seeds": 3, "segm/novel/AP": {"mean": 41.2346}}}}
 
 
+def test_methods_without_a_k_that_was_asked_for_are_left_out(monkeypatch, capsys):
+    """Ablations have K = 5 alone: without it they are neither trained nor in the reports."""
+    for shots, there in (("1", False), ("1,5", True)):
+        monkeypatch.setattr("sys.argv", ["shapes_grid.py", "--dry-run", f"--shots={shots}"])
+        assert shapes_grid.main() == 0
+        printed = capsys.readouterr().out
+        assert ("no_shots" in printed) == ("guided" in printed) == there
+        assert "runs/shapes_grid/mtfa" in printed
+
+
 def tasks(**needs):
     return [shapes_grid.Task(name, [name], frozenset(of)) for name, of in needs.items()]
 
