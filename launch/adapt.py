@@ -17,7 +17,6 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ from absl import flags
 
 from launch import cli, run_config
 
-CALL, FOUND, SHEET = "call.json", "found.json", "before_after.png"
-SHOWN = 8  # photos of the sheet
-HIT = 0.5  # mask IoU from which an object counts as found
+CALL = "call.json"
 _MODEL = flags.DEFINE_string("model", "", "Folder of the export, made with launch/export.py --base_shots.")
 _IMAGES = flags.DEFINE_string("images", "", "Folder of your photos; default: beside the annotations.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", "", "COCO json, or a folder of LabelMe, YOLO-seg or mask files.")
@@ -42,18 +39,21 @@ def main(overrides: list[str]) -> None:
     for name, flag in (("model", _MODEL), ("annotations", _ANNOTATIONS), ("out", _OUT)):
         if not flag.value:
             raise ValueError(f"--{name} is missing, see --help")
+    from maskdiff_jax.evaluation import adaptation
+
     out, begun = Path(_OUT.value), time.monotonic()
     call = describe_call(overrides)
     if out.exists() and not is_same_call(out, call):
         raise FileExistsError(f"{out} exists and is not of this call: give another folder with --out")
-    if (out / FOUND).is_file():
+    if (out / adaptation.FOUND).is_file():
         print(f"done already: {out / 'model'}")
         return
     if not out.exists():
         prepare(out, call)
     train(out, overrides)
-    compare(out)
-    print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / SHEET}")
+    written = json.loads((out / CALL).read_text())
+    adaptation.compare(out, written["model"], written["new"], written["shots"])
+    print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / adaptation.SHEET}")
 
 
 def describe_call(overrides: list[str]) -> dict[str, Any]:
@@ -123,115 +123,6 @@ def train(out: Path, overrides: list[str]) -> None:
     stage2.run(config, out / "run")
     if not (out / "model" / export.DOCUMENT).is_file():
         export.run(config, out / "run", out / "model", photos=True)
-
-
-def compare(out: Path) -> None:
-    """Writes the sheet, and how many objects of photos without a shot were found."""
-    import numpy as np
-    from PIL import Image
-
-    from maskdiff_jax import atomic, workdir
-    from maskdiff_jax.inference import adaptation, predictor
-    from maskdiff_jax.reporting import visualize
-
-    document = json.loads((out / CALL).read_text())
-    data = adaptation.open_data(out)
-    new = [k for k, c in enumerate(data.categories) if c.name in document["new"]]
-    sampled = json.loads((out / "run" / workdir.SHOTS).read_text())
-    shots = {i for k in new for i in sampled[str(k)]}
-    adapted, instant = predictor.load(out / "model"), add_instantly(document["model"], data, new, shots)
-    rows, held_out, false = [], [], Counter()
-    own = [k for k, info in enumerate(data.infos) if adaptation.is_own(info)]
-    for k in own:
-        info, image = data.infos[k], data.read(k)
-        objects = [a for a in info.annotations if a.class_id in new and a.is_target]
-        found = {"instant addition": instant(image) if instant else None, "adapted": adapted(image)}
-        if objects and not shots & {a.id for a in info.annotations}:
-            held_out += [score(a, data.categories[a.class_id].name, found) for a in objects]
-            for title, detections in found.items():
-                false[title] += 0 if detections is None else false_detections(objects, data.categories, new, detections)
-        if len(rows) < SHOWN:
-            sides = [("ground truth", truth_picture(image, objects, data.categories))]
-            sides += [(title, np.asarray(f.plot())) for title, f in found.items() if f is not None]
-            rows.append(visualize.strip([s for _, s in sides], [t for t, _ in sides], cell=320))
-    sheet = Image.fromarray(visualize.above(rows))
-    atomic.write(out / SHEET, lambda file: sheet.save(file, "png"))
-    summary = {title: line | {"false": false[title]} for title, line in summarize(held_out).items()}
-    for title, line in summary.items():
-        print(
-            f"{title}: {line['found']} of {line['objects']} objects found in photos without a shot, "
-            f"mean mask IoU {line['iou']:.2f}, "
-            f"{line['false']} false detections of new classes"
-        )
-    atomic.write_json(out / FOUND, {"held_out": summary, "photos": len(own), "shots": document["shots"]})
-
-
-def add_instantly(model: str, data: Any, new: list[int], shots: set[int]) -> Any:
-    """A predictor of the export with the new classes added without training; None where that is not possible."""
-    from maskdiff_jax.inference import predictor
-
-    instant = predictor.load(model)
-    try:
-        for class_id in new:
-            chosen = [
-                (k, [a.rle for a in info.annotations if a.id in shots and a.class_id == class_id])
-                for k, info in enumerate(data.infos)
-            ]
-            chosen = [(k, rles) for k, rles in chosen if rles]
-            name = data.categories[class_id].name
-            instant.add_class(name, [data.read(k) for k, _ in chosen], [rles for _, rles in chosen])
-    except ValueError as error:
-        print(f"note: without a column of instant addition: {error}")
-        return None
-    return instant
-
-
-def truth_picture(image: Any, objects: list, categories: Any) -> Any:
-    """A photo with the user's masks."""
-    import numpy as np
-
-    from maskdiff_jax.data.formats.segmentation import decode_mask
-    from maskdiff_jax.reporting import visualize
-
-    masks = np.array([decode_mask(a.rle) for a in objects], bool).reshape(-1, *image.shape[:2])
-    boxes = np.array([a.box for a in objects]).reshape(-1, 4)
-    labels, colors = [categories[a.class_id].name for a in objects], [visualize.color(a.class_id) for a in objects]
-    return visualize.overlay(image, masks, boxes, labels, None, colors, novel=[True] * len(objects))
-
-
-def score(annotation: Any, name: str, found: dict[str, Any]) -> dict[str, float]:
-    """The best mask IoU, 0..1, of an object with what each model found of its class."""
-    import numpy as np
-
-    from maskdiff_jax.data.formats.segmentation import decode_mask
-
-    truth, best = decode_mask(annotation.rle).astype(bool), {}
-    for title, detections in found.items():
-        if detections is not None:
-            masks = [detections.mask(i) for i, label in enumerate(detections.labels) if label == name]
-            best[title] = max((float(np.sum(m & truth) / np.sum(m | truth)) for m in masks), default=0.0)
-    return best
-
-
-def false_detections(objects: list, categories: Any, new: list[int], detections: Any) -> int:
-    """How many detections of new classes lie on no object of their class, by a mask IoU of `HIT`."""
-    count = 0
-    for class_id in new:
-        name = categories[class_id].name
-        for i in [i for i, label in enumerate(detections.labels) if label == name]:
-            one = {"": detections[i]}
-            count += all(score(a, name, one)[""] < HIT for a in objects if a.class_id == class_id)
-    return count
-
-
-def summarize(held_out: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Objects, hits and mean mask IoU of each model."""
-    titles = held_out[0] if held_out else {}
-    ious = {title: [x[title] for x in held_out] for title in titles}
-    return {
-        title: {"objects": len(v), "found": sum(x >= HIT for x in v), "iou": round(sum(v) / len(v), 4)}
-        for title, v in ious.items()
-    }
 
 
 if __name__ == "__main__":

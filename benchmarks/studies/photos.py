@@ -247,12 +247,8 @@ def conv_head(parts: dict[str, Data], runs: Path, steps: int, settings: dict[str
     """The photos with the config of the conv head, its weights, and its curve, which has the last step alone."""
     config, params, seconds = photos_conv.train(parts["training"], runs / "conv-head", steps, settings)
     opened = {key: part._replace(config=config) for key, part in parts.items()}
-    point = {"step": steps, "seconds": round(seconds, 1), "loss": None}
-    return (
-        opened,
-        params,
-        [point | {key: mean_ious_of(opened[key], objects_of(opened[key], params, SAMPLING)) for key in CURVES}],
-    )
+    scores = {key: mean_ious_of(opened[key], objects_of(opened[key], params, SAMPLING)) for key in CURVES}
+    return opened, params, [{"step": steps, "seconds": round(seconds, 1), "loss": None} | scores]
 
 
 def trained_part(name: str, params: Any) -> Any:

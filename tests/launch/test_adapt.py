@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from maskdiff_jax.data.dataset import Annotation, Category
-from maskdiff_jax.data.formats import images, segmentation
+from maskdiff_jax.data.formats import images
 from maskdiff_jax.inference import export, predictor
 from tests import launched, tiny
 from tests.inference.test_adaptation import photos, stored
@@ -73,31 +72,3 @@ def test_a_folder_of_something_else_stays(folder):
     done = adapt(folder, out="thesis")
     assert done.code == 2 and "thesis exists and is not of this call" in done.err
     assert [p.name for p in (folder / "thesis").iterdir()] == ["text.tex"]
-
-
-def test_hits_and_false_detections():
-    script = launched.load("adapt")
-
-    class Found:
-        """Two detections of class "mug": the object itself, and the other half of the photo."""
-
-        labels = ("mug", "mug", "cup")
-        masks = (np.eye(8, dtype=bool), ~np.eye(8, dtype=bool), np.eye(8, dtype=bool))
-
-        def __init__(self, which=(0, 1, 2)):
-            self.labels, self.masks = [Found.labels[i] for i in which], [Found.masks[i] for i in which]
-
-        def __getitem__(self, i):
-            return Found((i,))
-
-        def mask(self, i):
-            return self.masks[i]
-
-    rle = segmentation.encode_mask(np.eye(8, dtype=bool))
-    mug = Annotation(1, 1, 1, (0, 0, 8, 8), rle, 8.0, False)
-    categories = (Category(1, "cup", False), Category(2, "mug", True))
-    assert script["score"](mug, "mug", {"adapted": Found(), "instant addition": None}) == {"adapted": 1.0}
-    assert script["false_detections"]([mug], categories, [1], Found()) == 1
-    assert script["false_detections"]([], categories, [1], Found()) == 2
-    assert script["summarize"]([{"a": 1.0}, {"a": 0.4}]) == {"a": {"objects": 2, "found": 1, "iou": 0.7}}
-    assert script["summarize"]([]) == {}
