@@ -12,21 +12,23 @@ Leaves OUT/model (an export), OUT/run (the run of stage 2), OUT/before_after.png
 photos without a shot, how many were found.
 """
 
-import hashlib
 import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from launch import cli, run_config
 
 CALL = "call.json"
+ANOTHER = "give another folder with --out"
 _MODEL = flags.DEFINE_string("model", "", "Folder of the export, made with launch/export.py --base_shots.")
 _IMAGES = flags.DEFINE_string("images", "", "Folder of your photos; default: beside the annotations.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", "", "COCO json, or a folder of LabelMe, YOLO-seg or mask files.")
@@ -39,75 +41,82 @@ def main(overrides: list[str]) -> None:
     for name, flag in (("model", _MODEL), ("annotations", _ANNOTATIONS), ("out", _OUT)):
         if not flag.value:
             raise ValueError(f"--{name} is missing, see --help")
-    from maskdiff_jax.evaluation import adaptation
+    from maskdiff_jax.evaluation import adaptation as comparison
+    from maskdiff_jax.inference import adaptation, export
 
     out, begun = Path(_OUT.value), time.monotonic()
-    call = describe_call(overrides)
-    if out.exists() and not is_same_call(out, call):
-        raise FileExistsError(f"{out} exists and is not of this call: give another folder with --out")
-    if (out / adaptation.FOUND).is_file():
+    if out.exists() and not (out / CALL).is_file():
+        raise FileExistsError(f"{out} exists and is not of this call: {ANOTHER}")
+    photos = adaptation.read_photos(_ANNOTATIONS.value, _IMAGES.value or None)
+    call = describe_call(overrides, adaptation.fingerprint(photos))
+    if out.exists() and (differ := differences(json.loads((out / CALL).read_text()), call)):
+        raise FileExistsError(f"{out} exists and is not of this call (other {', '.join(differ)}): {ANOTHER}")
+    if (out / comparison.FOUND).is_file():
         print(f"done already: {out / 'model'}")
         return
+    cli.set_up_jax(export.read_document(_MODEL.value)[0].model.mask.size)
     if not out.exists():
-        prepare(out, call)
+        prepare(out, call, overrides, photos)
     train(out, overrides)
     written = json.loads((out / CALL).read_text())
-    adaptation.compare(out, written["model"], written["new"], written["shots"])
-    print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / adaptation.SHEET}")
+    comparison.compare(out, written["model"], written["new"], written["shots"])
+    print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / comparison.SHEET}")
 
 
-def describe_call(overrides: list[str]) -> dict[str, Any]:
-    """What makes two calls the same."""
-    path = Path(_ANNOTATIONS.value)
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else ""
+def describe_call(overrides: list[str], photos: str) -> dict[str, Any]:
+    """What makes two calls the same; ``photos`` is the fingerprint of images and annotations."""
     files = {"model": _MODEL.value, "images": _IMAGES.value, "annotations": _ANNOTATIONS.value}
-    return {k: str(Path(v).resolve()) if v else "" for k, v in files.items()} | {
-        "digest": digest, "asked": _SHOTS.value, "overrides": overrides,
-    }  # fmt: skip
+    paths = {k: str(Path(v).resolve()) if v else "" for k, v in files.items()}
+    return paths | {"photos": photos, "asked": _SHOTS.value, "overrides": overrides}
 
 
-def is_same_call(out: Path, call: dict[str, Any]) -> bool:
-    """Whether a folder was begun by the same command."""
-    path = out / CALL
-    return path.is_file() and {k: v for k, v in json.loads(path.read_text()).items() if k in call} == call
+def differences(before: dict[str, Any], call: dict[str, Any]) -> list[str]:
+    """What two calls do not share, in words."""
+    words = {"asked": "--shots", "photos": "contents of the photos or annotations", "overrides": "--config fields"}
+    return [words.get(k, f"--{k}") for k, v in call.items() if before.get(k) != v]
 
 
-def prepare(out: Path, call: dict[str, Any]) -> None:
+def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any) -> None:
     """Writes the dataset and the run that stage 2 starts from; the folder is whole or not there."""
     from maskdiff_jax import atomic
     from maskdiff_jax.inference import adaptation, export
+    from maskdiff_jax.training import preflight
 
-    trained = export.read(_MODEL.value)
     partial = out.absolute().with_name(out.name + ".partial")
     atomic.check_writable(partial.parent)
+    trained = export.read(_MODEL.value)
+    adaptation.check_can_adapt(trained)
+    new, notes = adaptation.new_classes(trained, photos)
+    mask = trained.config.model.mask
+    shots = adaptation.choose_shots(new, _SHOTS.value, mask.slots, mask.min_shots)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"new: {', '.join(f'{name} ({n} objects)' for name, n in new.items())}; K = {shots}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        photos = adaptation.read_photos(_ANNOTATIONS.value, _IMAGES.value or None, partial / "annotations.json")
-        new, notes = adaptation.new_classes(trained, photos)
-        mask = trained.config.model.mask
-        shots = adaptation.choose_shots(new, _SHOTS.value, mask.slots, mask.min_shots)
-        for note in notes:
-            print(f"note: {note}")
-        print(f"new: {', '.join(f'{name} ({n} objects)' for name, n in new.items())}; K = {shots}")
         adaptation.write(partial, out, trained, photos, list(new))
+        config = stage_2(partial, shots, overrides, say=lambda line: None)
+        with config.unlocked():
+            config.data.root = str(partial / adaptation.DATA)
+        for note in preflight.check(config, partial / "run"):
+            print(f"note: {note}")
         atomic.write_json(partial / CALL, call | {"shots": shots, "new": list(new)})
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def train(out: Path, overrides: list[str]) -> None:
-    """Stage 2 in OUT/run, then its export in OUT/model."""
+def stage_2(folder: Path, shots: int, overrides: list[str], say: Callable[[str], object] = print) -> ConfigDict:
+    """The config of stage 2 with K shots that starts from the run in ``folder``."""
+    from configs.baselines import mtfa
     from maskdiff_jax import workdir
-    from maskdiff_jax.inference import adaptation, export
-    from maskdiff_jax.training import preflight
-    from maskdiff_jax.training import run as stage2
+    from maskdiff_jax.inference import adaptation
+    from maskdiff_jax.model import WITH_DETECTOR
 
-    start = out.absolute() / adaptation.START
+    start = folder.absolute() / adaptation.START
     before = workdir.read_config(start)
-    argument = f"{before.preset},shots={json.loads((out / CALL).read_text())['shots']}"
-    argument += f",weights={before.weights}" + (",paper=true" if before.paper else "")
+    argument = f"{before.preset},shots={shots},weights={before.weights}" + (",paper=true" if before.paper else "")
     argument += f",size={before.size}" if before.size != "paper" else ""
     config, given = run_config.read_config(f"{cli.ROOT / 'configs' / 'fewshot.py'}:{argument}", overrides)
     with config.unlocked():
@@ -115,11 +124,19 @@ def train(out: Path, overrides: list[str]) -> None:
         # somebody's photos: any number of objects, the others in a photo are neither background nor shots
         config.fewshot.update(sampler="instances", short_classes="take_all")
         config.data.shot_unlabeled = "ignore"
-    config = run_config.complete(config, given | {"init_from"})
-    cli.set_up_jax(config.model.mask.size)
-    if not workdir.is_trained(out / "run"):
-        for note in preflight.check(config, out / "run"):
-            print(f"note: {note}")
+    config = run_config.complete(config, given | {"init_from"}, say)
+    if config.model.mask.head in WITH_DETECTOR and "train.frozen" not in given:
+        with config.unlocked():
+            config.train.frozen = mtfa.FROZEN  # of such a mask head the last layer alone is trained on a few shots
+    return config
+
+
+def train(out: Path, overrides: list[str]) -> None:
+    """Stage 2 in OUT/run, then its export in OUT/model."""
+    from maskdiff_jax.inference import export
+    from maskdiff_jax.training import run as stage2
+
+    config = stage_2(out, json.loads((out / CALL).read_text())["shots"], overrides)
     stage2.run(config, out / "run")
     if not (out / "model" / export.DOCUMENT).is_file():
         export.run(config, out / "run", out / "model", photos=True)

@@ -19,13 +19,19 @@ from maskdiff_jax.types import Batch, SupportSet
 
 def config() -> ConfigDict:
     """A new copy, locked."""
-    c = fewshot.get_config("shapes").unlock()
+    return shrink(fewshot.get_config("shapes"))
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """A config of any preset with images, nets and samplers as small as those of `config`, locked."""
+    c = config.unlock()
     detector, mask = c.model.detector, c.model.mask
     c.data.update(short_sides=(64,), test_short_side=64, long_side=64, region_long_side=64, buckets=((64, 64),))
     detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32, max_detections=4)
     detector.update(proposals_test=16, rpn_pre_nms_test=16, min_score=0.01)
     mask.update(size=16, slots=2)
     mask.unet.update(width=16, multipliers=(1,), attention=())
+    mask.cnn.update(channels=8, convs=1, roi_size=7)
     # a table of the noise schedule has T numbers and is part of the method, not data: keep it under a kilobyte
     mask.diffusion.update(steps=2, timesteps=200)
     c.eval.update(mask_top_n=4, mask_min_score=0.0)
@@ -35,13 +41,18 @@ def config() -> ConfigDict:
 @functools.cache
 def trained() -> TrainedModel:
     """Random weights and two random shots of each of 12 classes, the last four of them novel."""
+    return of_config(config())
+
+
+def of_config(config: ConfigDict) -> TrainedModel:
+    """As `trained`, of another config of 12 classes."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(build(config().model).init, jax.random.key(0))
+    shapes = jax.eval_shape(build(config.model).init, jax.random.key(0))
     # no zero-initialized layer may hide what the mask head sees
     params = jax.tree.map(lambda x: (0.1 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
     support = SupportSet(rng.integers(0, 256, (12, 2, 16, 16, 4), np.uint8), np.full(12, 2, np.int32))
     categories = tuple(Category(3 * i + 1, f"class{i}", i >= 8) for i in range(12))
-    return TrainedModel(params, config(), categories, support)
+    return TrainedModel(params, config, categories, support)
 
 
 def calibrated() -> TrainedModel:

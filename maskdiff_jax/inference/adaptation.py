@@ -3,7 +3,9 @@ run folder with the model's weights, resized to the new number of classes.
 """
 
 import difflib
+import hashlib
 import itertools
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,27 +23,26 @@ DATA, START = "data", "start"  # folders that `write` makes
 JSON, IMAGES, OWN = "train.json", "images", "own"  # in data/; photos of the user are in images/own
 
 
-def read_photos(annotations: str | Path, images: str | Path | None, scratch: Path) -> Dataset:
+def read_photos(annotations: str | Path, images: str | Path | None) -> Dataset:
     """Somebody's annotated photos.
 
     Args:
       annotations: a COCO-format json, or a folder in another of the formats `recognize.FORMS`.
       images: the folder that the json's file names are relative to; None: where `recognize` finds them.
-      scratch: where a json is written for formats that have none.
 
     Raises:
       FileNotFoundError: a file or an image is missing.
       ValueError: no format that can be read; or an object without a usable mask, named.
     """
     path, folder = Path(annotations), images
-    if folder is None or not path.is_file():
-        source = recognize.read_annotations(path)
-        document = source.documents.get("all") or source.documents["train"]
-        path, folder = scratch, source.image_dir
-        atomic.write_json(path, document)
     problems: Counter = Counter()
     examples: dict[str, str] = {}
-    dataset = coco.load(path, folder, name="photos", problems=problems, examples=examples)
+    with tempfile.TemporaryDirectory() as scratch:
+        if folder is None or not path.is_file():
+            source = recognize.read_annotations(path)
+            path, folder = Path(scratch) / JSON, source.image_dir
+            atomic.write_json(path, source.documents.get("all") or source.documents["train"])
+        dataset = coco.load(path, folder, name="photos", problems=problems, examples=examples)
     for kind, count in problems.items():
         if count and coco.DROPPED in kind:
             text = kind.replace(coco.DROPPED, "").strip()
@@ -57,15 +58,42 @@ def read_photos(annotations: str | Path, images: str | Path | None, scratch: Pat
     return dataset
 
 
+def fingerprint(photos: Dataset) -> str:
+    """A short text that other annotations or other images do not have."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((photos.categories, list(photos.infos))).encode())
+    for i in range(len(photos.infos)):
+        digest.update(encoded_image(photos, i))
+    return digest.hexdigest()
+
+
+def check_can_adapt(trained: TrainedModel) -> None:
+    """Whether stage 2 can add classes to an export.
+
+    Raises:
+      ValueError: it keeps no photos of its own classes, or its mask head was distilled.
+    """
+    if trained.config.stage == "distill":
+        raise ValueError(
+            "the mask head of this export was distilled to fewer steps, and stage 2 would undo that: export the run "
+            "that it was distilled from, with launch/export.py RUN --base_shots"
+        )
+    if trained.base_shots is None:
+        raise ValueError(
+            "the export keeps no photos of the classes it knows, which stage 2 needs: export the run again with "
+            "launch/export.py RUN --base_shots"
+        )
+
+
 def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int], list[str]]:
     """Objects of each class of the photos that the model does not know, and notes about names.
 
     Args:
-      trained: the export.
+      trained: the export, see `check_can_adapt`.
       photos: see `read_photos`.
 
     Raises:
-      ValueError: there is no such class, an object is too small, or the export keeps no photos of its own classes.
+      ValueError: there is no such class, an object is too small, or nobody has a photo of a class that the model knows.
     """
     known = [c.name for c in classes.active_only(trained).categories]
     counts = Counter(photos.categories[a.class_id].name for i in photos.infos for a in i.annotations if a.is_target)
@@ -87,17 +115,36 @@ def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int],
             f"{len(small)} objects are too small for this mask head, the first in {small[0]}: they need sides of "
             f"{data.min_box_side} px; remove them, or give larger parts of the photos"
         )
-    if trained.base_shots is None:
-        raise ValueError(
-            "the export keeps no photos of the classes it knows, which stage 2 needs: export the run again with "
-            "launch/export.py RUN --base_shots"
-        )
+    _check_known(trained, counts)
     notes = []
     for name in new:
         near = [k for k in known if k.casefold() == name.casefold()] or difflib.get_close_matches(name, known, 1, 0.75)
         if near:
             notes.append(f"'{name}' becomes a new class; the model has '{near[0]}': rename yours if you mean that one")
     return new, notes
+
+
+def _check_known(trained: TrainedModel, counts: Counter) -> None:
+    """Whether each class that the model has shots of is in the stored photos or in the user's.
+
+    Raises:
+      ValueError: stage 2 would forget a class; names it.
+    """
+    stored = trained.base_shots
+    assert stored is not None, "check_can_adapt says so before"
+    kept = {stored.categories[a.class_id].name for i in stored.infos for a in i.annotations if a.is_target}
+    active = classes.active_only(trained)
+    missing = [
+        c.name
+        for c, count in zip(active.categories, active.support.count, strict=True)
+        if count and c.name not in kept and not counts[c.name]
+    ]
+    if missing:
+        raise ValueError(
+            f"stage 2 would forget {', '.join(missing)}: the model knows the class, but neither the export nor your "
+            "annotations have an object of it (classes added in Python are stored without their photos); annotate "
+            "objects of it too, or remove the class with remove_class"
+        )
 
 
 def choose_shots(new: dict[str, int], asked: int, slots: int, least: int) -> int:

@@ -11,6 +11,7 @@ from maskdiff_jax.data.formats import coco, segmentation
 from maskdiff_jax.inference import adaptation
 from maskdiff_jax.model import build
 from tests import tiny
+from tests.data.formats.photos import labelme, photo, rectangle, save_mask, shape, yolo
 
 SQUARE = [[10, 10, 40, 10, 40, 40, 10, 40]]
 
@@ -32,6 +33,15 @@ def model(base_shots=True):
     return tiny.trained()._replace(base_shots=stored() if base_shots else None)
 
 
+def forgetful():
+    """Its photos show neither class3, class5 nor class7, and it has no shots of class 0, whose photo is gone too."""
+    trained, photos = model(), stored()
+    count = trained.support.count.copy()
+    count[0] = 0
+    kept = [i for i in photos.infos if i.id not in (0, 3, 5, 7)]
+    return trained._replace(base_shots=photos._replace(infos=kept), support=trained.support._replace(count=count))
+
+
 def photos(folder, names=("mug", "mug"), segmentations=None):
     """Reads a json with an image and an object for each of these class names."""
     categories = sorted(set(names))
@@ -49,7 +59,7 @@ def photos(folder, names=("mug", "mug"), segmentations=None):
     for k in range(len(names)):
         (folder / "photos" / f"{k}.png").write_bytes(coco.images.png(np.full((48, 64, 3), 9 * k + 1, np.uint8)))
     (folder / "shots.json").write_text(json.dumps(document))
-    return adaptation.read_photos(folder / "shots.json", folder / "photos", folder / "scratch.json")
+    return adaptation.read_photos(folder / "shots.json", folder / "photos")
 
 
 def test_dataset_and_run_of_stage_1(tmp_path):
@@ -86,10 +96,32 @@ def test_unusable_masks(tmp_path, shape, words):
         photos(tmp_path, ("mug", "mug", "mug"), [shape, SQUARE, SQUARE])
 
 
+def test_exports_that_stage_2_cannot_start_from():
+    adaptation.check_can_adapt(model())
+    with pytest.raises(ValueError, match="keeps no photos .*launch/export.py RUN --base_shots"):
+        adaptation.check_can_adapt(model(False))
+    distilled = tiny.config().unlock()
+    distilled.stage = "distill"
+    with pytest.raises(ValueError, match="distilled .* stage 2 would undo that: export the run that it was distilled"):
+        adaptation.check_can_adapt(model()._replace(config=distilled))
+
+
+def test_the_fingerprint_is_of_contents(tmp_path):
+    one, again, other = (tmp_path / name for name in ("one", "again", "other"))
+    for folder in (one, again, other):
+        folder.mkdir()
+    first = adaptation.fingerprint(photos(one))
+    assert adaptation.fingerprint(photos(again)) == first
+    assert adaptation.fingerprint(photos(other, ("cup", "cup"))) != first
+    path = again / "photos" / "1.png"
+    path.write_bytes(coco.images.png(np.full((48, 64, 3), 11, np.uint8)))
+    assert adaptation.fingerprint(adaptation.read_photos(again / "shots.json", again / "photos")) != first
+
+
 def test_what_cannot_be_added(tmp_path):
     for k, (trained, names, shapes, words) in enumerate(
         [
-            (model(False), ("mug",), None, "keeps no photos .*launch/export.py RUN --base_shots"),
+            (forgetful(), ("mug", "class3"), None, "would forget class5, class7: .* annotate .* with remove_class"),
             (model(), ("class3",), None, "no new class: the photos show class3, and the model knows class0"),
             (model(), ("mug",), [[[1, 1, 5, 1, 5, 40]]], r"too small for this mask head, the first in 0.png \('mug'\)"),
         ]
@@ -113,3 +145,32 @@ def test_shots():
         adaptation.choose_shots({"mug": 7, "cup": 3}, 4, 5, 0)
     with pytest.raises(ValueError, match="6 shots, but this mask head was trained with 1 to 5"):
         adaptation.choose_shots({"mug": 7}, 6, 5, 0)
+
+
+def write_as(form, root):
+    """Two photos with a square of 30 px each, as a labeling tool leaves them."""
+    square = [[10, 10], [40, 10], [40, 40], [10, 40]]
+    if form == "LabelMe":
+        for name in "ab":
+            labelme(root, shape(square, "mug"), name=name, size=(64, 48))
+    if form == "YOLO":
+        flat = " ".join(f"{x / 64} {y / 48}" for x, y in square)
+        yolo(root, {"a": [f"0 {flat}"], "b": [f"0 {flat}"]}, names=("mug",))
+        for name in "ab":
+            photo(root / "images" / f"{name}.jpg", size=(64, 48))
+    if form == "masks":
+        for name in "ab":
+            photo(root / f"{name}.jpg", size=(64, 48))
+            save_mask(root / f"{name}_mug_1.png", 255 * rectangle(10, 10, 40, 40, (48, 64)))
+
+
+@pytest.mark.parametrize("form", ["LabelMe", "YOLO", "masks"])
+def test_annotations_of_every_format(tmp_path, form):
+    """COCO json is what the other tests read."""
+    write_as(form, tmp_path / form)
+    found = adaptation.read_photos(tmp_path / form, None)
+    assert adaptation.new_classes(model(), found) == ({"mug": 2}, [])
+    objects = [a for i in found.infos for a in i.annotations]
+    assert [a.box for a in objects] == 2 * [(10, 10, 40, 40)] and {a.area for a in objects} == {900}
+    assert adaptation.fingerprint(adaptation.read_photos(tmp_path / form, None)) == adaptation.fingerprint(found)
+    assert found.read(1).shape == (48, 64, 3)

@@ -1,12 +1,24 @@
 """launch/adapt.py: from an export and annotated photos to an export with a new class."""
 
 import json
+import os
+import re
+import shutil
+import signal
 
+import jax
 import numpy as np
 import pytest
 
+from configs import base, fewshot
+from configs.ablations import plain_unet
+from configs.baselines import ifs_rcnn, imtfa, mtfa
+from launch import cli
+from maskdiff_jax import workdir
 from maskdiff_jax.data.formats import images
-from maskdiff_jax.inference import export, predictor
+from maskdiff_jax.inference import classes, export, predictor
+from maskdiff_jax.training import loop, stages
+from maskdiff_jax.training import run as training
 from tests import launched, tiny
 from tests.inference.test_adaptation import photos, stored
 
@@ -16,11 +28,8 @@ SHORT = [f"--config.train.{phase}.steps=1" for phase in ("novel", "detector", "m
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An export of one base class with photos of it, and three photos of a new class."""
-    from maskdiff_jax.inference import classes
-
     folder = tmp_path_factory.mktemp("adapt")
-    trained = tiny.calibrated()
-    one = classes.active_only(trained)
+    one = classes.active_only(tiny.calibrated())
     for name in [c.name for c in one.categories[1:]]:
         one = classes.removed(one, name)
     export.write(folder / "model", one._replace(base_shots=stored()))
@@ -32,6 +41,19 @@ def folder(tmp_path_factory):
 def adapt(folder, *more, model="model", out="out"):
     arguments = (f"--model={model}", "--images=photos", "--annotations=shots.json", f"--out={out}", *more)
     return launched.run("adapt", *arguments, cwd=folder)
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Stops each call where stage 2 would begin; the list gets its config."""
+    calls = []
+
+    def run(config, folder):
+        calls.append(config)
+        raise KeyboardInterrupt("stopped")
+
+    monkeypatch.setattr(training, "run", run)
+    return calls
 
 
 @pytest.mark.slow
@@ -51,13 +73,47 @@ def test_one_base_class_and_one_new_class(folder):
     again = adapt(folder, "--shots=2", *SHORT)
     assert again.code == 0 and again.out == "done already: out/model\n"
     other = adapt(folder, "--shots=1", *SHORT)
-    assert other.code == 2 and "out exists and is not of this call: give another folder with --out" in other.err
+    assert other.code == 2
+    assert "out exists and is not of this call (other --shots): give another folder with --out" in other.err
+
+
+@pytest.mark.slow
+def test_an_interrupted_adaptation_resumes(folder, monkeypatch):
+    """SIGTERM in the second step of the mask head; the same command ends with the weights of a call without it."""
+    options = ["--config.train.novel.steps=1", "--config.train.detector.steps=1", "--config.train.mask.steps=3"]
+    options += ["--config.train.side_by_side=false"]
+    assert adapt(folder, *options, out="whole").code == 0
+    make_step = loop.make_step
+
+    def stopped_step(*args, **kwargs):
+        step, calls = make_step(*args, **kwargs), []
+
+        def run(*args):
+            calls.append(args)
+            if len(calls) == 2:  # the other phases have one step
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(*args)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_step", stopped_step)
+        stopped = adapt(folder, *options, out="cut")
+    assert stopped.code == 1 and "of phase 'mask' is saved; the same command resumes there" in stopped.err, stopped
+    assert not (folder / "cut" / "model").exists()
+    assert adapt(folder, *options, out="cut").code == 0
+    whole, cut = (export.read(folder / out / "model") for out in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, cut.params, whole.params)
+    np.testing.assert_array_equal(cut.support.shots, whole.support.shots)
 
 
 def test_mistakes_leave_nothing(folder):
     for more, model, words in (
         ([], "bare", "launch/export.py RUN --base_shots"),
         (["--shots=4"], "model", "--shots=4, but there are only 3 objects of 'mug'"),
+        (["--config.train.mask.stepz=1"], "model", "stepz"),
+        (["--config.train.mask.optimizer=best"], "model", "train.mask: unknown optimizer 'best'"),
+        (["--config.model.mask.size=32"], "model", "model.mask.size=32 was given, but"),
         ([], "nowhere", "nowhere is not an exported model"),
         ([], "", "--model is missing"),
     ):
@@ -72,3 +128,91 @@ def test_a_folder_of_something_else_stays(folder):
     done = adapt(folder, out="thesis")
     assert done.code == 2 and "thesis exists and is not of this call" in done.err
     assert [p.name for p in (folder / "thesis").iterdir()] == ["text.tex"]
+
+
+def test_jax_is_set_up_before_it_runs(folder, monkeypatch):
+    """XLA reads its flags when the first array is made, as reading the export's weights does."""
+    order = []
+
+    def read(path):
+        order.append("weights")
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(cli, "set_up_jax", lambda size: order.append(size))
+    monkeypatch.setattr(export, "read", read)
+    assert adapt(folder, out="early").code == 2
+    assert order == [tiny.config().model.mask.size, "weights"]
+
+
+def test_changed_photos_are_another_call(folder, begun, tmp_path):
+    shutil.copytree(
+        folder, tmp_path / "mine", ignore=lambda _, names: [n for n in names if n in ("out", "cut", "whole")]
+    )
+    mine = tmp_path / "mine"
+
+    def call(words):
+        done = adapt(mine)
+        assert done.code == (2 if "call" in words else 1) and words in done.err, done
+
+    call("stopped")
+    json_file, image = mine / "shots.json", mine / "photos" / "1.png"
+    for path, other in ((json_file, json_file.read_text().replace("40", "41").encode()), (image, images.png(WHITE))):
+        before = path.read_bytes()
+        path.write_bytes(other)
+        call("out exists and is not of this call (other contents of the photos or annotations)")
+        path.write_bytes(before)
+    call("stopped")
+    assert len(begun) == 2
+
+
+WHITE = np.full((48, 64, 3), 255, np.uint8)
+
+
+def grown(config):
+    """A config of any preset, tiny and of 12 classes, four of them novel."""
+    config = tiny.shrink(config).unlock()
+    config.model.num_classes = 12
+    config.data.workers = 0
+    return config.lock()
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name, config, words",
+    [
+        slow("shapes_hard", fewshot.get_config("shapes_hard"), ""),
+        ("custom", fewshot.get_config("custom,size=tiny"), ""),
+        slow("coco", fewshot.get_config("coco"), ""),
+        ("literal", fewshot.get_config("coco,paper=true,shots=2"), ""),
+        slow("stage_1", base.get_config("coco,size=small"), ""),
+        slow("plain_unet", plain_unet.get_config("shapes"), ""),
+        ("mtfa", mtfa.get_config("shapes"), ""),
+        slow("imtfa", imtfa.get_config("shapes"), ""),
+        slow("ifs_rcnn", ifs_rcnn.get_config("shapes"), ""),
+        ("zoo", base.get_config("coco,weights=zoo"), "weights=zoo has seen the novel classes"),
+    ],
+)
+def test_exports_of_every_kind(folder, begun, name, config, words):
+    config = grown(config)
+    trained = tiny.of_config(config)
+    if config.stage == "base":
+        trained = trained._replace(categories=tuple(c._replace(novel=False) for c in trained.categories))
+    export.write(folder / name, trained._replace(base_shots=stored()))
+    done = adapt(folder, "--shots=2", "--config.data.workers=0", model=name, out=f"of_{name}")
+    if words:
+        assert done.code == 2 and words in done.err and not list(folder.glob(f"of_{name}*")), done
+        return
+    assert done.code == 1 and done.err.endswith("stopped\n"), done
+    [second] = begun
+    run = folder / f"of_{name}" / "run"
+    run.mkdir()
+    stages.fewshot_stage(second, run)  # opens data and weights, raises what training would
+    assert second.model.num_classes == 13 and second.data.novel_classes == ("mug",)
+    assert second.model.mask.head == config.model.mask.head
+    frozen = [re.fullmatch("|".join(second.train.frozen), f"mask_head/{x}/kernel") for x in ("conv0", "predictor")]
+    assert [x is not None for x in frozen] == [config.model.mask.head == "cnn", False]
+    assert workdir.read_config(folder / f"of_{name}" / "start").preset == config.preset
+    shutil.rmtree(folder / f"of_{name}")
