@@ -9,7 +9,9 @@
     python launch/train.py --config configs/base.py:custom,size=tiny   # a smaller model: paper (default), small, tiny
 
 ``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it color order, mean, standard
-deviation and layout, see ``presets.WEIGHTS``. The default is msra for ``coco`` and scratch for ``custom``.
+deviation and layout, see ``presets.WEIGHTS``. The default is msra for ``coco`` and scratch for ``custom``. With
+``weights=detector`` it starts from one of other classes, of which only new last layers are trained: docs/own_data.md,
+"A base model from public weights".
 They take ``size=`` too, see ``presets.SIZES`` and docs/own_data.md, "How large a model".
 
 Every field stands here once, with its unit and its source: [P] the MaskDiff paper, [TFA] few-shot-object-detection,

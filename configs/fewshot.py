@@ -9,7 +9,7 @@ connected layers stay as they are. Only what differs from ``configs/base.py`` is
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, presets
 
 # TFA's steps of the two phases for K = 1, 5 and 10, at 16 images per step
 TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.fewshot.shots, config.fewshot.seed = options["shots"], options["seed"]
     train = config.train
     # everything but the last layers of the detector is frozen [P, TFA]
-    train.frozen = (r"detector/(backbone|fpn|rpn|box_head)/.*",)
+    train.frozen, train.reset = presets.FEATURES, ()
     if options["shots"] == 1 and not options["paper"]:
         # the only shot is the query itself; docs/design.md, "Shots that are the query"
         config.data.shot_drop = 0.2

@@ -4,8 +4,12 @@ from ml_collections import ConfigDict
 
 # what launch/import_weights.py reads; docs/paper_recipe.md says where to get the files. msra: detectron2's
 # MSRA/R-50.pkl; torchvision: torchvision's ResNet-50; zoo: a detector of detectron2's model zoo, to check ours with (it
-# has seen the novel classes); scratch: none
-WEIGHTS = ("msra", "torchvision", "zoo", "scratch")
+# has seen the novel classes); detector: a detector of detectron2's model zoo or TFA for other classes, whose features
+# stay; scratch: none
+WEIGHTS = ("msra", "torchvision", "zoo", "detector", "scratch")
+# names of the parameters that are trained last, and of all others of the detector
+FEATURES = (r"detector/(backbone|fpn|rpn|box_head)/.*",)
+PREDICTOR = r"detector/box_predictor/.*"
 # tfa: TFA's trainvalno5k and 5k, which the paper's tables are on; minival: train2017 and val2017, other numbers
 SPLITS = ("tfa", "minival")
 
@@ -124,7 +128,8 @@ def weights(config: ConfigDict, name: str) -> None:
     """Sets what goes with the weights ``name`` ("": the preset's default); base.py has the fields of msra.
 
     Raises:
-      ValueError: an unknown name, or weights for a preset or a size with a small detector that no file fits.
+      ValueError: an unknown name; weights for a preset or a size with a small detector that no file fits; a whole
+        detector for the paper's protocol.
     """
     is_shapes = config.preset.startswith("shapes")
     fixed = is_shapes or config.size == "tiny"
@@ -141,6 +146,14 @@ def weights(config: ConfigDict, name: str) -> None:
         detector.pixel_mean, detector.pixel_std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet
     if config.weights == "scratch":
         detector.norm, config.train.frozen = "group", ()
+    if config.weights == "detector":
+        if config.paper:
+            raise ValueError(
+                "weights=detector is not possible with paper=true: detectors trained on COCO have seen novel classes"
+            )
+        # its classes are others, so the last layers are new, and they alone are trained; so is the mask head
+        config.train.frozen, config.train.reset = FEATURES, (PREDICTOR, "mask_head/.*")
+        config.train.detector.update(steps=10_000, warmup=100, ema=0.999)
     if config.weights == "zoo":
         detector.classifier = "linear"
         config.data.novel_classes = ()  # all 80 classes are detected and scored

@@ -73,6 +73,7 @@ def run(
     *,
     takes_files: bool = False,
     folder: Callable[[ConfigDict], Path] = run_config.default_workdir,
+    completes: bool = True,
 ) -> None:
     """For a script that makes a run: parses ``--config`` and ``--workdir`` and calls ``main(config, workdir)``.
 
@@ -80,6 +81,7 @@ def run(
       main: the script's.
       takes_files: arguments that are not flags go to ``main`` as a third argument; else they are an error.
       folder: config -> the workdir when no other is given.
+      completes: fills what depends on other runs and on the dataset, see `run_config.complete`; else ``main`` does.
     """
     define_flags()
     overrides: list[str] = []
@@ -91,7 +93,8 @@ def run(
             raise ValueError(WHICH_CONFIG)
         config, given = run_config.read_config(flags.FLAGS.config, overrides)
         quiet()
-        config = run_config.complete(config, given)
+        if completes:
+            config = run_config.complete(config, given)
         set_up_jax(config.model.mask.size)
         workdir = flags.FLAGS.workdir
         main(config, Path(workdir) if workdir else folder(config), *([argv[1:]] if takes_files else []))

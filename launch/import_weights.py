@@ -6,7 +6,8 @@
 Reads detectron2's pickles (ImageNet backbones, detectors of the model zoo), ResNet-50 of torchvision and timm, TFA's
 detectors and UNets of guided-diffusion, as .pkl, .pth, .pt or .safetensors, and prints which it is. Writes
 WORKDIR/config.json, checkpoints/final and weights.json; WORKDIR is runs/weights-<weights> unless it is given.
-docs/paper_recipe.md lists where to download the files.
+docs/paper_recipe.md lists where to download the files. With weights=detector the classes of the detector in the file
+do not matter (docs/own_data.md, "A base model from public weights").
 """
 
 import sys
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ml_collections import ConfigDict
 
-from launch import cli
+from launch import cli, run_config
 
 SHOWN = 12  # unused names that are printed
 
@@ -29,6 +30,8 @@ def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
         raise ValueError(
             "name the weight file, for example: import_weights.py --config configs/base.py:coco,weights=msra R-50.pkl"
         )
+    if config.weights != "detector":  # which takes the classes from the file: no dataset is needed yet
+        run_config.complete(config)
     document = convert.run(config, workdir, files)
     for file in document["files"]:
         size = f"{file['tensors']} tensors with {file['parameters']:,} parameters"
@@ -39,8 +42,10 @@ def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
     print(f"filled from the files: {', '.join(convert.summary(document['filled']))}")
     print(f"new, to be trained: {', '.join(convert.summary(document['new'])) or 'nothing'}")
     print(f"imported: {workdir}")
-    print(f"to train from them: launch/train.py with the same --config and --config.init_from={workdir}")
+    found = config.weights == "detector" and workdir == run_config.weights_workdir(config)  # by launch/train.py
+    start = "" if found else f" and --config.init_from={workdir}"
+    print(f"to train from them: launch/train.py with the same --config{start}")
 
 
 if __name__ == "__main__":
-    cli.run(main, takes_files=True, folder=lambda config: Path("runs") / f"weights-{config.weights}")
+    cli.run(main, takes_files=True, folder=run_config.weights_workdir, completes=False)

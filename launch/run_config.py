@@ -29,6 +29,11 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / name
 
 
+def weights_workdir(config: ConfigDict) -> Path:
+    """The folder of imported weights when no other is given."""
+    return Path("runs") / f"weights-{config.weights}"
+
+
 def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
     """Reads a config file and changes fields of it; a later stage has the size of the run that it starts from.
 
@@ -137,6 +142,8 @@ def complete(
     """
     if not config.init_from and (config.stage != "base" or config.base_method):
         config.init_from = str(default_start(config))
+    elif not config.init_from and config.weights == "detector":
+        config.init_from = str(weights_workdir(config))
     if config.stage != "base":
         inherit(config, given, say)
     if config.model.num_classes == 0:

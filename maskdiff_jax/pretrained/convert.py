@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from maskdiff_jax import atomic, checkpoint
 from maskdiff_jax.lock import owned
 from maskdiff_jax.model import build
-from maskdiff_jax.pretrained import files, rules
+from maskdiff_jax.pretrained import architecture, files, rules
 from maskdiff_jax.workdir import CHECKPOINTS, IMPORTED, create, initial_params, weights_folder
 
 
@@ -36,18 +36,20 @@ TARGETS = {
     "msra": Target(rules.MSRA, "detector", "backbone", presets=("msra",)),
     "detectron2-backbone": Target(rules.DETECTRON2_BACKBONE, "detector", "backbone", presets=("torchvision",)),
     "resnet": Target(rules.RESNET, "detector", "backbone", presets=("torchvision",)),
-    "detectron2": Target(rules.DETECTRON2, "detector", presets=("zoo", "msra")),
+    "detectron2": Target(rules.DETECTRON2, "detector", presets=("zoo", "msra", "detector")),
     # our class vectors start at zero: they have no effect until they are trained
     "guided-diffusion": Target(rules.GUIDED_DIFFUSION, "mask_head", keep=(r".*/class_table",)),
 }
 _CLASSIFIER_BIAS = "roi_heads.box_predictor.cls_score.bias"  # a linear classifier has one, TFA's cosine has none
+_CLASSIFIER, _BOXES = (f"roi_heads.box_predictor.{name}.weight" for name in ("cls_score", "bbox_pred"))
 
 
 def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) -> dict:
     """Writes ``config.json``, the weights and ``weights.json`` into a run folder.
 
     Args:
-      config: of stage 1, with the ``weights=`` that the files go with.
+      config: of stage 1, with the ``weights=`` that the files go with. With weights=detector the run folder gets the
+        classes of the detector in the file, whatever the config's are.
       workdir: the run folder; an earlier import there is replaced.
       paths: one file for the detector or its backbone, one for the mask head, or both.
 
@@ -72,6 +74,8 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
         raise ValueError(f"give one file for the detector, one for the mask head, or both; given: {kinds}")
     for path, loaded in found.items():
         check_kind(config, path, loaded)
+        if config.weights == "detector" and loaded.kind == "detectron2":
+            config = with_predictor_of(config, loaded)
 
     params = jax.device_get(initial_params(config, build(config.model)))
     documents, filled = [], set()
@@ -102,23 +106,52 @@ def check_kind(config: ConfigDict, path: Path, loaded: files.Checkpoint) -> None
     """
     presets = TARGETS[loaded.kind].presets
     name = f"{path} is of kind '{loaded.kind}' ({files.KINDS[loaded.kind][1]})"
-    best = presets[0] if presets else config.weights
+    best = _best_preset(config, loaded)
+    if presets and config.weights not in presets:
+        alone = f", and holds a backbone alone; weights={config.weights} is for a whole detector"
+        alone = alone if config.weights == "detector" else ""
+        raise ValueError(
+            f"{name}, which goes with weights={best}, not weights={config.weights}{alone}: {_fix(config, best)}"
+        )
     if loaded.kind == "detectron2":
-        best = _check_classifier(config, name, loaded)
+        _check_architecture(config, name, loaded)
+        _check_classifier(config, name, loaded)
         _check_pixels(config, name, loaded)
     if loaded.kind == "guided-diffusion":
         _check_groups(config, name)
-    if presets and config.weights not in presets:
-        raise ValueError(f"{name}, which goes with weights={best}, not weights={config.weights}: {_fix(config, best)}")
 
 
-def _check_classifier(config: ConfigDict, name: str, loaded: files.Checkpoint) -> str:
-    """The preset of the detector's classifier."""
-    theirs, preset = ("linear", "zoo") if _CLASSIFIER_BIAS in loaded.tensors else ("cosine", "msra")
-    ours = config.model.detector.classifier
-    if theirs != ours:
-        raise ValueError(f"{name} with a {theirs} classifier, the config has a {ours} one: {_fix(config, preset)}")
-    return preset
+def _best_preset(config: ConfigDict, loaded: files.Checkpoint) -> str:
+    """The value of ``weights=`` for a checkpoint; a dataset of one's own has other classes than a detector."""
+    presets = TARGETS[loaded.kind].presets
+    if loaded.kind != "detectron2":
+        return presets[0] if presets else config.weights
+    if config.preset == "custom":
+        return "detector"
+    return "zoo" if _classifier(loaded) == "linear" else "msra"
+
+
+def _classifier(loaded: files.Checkpoint) -> str:
+    return "linear" if _CLASSIFIER_BIAS in loaded.tensors else "cosine"
+
+
+def with_predictor_of(config: ConfigDict, loaded: files.Checkpoint) -> ConfigDict:
+    """A config with the classes, the classifier and the kind of boxes of a detector, which a later run replaces."""
+    config = config.copy_and_resolve_references().unlock()
+    detector, rows = config.model.detector, {k: loaded.tensors[k].shape[0] for k in (_CLASSIFIER, _BOXES)}
+    config.model.num_classes = rows[_CLASSIFIER] - 1  # the last one is the background
+    detector.classifier = _classifier(loaded)
+    detector.class_agnostic_boxes = rows[_BOXES] == 4
+    return config.lock()
+
+
+def _check_classifier(config: ConfigDict, name: str, loaded: files.Checkpoint) -> None:
+    theirs, ours = _classifier(loaded), config.model.detector.classifier
+    if theirs != ours and config.weights != "detector":
+        raise ValueError(
+            f"{name} with a {theirs} classifier, the config has a {ours} one: "
+            + _fix(config, _best_preset(config, loaded))
+        )
 
 
 def _check_pixels(config: ConfigDict, name: str, loaded: files.Checkpoint) -> None:
@@ -130,6 +163,21 @@ def _check_pixels(config: ConfigDict, name: str, loaded: files.Checkpoint) -> No
                 f"{name}, trained with {field} {stored.ravel().tolist()}; the config has {ours}: give "
                 f"--config.model.detector.{field}, channel_order and stride_in_1x1 as it was trained"
             )
+
+
+def _check_architecture(config: ConfigDict, name: str, loaded: files.Checkpoint) -> None:
+    """The layers of the nets and their widths."""
+    groups, missing = architecture.groups(loaded.tensors), [k for k in (_CLASSIFIER, _BOXES) if k not in loaded.tensors]
+    if groups != 1:
+        raise ValueError(
+            f"{name} whose backbone has convolutions of {groups} groups, a ResNeXt: {architecture.FITTING}"
+        )
+    if other := architecture.other_kind(loaded.tensors):
+        raise ValueError(f"{name}; {other}")
+    if differ := architecture.differences(loaded.tensors, config.model.detector):
+        raise ValueError(f"{name} of another size: {'; '.join(differ)}, here and in later commands")
+    if missing:
+        raise ValueError(f"{name}, but without {', '.join(missing)}: {architecture.FITTING}")
 
 
 def _check_groups(config: ConfigDict, name: str) -> None:
@@ -178,7 +226,8 @@ def fill(params: dict, path: Path, loaded: files.Checkpoint) -> dict:
     except ValueError as error:
         raise ValueError(
             f"{path} ({loaded.kind}): {error}\nthe config describes the model: model.detector.blocks, "
-            "model.num_classes, model.mask.unet and so on must be as in the file"
+            "model.num_classes, model.mask.unet and so on must be as in the file; weights=detector takes a detector of "
+            "other classes"
         ) from error
     returned = rules.export(new, target.table, {name: tensor.shape for name, tensor in loaded.tensors.items()})
     wrong = [name for name, tensor in returned.items() if not _same_bits(tensor, loaded.tensors[name])]

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from maskdiff_jax.pretrained import safe_unpickle
+from maskdiff_jax.pretrained import architecture, safe_unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's old files (torch/serialization.py, MAGIC_NUMBER)
 # keys under which checkpoints keep the model: detectron2 and TFA; Lightning and timm; Detectron
@@ -78,6 +78,8 @@ def _kind(path: Path, tensors: dict[str, np.ndarray]) -> str:
         known = "; ".join(f"{kind} ({text})" for kind, (_, text) in KINDS.items())
         count = f"{len(tensors)} tensor{'' if len(tensors) == 1 else 's'}"
         first = _printable(", ".join(list(tensors)[:5]))
+        if other := architecture.other_kind(tensors):
+            raise ValueError(f"{path} cannot be used: {other}")
         raise ValueError(
             f"{path} holds {count} ({first} ...), which are of no known kind of checkpoint. The known kinds are {known}"
         )

@@ -159,8 +159,9 @@ DETECTRON2 = (
     Rule(r"roi_heads\.box_head\.(fc\d)\.bias", r"box_head/\1/bias"),
     Rule(r"roi_heads\.box_predictor\.(\w+)\.weight", r"box_predictor/\1/kernel", LINEAR),
     Rule(r"roi_heads\.box_predictor\.(\w+)\.bias", r"box_predictor/\1/bias"),
-    # constants that some versions store, and Mask R-CNN's mask head, which the detector does not have
-    Rule(r"pixel_(mean|std)|proposal_generator\.anchor_generator\..*|roi_heads\.mask_head\..*", None),
+    # constants that some versions store; heads that the detector does not have: of masks, keypoints, segmentation
+    Rule(r"pixel_(mean|std)|proposal_generator\.anchor_generator\..*", None),
+    Rule(r"roi_heads\.(mask|keypoint)_head\..*|sem_seg_head\..*", None),
 )
 
 # Mask R-CNN's mask head (detectron2, modeling/roi_heads/mask_head.py) -> nets.maskcnn.ConvMaskHead

@@ -34,13 +34,16 @@ OF_DATA = tuple(f"data.{name}" for name in (
 # what distillation must share with its teacher, and which of these fields are its own
 OF_TEACHER = ("model.mask.", "fewshot.", "data.source", "data.train_json", "data.novel_classes", "data.context")
 FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fewshot.novel_init")
-# fields of the model that a parameter depends on: they may differ from the run that another starts from where the
-# parameter starts anew (`train.reset`); "any" is any parameter of the mask head
+# fields of the model that parameters depend on: they may differ from the run that another starts from where all of
+# these start anew (`train.reset`); "any" is any parameter of the mask head
 OF_PARAMETER = {
-    "model.mask.": "mask_head/any",
-    "model.detector.classifier": "detector/box_predictor/cls_score/kernel",
-    "model.detector.class_agnostic_boxes": "detector/box_predictor/bbox_pred/kernel",
-}
+    "model.mask.": ("mask_head/any",),
+    "model.num_classes": (
+        "mask_head/any", "detector/box_predictor/cls_score/kernel", "detector/box_predictor/bbox_pred/kernel",
+    ),
+    "model.detector.classifier": ("detector/box_predictor/cls_score/kernel",),
+    "model.detector.class_agnostic_boxes": ("detector/box_predictor/bbox_pred/kernel",),
+}  # fmt: skip
 # what the detector that a run takes over must share with it, beside the fields of its nets
 OF_DETECTOR = ("stage", "data.source", "data.train_json", "data.novel_classes")
 NOVEL_INITS = ("finetune", "fresh", "random", "imprint", "mean_embedding")
@@ -138,8 +141,8 @@ def reset_fields(config: ConfigDict) -> tuple[str, ...]:
     """The fields of the model in which a run may differ from the one that it starts from, by its `train.reset`."""
     return tuple(
         field
-        for field, parameter in OF_PARAMETER.items()
-        if any(re.fullmatch(pattern, parameter) for pattern in config.train.reset)
+        for field, parameters in OF_PARAMETER.items()
+        if all(any(re.fullmatch(pattern, name) for pattern in config.train.reset) for name in parameters)
     )
 
 

@@ -30,6 +30,10 @@ JOINT_PARTS = {
 }  # fmt: skip
 SHOTS = (1, 5, 10)  # the K of the paper's tables
 NAMED = 3  # classes that a note names
+SEEN = (
+    "weights=detector: a detector trained on COCO has seen its 80 classes, the novel ones of the paper's protocol too. "
+    "This start is for classes of your own: scores of novel classes that the detector has seen are no few-shot scores"
+)
 BYTES = 4  # of a float32: a parameter, its EMA, a moment
 
 
@@ -53,6 +57,7 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
     _check_phases(config)
     _check_disk(config, Path(workdir))
     notes = [] if trained_phases(config) else ["nothing is trained: no phase of this run has any steps"]
+    notes += [SEEN] if config.weights == "detector" else []
     if config.data.source in scenes.LEVELS:
         _check_classes(config, len(scenes.NAMES), config.data.source)
         return notes  # scenes are made as the config asks

@@ -1,5 +1,6 @@
 """The weights that a run starts from: new ones, those of other runs, or parts of each. Names are "a/b/c"."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from ml_collections import ConfigDict
 from maskdiff_jax.model import Model, build
 from maskdiff_jax.training.compatibility import check_detector, reset_fields
 from maskdiff_jax.types import PyTree
-from maskdiff_jax.workdir import check_weights, initial_params, load_weights, read_config
+from maskdiff_jax.workdir import CONFIG, IMPORTED, check_weights, initial_params, load_weights, read_config
 
 NAMED = 4  # parameters that a message names
+PUBLIC = 'docs/own_data.md, "A base model from public weights", has the commands'
 
 
 def starting_params(config: ConfigDict, model: Model) -> PyTree:
@@ -51,9 +53,38 @@ def _new_or_of_a_run(config: ConfigDict, model: Model) -> PyTree:
             "train.reset names what starts anew in a run that starts from another one: give --config.init_from too, or "
             "leave out train.reset"
         )
+    if config.weights == "detector":
+        _check_imported(config)
     check_weights(config.init_from, config, free=reset_fields(config))
     new = jax.jit(model.init)(jax.random.key(config.seed))
-    return with_reset(new, _params_of(config.init_from), config.train.reset, config.init_from)
+    before = _params_of(config.init_from)
+    params = with_reset(new, before, config.train.reset, config.init_from)
+    if jax.process_index() == 0:
+        for line in describe_reset(params, before, config.train.reset):
+            print(f"from {config.init_from}: {line}", flush=True)
+    return params
+
+
+def _check_imported(config: ConfigDict) -> None:
+    """Whether there is a detector to start from, not a backbone alone.
+
+    Raises:
+      FileNotFoundError: there is nothing.
+      ValueError: the weights that were imported are those of a backbone.
+    """
+    folder = Path(config.init_from)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no detector to start from: download one and give it to launch/import_weights.py with the "
+            f"same --config ({PUBLIC}), or give --config.init_from"
+        )
+    if (folder / IMPORTED).is_file():
+        filled = json.loads((folder / IMPORTED).read_text())["filled"]
+        if not any(name.startswith("detector/box_head/") for name in filled):
+            raise ValueError(
+                f"{folder} holds the weights of a backbone, and weights=detector starts from a whole detector: import "
+                f"one ({PUBLIC}), or train with weights={read_config(folder).weights}"
+            )
 
 
 def with_reset(new: PyTree, before: PyTree, patterns: Sequence[str], folder: str | Path) -> PyTree:
@@ -85,6 +116,35 @@ def with_reset(new: PyTree, before: PyTree, patterns: Sequence[str], folder: str
     return unflatten_dict({k: x if is_reset(k) else theirs[k] for k, x in ours.items()}, sep="/")
 
 
+def describe_reset(params: PyTree, before: PyTree, patterns: Sequence[str]) -> list[str]:
+    """What a run takes over from another and what it drops, one line each, for its log.
+
+    Args:
+      params: what `with_reset` gave.
+      before: of the run that it starts from.
+      patterns: as in `with_reset`.
+    """
+    ours, theirs = _flat(params), _flat(before)
+    taken: dict[str, int] = {}
+    dropped: dict[str, list[str]] = {}
+    for name in sorted(ours | theirs):
+        if any(re.fullmatch(pattern, name) for pattern in patterns):
+            dropped.setdefault(_part(name), []).append(name)
+        else:
+            taken[_part(name)] = taken.get(_part(name), 0) + int(ours[name].size)
+    parts = [f"{part} ({count:,} parameters)" for part, count in taken.items()]
+    lines = [f"taken over: {', '.join(parts) or 'nothing'}"]
+    for part, names in dropped.items():
+        each = [f"{name} {_kind(theirs, name)} (new: {_kind(ours, name)})" for name in names]
+        lines.append(f"dropped: {'; '.join(each) if len(each) <= NAMED else f'{part}, which is new'}")
+    return lines
+
+
+def _part(name: str) -> str:
+    """The part of the model that a parameter belongs to: "detector/fpn", "mask_head" ..."""
+    return "/".join(name.split("/")[: 2 if name.startswith("detector/") else 1])
+
+
 def _params_of(folder: str | Path) -> PyTree:
     """The weights of a finished run, whatever its model is."""
     return load_weights(folder, build(read_config(folder).model))
@@ -96,10 +156,11 @@ def _flat(params: PyTree) -> dict[str, Any]:
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Names with both shapes, for a message; "" where names, types and shapes are the same."""
-
-    def kind(tree: Mapping[str, Any], name: str) -> str:
-        return f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "missing"
-
-    differ = sorted(k for k in ours.keys() | theirs.keys() if kind(ours, k) != kind(theirs, k))
+    differ = sorted(k for k in ours.keys() | theirs.keys() if _kind(ours, k) != _kind(theirs, k))
     more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
-    return "; ".join(f"{k} is {kind(theirs, k)} there, {kind(ours, k)} here" for k in differ[:NAMED]) + more
+    return "; ".join(f"{k} is {_kind(theirs, k)} there, {_kind(ours, k)} here" for k in differ[:NAMED]) + more
+
+
+def _kind(flat: Mapping[str, Any], name: str) -> str:
+    """Type and shape of a parameter."""
+    return f"{flat[name].dtype}{list(flat[name].shape)}" if name in flat else "missing"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base, fewshot
+from configs import base, fewshot, presets
 from launch import run_config
 from maskdiff_jax import config_fields, workdir
 from maskdiff_jax.data import transforms
@@ -113,7 +113,8 @@ def test_weights_set_what_goes_with_them():
     assert len(frozen) == 2
     rows = {
         "msra": (bgr, "frozen_bn", frozen, "cosine"), "torchvision": (rgb, "frozen_bn", frozen, "cosine"),
-        "zoo": (bgr, "frozen_bn", frozen, "linear"), "scratch": (rgb, "group", (), "cosine"),
+        "zoo": (bgr, "frozen_bn", frozen, "linear"), "detector": (bgr, "frozen_bn", presets.FEATURES, "cosine"),
+        "scratch": (rgb, "group", (), "cosine"),
     }  # fmt: skip
     assert tuple(rows) == base.WEIGHTS
 
@@ -135,6 +136,16 @@ def test_weights_set_what_goes_with_them():
     assert base.get_config("coco,weights=zoo").data.novel_classes == ()
 
 
+def test_a_detector_of_other_classes_keeps_its_features():
+    """Stage 1 trains new last layers for a short time; stage 2 is that of other starts."""
+    for size in ("paper", "small"):
+        plain, first = (base.get_config(f"custom,size={size},weights={x}").train for x in ("msra", "detector"))
+        assert first.detector.steps < plain.detector.steps / 4 and first.mask == plain.mask
+        assert first.reset == (presets.PREDICTOR, "mask_head/.*")
+        ours, other = (fewshot.get_config(f"custom,size={size},weights={x}").train for x in ("msra", "detector"))
+        assert ours == other
+
+
 @pytest.mark.parametrize(
     "get, arg, word",
     [(base, "shapes,weights=msra", "weights=msra is not possible: shapes has"),
@@ -143,6 +154,7 @@ def test_weights_set_what_goes_with_them():
      (fewshot, "weights=torchvision", "shapes has a small detector"),
      (fewshot, "coco,optimizer=lion", "optimizer=lion: choose adamw or sgd"),
      (fewshot, "optimizer=sgd", "shapes has a recipe of its own"),
+     (base, "coco,paper=true,weights=detector", "have seen novel classes"),
      (base, "coco,shots=5", "belongs to paper=true")],
 )  # fmt: skip
 def test_impossible_options_are_errors(get, arg, word):

@@ -13,7 +13,7 @@ from maskdiff_jax.lock import owned
 from maskdiff_jax.model import build
 from maskdiff_jax.pretrained import convert, rules
 from maskdiff_jax.training import run as train
-from maskdiff_jax.workdir import check_layout
+from maskdiff_jax.workdir import check_layout, read_config
 from tests.pretrained import third_party_files as files
 from tests.pretrained import third_party_names as names
 from tests.pretrained.tiny_config import config
@@ -223,10 +223,27 @@ def test_a_stage_starts_only_from_weights_of_its_pixels(tmp_path):
 
 @pytest.mark.parametrize("arg", ["custom,size=tiny", "custom,size=small", "custom"])
 def test_the_option_that_a_message_names_is_possible(arg, tmp_path):
-    """No file fits size tiny, but size small has the full detector."""
-    path = save(tmp_path, {"model": names.detector(linear=False)})
+    """No file fits size tiny, but size small has the full detector. A detector's classes are not those of `custom`."""
     size = "" if arg == "custom" else ",size=small"
-    fix = f"configs/base.py:custom{size},weights=msra"
-    with pytest.raises(ValueError, match=f"use --config {fix} here and in later commands"):
-        convert.run(config(arg), tmp_path / "x", [path])
-    assert base.get_config(fix.partition(":")[2]).weights == "msra"
+    for state, weights in ((names.detector(linear=False), "detector"), (names.backbone(names.msra_name), "msra")):
+        fix = f"configs/base.py:custom{size},weights={weights}"
+        with pytest.raises(ValueError, match=f"use --config {fix} here and in later commands"):
+            convert.run(config(arg), tmp_path / "x", [save(tmp_path, {"model": state})])
+        assert base.get_config(fix.partition(":")[2]).weights == weights
+
+
+@pytest.mark.parametrize("arg", ["custom,weights=detector", "coco,weights=detector"])
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_detector_of_other_classes(arg, linear, tmp_path):
+    """Its own predictor is stored: the run folder needs no dataset, and a later run starts its own classes anew."""
+    state = names.detector(linear=linear, classes=60)
+    document = convert.run(config(arg), tmp_path / "run", [save(tmp_path, {"model": state})])
+    assert convert.summary(document["new"]) == ["mask_head"]
+    stored = read_config(tmp_path / "run")
+    assert (stored.model.num_classes, stored.weights) == (60, "detector")
+    assert stored.model.detector.classifier == ("linear" if linear else "cosine")
+    kernel = load(stored, tmp_path / "run")["detector/box_predictor/cls_score/kernel"]
+    np.testing.assert_array_equal(kernel.T, state["roi_heads.box_predictor.cls_score.weight"])
+    agnostic = state | {k: w[:4] for k, w in state.items() if "bbox_pred" in k}
+    convert.run(config(arg), tmp_path / "other", [save(tmp_path, agnostic)])
+    assert read_config(tmp_path / "other").model.detector.class_agnostic_boxes

@@ -81,6 +81,27 @@ def test_what_no_pattern_names_must_be_there_with_the_same_shape():
         starting_weights.with_reset(new, {"detector": new["detector"]}, RESET, "run")
 
 
+def test_the_log_says_what_is_taken_over_and_what_is_dropped(before, capsys):
+    config = base.get_config("shapes").unlock()
+    config.update(init_from=str(before), train={"reset": (*RESET, "mask_head/.*")})
+    config.model.num_classes = 7  # may differ: every parameter that depends on it ...
+    with pytest.raises(ValueError, match="model.num_classes is 12 there and 7 here"):  # ... but the regressor is new
+        starting_weights.starting_params(config, Small(7.0, 5))
+    config.train.reset = ("detector/box_predictor/.*", "mask_head/.*")
+    starting_weights.starting_params(config, Small(7.0, 5))
+    assert capsys.readouterr().out.splitlines() == [
+        f"from {before}: taken over: nothing",
+        f"from {before}: dropped: detector/box_predictor/bbox_pred/kernel float32[2, 4] (new: float32[2, 4]); "
+        "detector/box_predictor/cls_score/bias float32[3] (new: missing); "
+        "detector/box_predictor/cls_score/kernel float32[2, 3] (new: float32[2, 5])",
+        f"from {before}: dropped: mask_head/w float32[3] (new: float32[3])",
+    ]
+    config.model.num_classes, config.train.reset = 12, RESET
+    starting_weights.starting_params(config, Small(7.0, 5))
+    taken = capsys.readouterr().out.splitlines()[0]
+    assert taken == f"from {before}: taken over: detector/box_predictor (8 parameters), mask_head (3 parameters)"
+
+
 def test_a_pattern_that_names_nothing_is_an_error():
     new = Small(7.0, 5).init(None)
     with pytest.raises(ValueError, match="train.reset has 'detector/cls_score/.*', which no parameter's name matches"):
