@@ -5,6 +5,8 @@ The box features of some objects of each class come along, so that `Predictor.ad
     python launch/export.py runs/fewshot-shapes-5shot-seed0 --output=exports/shapes
     python launch/sample.py exports/shapes photo.jpg
 
+`--half` stores weights as float16, which halves the folder and hardly changes the masks.
+
 `--format=stablehlo` writes programs and weights that run where maskdiff_jax and flax are not installed, by a script in
 the folder; it needs jax, flatbuffers, numpy and Pillow (maskdiff_jax/inference/stablehlo.py).
 
@@ -33,6 +35,9 @@ _BASE_SHOTS = flags.DEFINE_bool(
     "base_shots", False, "Copy photos of the base dataset into the export, up to model.mask.slots objects of each "
     "class, so that stage 2 can add a class without the dataset. Who gets the export gets these photos."
 )  # fmt: skip
+_HALF = flags.DEFINE_bool(
+    "half", False, "Store parameters and features as float16: half the size. The model computes as before."
+)
 FORMATS = ("orbax", "stablehlo")
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Folder to write; default: export, or export-stablehlo, in the run's folder."
@@ -52,12 +57,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
         raise ValueError(f"unknown --format={_FORMAT.value}: choose {' or '.join(FORMATS)}")
     if _FORMAT.value == "stablehlo" and _BASE_SHOTS.value:
         raise ValueError("--base_shots goes with --format=orbax, which stage 2 can start from")
+    if _FORMAT.value == "stablehlo" and _HALF.value:
+        raise ValueError("--half goes with --format=orbax")
     if _FORMAT.value == "stablehlo":
         output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / f"{EXPORT}-stablehlo"
         count = stablehlo.run(config, workdir, output, _PLATFORMS.value)
     else:
         output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / EXPORT
-        count = export.run(config, workdir, output, features=_FEATURES.value, photos=_BASE_SHOTS.value)
+        options = {"features": _FEATURES.value, "photos": _BASE_SHOTS.value, "half": _HALF.value}
+        count = export.run(config, workdir, output, **options)
     print(f"exported: {output} ({count / 1e6:.1f} million parameters)")
 
 

@@ -59,12 +59,12 @@ def compute(config: Any, params: PyTree, support_split: Dataset, shots: ShotSet)
 
 
 def write(path: Path, calibration: Calibration) -> None:
-    """Writes a file that `read` reads."""
+    """Writes a file that `read` reads, the features in their own type."""
     atomic.write(path, lambda file: np.savez_compressed(file, **calibration._asdict()))
 
 
 def read(path: Path, channels: int, num_classes: int) -> Calibration | None:
-    """What `write` wrote; None where there is no such file, as in exports of older versions.
+    """What `write` wrote, float16 as float32; None where there is no such file, as in exports of older versions.
 
     Args:
       path: of the file.
@@ -78,15 +78,15 @@ def read(path: Path, channels: int, num_classes: int) -> Calibration | None:
         return None
     try:
         with np.load(path) as arrays:
-            found = Calibration(arrays["features"], arrays["labels"])
+            features, labels = arrays["features"], arrays["labels"]
     except Exception as error:  # numpy and zipfile raise many kinds on damaged files
         raise ValueError(
             f"{path} is damaged ({str(error).splitlines()[0][:200] if str(error) else error!r})"
         ) from error
-    features, labels = found
-    fits = features.shape == (len(labels), channels) and features.dtype == np.float32 and labels.dtype == np.int32
+    fits = features.shape == (len(labels), channels) and features.dtype in (np.float32, np.float16)
+    fits = fits and labels.dtype == np.int32
     if not fits or labels.ndim != 1 or not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"{path} is damaged: it must hold features [n, {channels}] of class ids below {num_classes}")
     if not np.isfinite(features).all():
         raise ValueError(f"{path} is damaged: its features are not finite")
-    return found
+    return Calibration(features.astype(np.float32), labels)

@@ -6,7 +6,7 @@
     base_shots/    on request: photos of known classes as a COCO-format dataset, which stage 2 needs for a new class
     params/        the parameters (orbax)
 
-What is read is checked before anything is built from it.
+An export of half the size has its parameters and features as float16; reading it gives float32 again. What is read is checked before anything is built from it.
 """
 
 import json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # an export is used without ml_collections
 
 DOCUMENT, SUPPORT, FEATURES, PARAMS = "export.json", "support.npz", "features.npz", "params"
 CATEGORY_ID = config_fields.whole(0, 2**63 - 1)
+WEIGHTS = ("float32", "float16")  # types that floating-point parameters and features are stored as
 AGAIN = "export the run again with launch/export.py"
 
 
@@ -47,8 +48,9 @@ class TrainedModel(NamedTuple):
 
 
 def run(
-    config: "ConfigDict", folder: str | Path, output: str | Path, *, features: bool = True, photos: bool = False
-) -> int:
+    config: "ConfigDict", folder: str | Path, output: str | Path, *,
+    features: bool = True, photos: bool = False, half: bool = False,
+) -> int:  # fmt: skip
     """Exports the weights of a finished run.
 
     Args:
@@ -57,19 +59,21 @@ def run(
       output: folder of the export; an older export there is replaced.
       features: whether classes can be added to the export, see `calibration.compute`.
       photos: whether photos of known classes are copied into the export, see `base_shots`.
+      half: whether parameters and features are stored as float16.
 
     Returns:
       The number of parameters.
 
     Raises:
       FileNotFoundError: the run is missing or not finished, or there is no dataset to crop the shots from.
-      ValueError: the weights are of another model, or the dataset gives other shots than those of the run.
+      ValueError: the weights are of another model, or the dataset gives other shots than those of the run; with
+        ``half``, a number is too large for float16.
       FileExistsError: ``output`` holds something else.
       OSError: ``output`` cannot be written.
     """
     check_output(output)
     model = from_run(config, folder, calibrated=features, photos=photos)
-    write(output, model)
+    write(output, model, half=half)
     return sum(int(np.size(x)) for x in jax.tree.leaves(model.params))
 
 
@@ -108,23 +112,58 @@ def check_output(output: str | Path, document: str = DOCUMENT) -> None:
     atomic.check_writable(output.parent)
 
 
-def write(output: str | Path, model: TrainedModel) -> None:
-    """Writes an export; an older one is replaced once the new one is whole. Raises as ``check_output``."""
+def write(output: str | Path, model: TrainedModel, *, half: bool = False) -> None:
+    """Writes an export; an older one is replaced once the new one is whole.
+
+    Args:
+      output: its folder.
+      model: what it holds.
+      half: whether parameters and features are stored as float16.
+
+    Raises:
+      ValueError: with ``half``, a number is too large for float16; names where it is.
+      FileExistsError, OSError: as ``check_output``.
+    """
     check_output(output)
+    stored, weights = (_as_half(model), "float16") if half else (model, "float32")
     output = Path(output).absolute()
     new = output.with_name(output.name + ".partial")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    checkpoint.save_params(new / PARAMS, model.params)
-    atomic.write(new / SUPPORT, lambda file: np.savez_compressed(file, **model.support._asdict()))
-    if model.calibration is not None:
-        calibration.write(new / FEATURES, model.calibration)
-    if model.base_shots is not None:
-        base_shots.write(new, model.base_shots)
-    categories = [c._asdict() for c in model.categories]
-    atomic.write_json(new / DOCUMENT, {"config": workdir.as_json(model.config), "categories": categories})
+    checkpoint.save_params(new / PARAMS, stored.params)
+    atomic.write(new / SUPPORT, lambda file: np.savez_compressed(file, **stored.support._asdict()))
+    if stored.calibration is not None:
+        calibration.write(new / FEATURES, stored.calibration)
+    if stored.base_shots is not None:
+        base_shots.write(new, stored.base_shots)
+    categories = [c._asdict() for c in stored.categories]
+    document = {"config": workdir.as_json(stored.config), "categories": categories, "weights": weights}
+    atomic.write_json(new / DOCUMENT, document)
     shutil.rmtree(output, ignore_errors=True)
     new.rename(output)
+
+
+def _as_half(model: TrainedModel) -> TrainedModel:
+    """The model with floating-point parameters and features as float16; raises ValueError as ``write``."""
+
+    def stored(x: Any, name: str) -> Any:
+        x = np.asarray(x)
+        if not np.issubdtype(x.dtype, np.floating):
+            return x
+        largest, limit = float(np.max(np.abs(x), initial=0.0)), float(np.finfo(np.float16).max)
+        if largest > limit:
+            raise ValueError(
+                f"{name} holds a value of size {largest:.4g}, and float16 ends at {limit:g}: export without --half"
+            )
+        return x.astype(np.float16)
+
+    def stored_parameter(path: tuple, x: Any) -> Any:
+        return stored(x, f"the parameter {jax.tree_util.keystr(path, simple=True, separator='/')}")
+
+    features = model.calibration
+    if features is not None:
+        features = features._replace(features=stored(features.features, "the features of the classes"))
+    return model._replace(params=jax.tree_util.tree_map_with_path(stored_parameter, model.params), calibration=features)
 
 
 def read(folder: str | Path) -> TrainedModel:
@@ -135,30 +174,38 @@ def read(folder: str | Path) -> TrainedModel:
       ValueError: damaged, or of another version of the package; names the file and the fix.
     """
     folder = Path(folder)
-    config, categories = read_document(folder)
+    config, categories, weights = _read_document(folder)
     support = _read_support(folder / SUPPORT, config)
     try:
         features = calibration.read(folder / FEATURES, config.model.detector.fc_channels, config.model.num_classes)
     except ValueError as error:
         raise ValueError(f"{error}: {AGAIN}") from error
-    params = _read_params(folder, config)
+    params = _read_params(folder, config, weights)
     return TrainedModel(params, config, categories, support, features, base_shots.read(folder))
 
 
 def read_document(folder: str | Path) -> tuple[Fields, tuple[Category, ...]]:
     """The config and the categories of an export; raises as ``read``."""
-    path = Path(folder) / DOCUMENT
+    return _read_document(Path(folder))[:2]
+
+
+def _read_document(folder: Path) -> tuple[Fields, tuple[Category, ...], str]:
+    """The config, the categories, and the type that the weights are stored as."""
+    path = folder / DOCUMENT
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not an exported model: make one with launch/export.py")
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): {AGAIN}") from error
-    if not isinstance(document, dict) or document.keys() != {"config", "categories"}:
+    if not isinstance(document, dict) or document.keys() - {"weights"} != {"config", "categories"}:
         raise ValueError(f"{path} is damaged (it must hold 'config' and 'categories'): {AGAIN}")
+    weights = document.get("weights", WEIGHTS[0])  # older exports do not say it
+    if weights not in WEIGHTS:
+        raise ValueError(f"{path} cannot be used: its weights must be {' or '.join(WEIGHTS)}; {AGAIN}")
     try:
         config = config_fields.fields(document["config"])
-        return config, _categories(document["categories"], config.model.num_classes)
+        return config, _categories(document["categories"], config.model.num_classes), weights
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}; {AGAIN}") from error
 
@@ -195,20 +242,30 @@ def _read_support(path: Path, config: Fields) -> SupportSet:
     return support
 
 
-def _read_params(folder: Path, config: Fields) -> PyTree:
-    """The parameters of an export, of the model that the config describes."""
+def _read_params(folder: Path, config: Fields, weights: str) -> PyTree:
+    """The parameters of an export, of the model that the config describes.
+
+    Args:
+      folder: of the export.
+      config: of the export.
+      weights: the type that floating-point parameters are stored as; they are returned with the model's own type.
+    """
     try:
         template = jax.eval_shape(build(config.model).init, jax.random.key(0))
     except Exception as error:  # fields that are in range, but do not go together: flax and jax raise many kinds
         raise ValueError(
             f"{folder / DOCUMENT} describes no model that can be built ({_first_line(error)}): {AGAIN}"
         ) from error
+    stored = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, weights if np.issubdtype(x.dtype, np.floating) else x.dtype), template
+    )
     try:
-        return checkpoint.load_params(folder / PARAMS, template)
+        params = checkpoint.load_params(folder / PARAMS, stored)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"{folder / PARAMS} is missing, damaged or of another model ({_first_line(error)}): {AGAIN}"
         ) from error
+    return params if stored == template else jax.tree.map(lambda x, t: x.astype(t.dtype), params, template)
 
 
 def _first_line(error: Exception) -> str:

@@ -39,8 +39,9 @@ def test_a_run_becomes_programs_for_jax_alone(run, tmp_path):
 
 
 def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
-    done = launched.run("export", run, "--output=model", "--nofeatures", "--base_shots", cwd=tmp_path)
+    done = launched.run("export", run, "--output=model", "--nofeatures", "--base_shots", "--half", cwd=tmp_path)
     assert done.code == 0, done.err
+    assert json.loads((tmp_path / "model" / "export.json").read_text())["weights"] == "float16"
     document = json.loads((tmp_path / "model" / "base_shots" / "train.json").read_text())
     assert len(document["categories"]) == 12
     shots = [a["category_id"] for a in document["annotations"] if not a["iscrowd"]]
@@ -62,6 +63,7 @@ def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
         (["nowhere"], "nowhere"),
         (["{run}", "--config.model.detector.width=16"], "model.detector.width"),
         (["{run}", "--format=stablehlo", "--base_shots"], "--base_shots goes with --format=orbax"),
+        (["{run}", "--format=stablehlo", "--half"], "--half goes with --format=orbax"),
         (["{run}", "--format=onnx"], "unknown --format=onnx: choose orbax or stablehlo"),
         (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose some of cpu, cuda, tpu"),
     ],
