@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from launch import cli
+
+if TYPE_CHECKING:
+    from maskdiff_jax.inference.export import TrainedModel
 
 METRICS = tuple(
     f"{kind}/{group}/{ap}" for kind in ("bbox", "segm") for group in ("novel", "base") for ap in ("AP", "AP50")
@@ -52,11 +55,12 @@ def main() -> None:
     name = "instant_classes" if args.split == "test" else f"instant_classes_{args.split}"
     output = args.output or measure.RESULTS / f"{name}.json"
     rules = [tuple(map(float, rule.split(":"))) for rule in args.rules.split(",") if rule] or [(QUIET, MARGIN)]
-    study, rows = Study(args), []
+    folder = args.runs / "maskdiff"
+    study, rows = Study(folder / "base", split=args.split, images=args.images, root=args.root), []
     rows.append({"method": BASE} | study.base_alone())
     for shots in (int(k) for k in args.shots.split(",")):
         for seed in (int(s) for s in args.seeds.split(",")):
-            rows += study.compared(shots, seed, rules)
+            rows += study.compared(folder / f"fewshot-{shots}shot-seed{seed}", shots, seed, rules)
             document = measure.machine() | {"split": args.split, "images": study.images, "rows": rows}
             atomic.write_json(output, document)  # after each: hours of work are kept
     print(table(rows))
@@ -66,40 +70,63 @@ def main() -> None:
 class Study:
     """The base model and what all evaluations share."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(
+        self, base: Path, *, split: str, images: int = 0, root: str = "", model: "TrainedModel | None" = None
+    ) -> None:  # fmt: skip
+        """Opens the model and the split.
+
+        Args:
+          base: folder of the run of stage 1.
+          split: scenes that are scored, "val" or "test".
+          images: the first ones of the split; 0: all.
+          root: folder of the data; "": as in the run.
+          model: an export of the run, whose weights are scored; None: those of the run.
+        """
         from maskdiff_jax import workdir
         from maskdiff_jax.data import pipeline
         from maskdiff_jax.inference import classes, export
         from maskdiff_jax.shared import Shared
 
-        self._args, self._shared = args, Shared()
-        self._folder = args.runs / "maskdiff"
-        config = self._changed(workdir.read_config(self._folder / "base"))
-        self._whole = export.from_run(config, self._folder / "base", calibrated=True)
+        self._split, self._images, self._root, self._shared, self._folder = split, images, root, Shared(), base
+        self._config = config = self._changed(workdir.read_config(base))
+        self._whole = model or export.from_run(config, base, calibrated=True)
         self._base = classes.active_only(self._whole)
-        split = pipeline.open_split(config.data, args.split)
-        self.images = min(args.images or len(split.infos), len(split.infos))
+        scored = pipeline.open_split(config.data, split)
+        self.images = min(images or len(scored.infos), len(scored.infos))
 
     def _changed(self, config: ConfigDict) -> ConfigDict:
         config = config.copy_and_resolve_references().unlock()
-        config.eval.update(split=self._args.split, images=self._args.images, figures=0)
-        if self._args.root:
-            config.data.root = self._args.root
+        config.eval.update(split=self._split, images=self._images, figures=0)
+        if self._root:
+            config.data.root = self._root
         return config.lock()
 
     def base_alone(self) -> dict[str, Any]:
         """Metrics of the base model and its base classes."""
         from maskdiff_jax.evaluation import evaluate
 
-        config = self._whole.config
-        return self._scored(config, evaluate.open_run(config, self._folder / "base", self._shared))
+        setup = evaluate.open_run(self._config, self._folder, self._shared)
+        return self._scored(self._config, setup._replace(params=self._whole.params))
 
-    def compared(self, shots: int, seed: int, rules: list[tuple[float, ...]]) -> list[dict[str, Any]]:
-        """One row for each way to learn the novel classes from the same K shots."""
+    def added(self, shots: int, seed: int) -> dict[str, Any]:
+        """Metrics of the base model with the novel classes added without training, from K shots of each class."""
+        from configs import fewshot
+        from maskdiff_jax.evaluation import evaluate
+        from maskdiff_jax.imprinting import MARGIN, QUIET
+
+        config = fewshot.get_config(f"{self._config.preset},shots={shots},seed={seed}").unlock()
+        config.model, config.data = (x.copy_and_resolve_references() for x in (self._config.model, self._config.data))
+        config = self._changed(config)
+        setup = evaluate.open_run(config, self._folder, self._shared)
+        return self._scored(config, self._with_novel_classes(config, setup, (QUIET, MARGIN)))
+
+    def compared(
+        self, folder: Path, shots: int, seed: int, rules: list[tuple[float, ...]]
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """One row for each way to learn the novel classes from the K shots of a few-shot run, with this seed."""
         from maskdiff_jax import workdir
         from maskdiff_jax.evaluation import evaluate
 
-        folder = self._folder / f"fewshot-{shots}shot-seed{seed}"
         config = self._changed(workdir.read_config(folder))
         setup = evaluate.open_run(config, folder, self._shared)
         same = {"shots": shots, "seed": seed}
@@ -108,22 +135,15 @@ class Study:
         print(rows[-1], flush=True)
         for method, rule in [(PLAIN, None), *((INSTANT, rule) for rule in rules)]:
             start = time.monotonic()
-            trained = self._with_novel_classes(config, setup, rule)
+            own = self._with_novel_classes(config, setup, rule)
             spent = round(time.monotonic() - start, 2)
-            own = setup._replace(
-                params=trained.params,
-                support=trained.support,
-                segmenter=evaluate.with_inputs(
-                    setup.segmenter, noise_seed=config.eval.noise_seed, support=trained.support
-                ),
-            )
             row = same | {"method": method, "rule": rule, "seconds": spent} | self._scored(config, own)
             print(row, flush=True)
             rows.append(row)
         return rows
 
     def _with_novel_classes(self, config: ConfigDict, setup: Any, rule: tuple[float, ...] | None) -> Any:
-        """The base model with the novel classes of a few-shot run, from its shots.
+        """The evaluation of the base model with the novel classes added from the shots of a few-shot run.
 
         Args:
           config: of the run.
@@ -134,6 +154,7 @@ class Study:
         import numpy as np
 
         from maskdiff_jax.data.fewshot.shots import shot_dataset
+        from maskdiff_jax.evaluation import evaluate
         from maskdiff_jax.imprinting import features_of, unit
         from maskdiff_jax.inference import classes
 
@@ -154,7 +175,10 @@ class Study:
         position = {c.name: k for k, c in enumerate(trained.categories)}
         # in the order of the dataset, so that the compiled programs and class ids are those of the fine-tuned run
         order = np.array([position[c.name] for c in support_split.categories])
-        return classes.resized(trained, order)
+        trained = classes.resized(trained, order)
+        noise_seed = config.eval.noise_seed
+        segmenter = evaluate.with_inputs(setup.segmenter, noise_seed=noise_seed, support=trained.support)
+        return setup._replace(params=trained.params, support=trained.support, segmenter=segmenter)
 
     def _scored(self, config: ConfigDict, setup: Any) -> dict[str, Any]:
         from maskdiff_jax.evaluation import evaluate

@@ -6,7 +6,9 @@
     base_shots/    on request: photos of known classes as a COCO-format dataset, which stage 2 needs for a new class
     params/        the parameters (orbax)
 
-An export of half the size has its parameters and features as float16; reading it gives float32 again. What is read is checked before anything is built from it.
+An export of half the size has its parameters and features as float16; reading it gives float32 again.
+
+What is read is checked before anything is built from it.
 """
 
 import json
