@@ -112,8 +112,8 @@ def outlines_of(mask: np.ndarray) -> list[list[float]]:
     """The outlines of a mask [h, w] without holes, x, y, x, y ... in px, as COCO's polygons are."""
     from contourpy import contour_generator
 
-    lines = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
-    return [np.round(np.asarray(line)[:-1] - 0.5, 1).flatten().tolist() for line in lines]  # padding, and centers of pixels
+    lines = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)  # of the centers of pixels
+    return [np.round(np.asarray(line)[:-1] - 1 + 0.5, 1).flatten().tolist() for line in lines]
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
