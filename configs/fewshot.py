@@ -18,20 +18,24 @@ OPTIMIZERS = ("adamw", "sgd")
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
 # objects (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
+UNKNOWN_CLASSES = 20  # of `custom`, where there is no stage 1 to take the number from
 TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has steps of its own
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
-    [,split=NAME][,size=NAME][,optimizer=adamw|sgd]``.
+    [,split=NAME][,size=NAME][,classes=C][,optimizer=adamw|sgd]``.
 
     ``weights`` and ``split`` must be those of stage 1: pixels enter the network as they did there, and shots come from
-    the same images. Without ``size`` launch/train.py takes that of stage 1. ``optimizer`` is that of classifier and
-    regressor on photos: "adamw" [P] or "sgd" [TFA].
+    the same images. ``classes`` is the number of classes, which the steps of the mask head on photos depend on. Without
+    ``size`` or ``classes`` launch/train.py takes those of stage 1. ``optimizer`` is that of classifier and regressor on
+    photos: "adamw" [P] or "sgd" [TFA].
     """
-    known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "size": "", "optimizer": ""}
-    preset, options = base.parse_arg(arg, known)
+    known = {"shots": 5, "seed": 0, "paper": False, "weights": "", "split": "", "size": "", "classes": 0}
+    preset, options = base.parse_arg(arg, known | {"optimizer": ""})
     is_shapes = preset.startswith("shapes")
+    if options["classes"] and is_shapes:
+        raise ValueError(f"classes={options['classes']} is not possible: {preset} has 12 classes and steps of its own")
     if options["weights"] == "zoo":
         raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
     own = preset if is_shapes else f"size={options['size']}" if options["size"] not in ("", "paper") else ""
@@ -58,13 +62,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif config.size == "tiny":
         train.novel.steps = 100
         train.detector.update(steps=200, warmup=10, weight_decay=0.0, ema=0.9)
-        train.mask.update(steps=_mask_steps(config), lr=5e-5, warmup=10, ema=0.98)
+        train.mask.update(steps=_mask_steps(config, options["classes"]), lr=5e-5, warmup=10, ema=0.98)
     else:
-        _photos(config, options["optimizer"] or "adamw")
+        _photos(config, options["optimizer"] or "adamw", options["classes"])
     return config.lock()
 
 
-def _photos(config: ConfigDict, optimizer: str) -> None:
+def _photos(config: ConfigDict, optimizer: str, classes: int) -> None:
     """TFA's lengths or a share of them; AdamW at a constant 1e-4 for all heads is the paper's reading."""
     train, shots = config.train, config.fewshot.shots
     train.novel.steps, steps = (round(TFA_SHARE[config.size] * n) for n in TFA_STEPS.get(shots, TFA_STEPS[10]))
@@ -73,12 +77,12 @@ def _photos(config: ConfigDict, optimizer: str) -> None:
         train.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
     else:
         train.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
-    mask_steps = steps if config.paper else _mask_steps(config)  # [P] trains all jointly
+    mask_steps = steps if config.paper else _mask_steps(config, classes)  # [P] trains all jointly
     train.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
 
 
-def _mask_steps(config: ConfigDict) -> int:
-    """Steps of the mask head for its epochs over the shots."""
+def _mask_steps(config: ConfigDict, classes: int) -> int:
+    """Steps of the mask head for its epochs over the shots of all classes; 0: as many as the preset has."""
     shots = config.fewshot.shots
-    objects = shots * (config.model.num_classes or 20)  # 20: how many classes `custom` has is not known yet
+    objects = shots * (classes or config.model.num_classes or UNKNOWN_CLASSES)
     return round(MASK_EPOCHS.get(shots, MASK_EPOCHS[10]) * objects / config.train.mask.batch)

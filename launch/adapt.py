@@ -16,7 +16,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any) 
     partial.mkdir(parents=True)
     try:
         adaptation.write(partial, out, trained, photos, list(new))
-        config = stage_2(partial, shots, overrides, say=lambda line: None)
+        config = stage_2(partial, shots, overrides)
         with config.unlocked():
             config.data.root = str(partial / adaptation.DATA)
         for note in preflight.check(config, partial / "run"):
@@ -107,7 +106,7 @@ def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any) 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def stage_2(folder: Path, shots: int, overrides: list[str], say: Callable[[str], object] = print) -> ConfigDict:
+def stage_2(folder: Path, shots: int, overrides: list[str]) -> ConfigDict:
     """The config of stage 2 with K shots that starts from the run in ``folder``."""
     from configs.baselines import mtfa
     from maskdiff_jax import workdir
@@ -117,14 +116,15 @@ def stage_2(folder: Path, shots: int, overrides: list[str], say: Callable[[str],
     start = folder.absolute() / adaptation.START
     before = workdir.read_config(start)
     argument = f"{before.preset},shots={shots},weights={before.weights}" + (",paper=true" if before.paper else "")
-    argument += f",size={before.size}" if before.size != "paper" else ""
+    if not before.preset.startswith("shapes"):
+        argument += f",size={before.size},classes={before.model.num_classes}"
     config, given = run_config.read_config(f"{cli.ROOT / 'configs' / 'fewshot.py'}:{argument}", overrides)
     with config.unlocked():
         config.init_from = str(start)
         # somebody's photos: any number of objects, the others in a photo are neither background nor shots
         config.fewshot.update(sampler="instances", short_classes="take_all")
         config.data.shot_unlabeled = "ignore"
-    config = run_config.complete(config, given | {"init_from"}, say)
+    config = run_config.complete(config, given | {"init_from"}, say=lambda line: None)
     if config.model.mask.head in WITH_DETECTOR and "train.frozen" not in given:
         with config.unlocked():
             config.train.frozen = mtfa.FROZEN  # of such a mask head the last layer alone is trained on a few shots

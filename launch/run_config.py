@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -35,7 +36,10 @@ def weights_workdir(config: ConfigDict) -> Path:
 
 
 def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[str]]:
-    """Reads a config file and changes fields of it; a later stage has the size of the run that it starts from.
+    """Reads a config file and changes fields of it.
+
+    The file gets the size and the number of classes of the run that a later stage starts from: steps, rates and batches
+    go with them.
 
     Args:
       file: as ``--config`` takes it, with an argument behind a colon.
@@ -56,24 +60,30 @@ def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[
             "config.size is set by the option size= of a config file: --config configs/base.py:custom,size=tiny"
         )
     given |= {name for name in ("weights", "size") if re.search(rf"[:,]\s*{name}=", file)}
-    before = "" if "size" in given else size_before(config)
-    if before and before != config.size and ":" in file:  # steps, rates and batches go with it
-        return read_config(f"{file},size={before}", overrides)[0], frozenset(given)
+    more = [f"{k}={v}" for k, v in options_before(config).items() if not re.search(rf"[:,]\s*{k}=", file)]
+    if more and ":" in file:
+        config, _ = _parsed(define, [f"--config={','.join([file, *more])}", *overrides])
     return config, frozenset(given)
 
 
-def size_before(config: ConfigDict) -> str:
-    """The size of the run that a config of a later stage starts from; "" where there is none."""
+def options_before(config: ConfigDict) -> dict[str, Any]:
+    """Options that a config file of a later stage lacks and the run that it starts from decides."""
     if config.stage == "base" or config.preset.startswith("shapes"):
-        return ""
+        return {}
     from configs import presets
 
     folder = Path(config.init_from or default_start(config))
     try:
-        size = json.loads((folder / "config.json").read_text())["size"]
-        return size if size in presets.SIZES else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # `complete` says what is wrong
-        return ""
+        before = json.loads((folder / "config.json").read_text())
+        size, classes = before.get("size"), before["model"]["num_classes"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # `complete` says what is wrong
+        return {}
+    options: dict[str, Any] = {}
+    if size in tuple(presets.SIZES) and size != config.size:
+        options["size"] = size
+    if type(classes) is int and not config.model.num_classes:
+        options["classes"] = classes
+    return options
 
 
 def override(config: ConfigDict, overrides: list[str]) -> ConfigDict:

@@ -97,6 +97,7 @@ def test_size_tiny_trains_from_scratch():
         (base, "coco,size=tiny,weights=msra", "weights=msra is not possible: size=tiny has a small detector"),
         (fewshot, "custom,size=tiny,weights=torchvision", "weights=torchvision is not possible: size=tiny has"),
         (fewshot, "custom,size=small,optimizer=sgd", "optimizer=sgd: size=small has a recipe of its own"),
+        (fewshot, "shapes,classes=3", "classes=3 is not possible: shapes has 12 classes and steps of its own"),
         (base, "custom,sise=tiny", "unknown option 'sise' in .* known are paper, weights, split, size, shots"),
         (mtfa, "coco,size=small", "size=small is not possible: baselines have the schedules of their authors"),
         (imtfa, "coco,stage=base,size=tiny", "size=tiny is not possible: baselines"),
@@ -132,7 +133,7 @@ def read(file, *overrides):
 def test_stage_2_has_the_size_of_stage_1(first_stage, capsys):
     """Net, images, and the steps and rates of stage 2."""
     config = read("fewshot.py:custom,shots=1", "--config.train.mask.steps=7")
-    expected = fewshot.get_config("custom,shots=1,size=tiny").unlock()
+    expected = fewshot.get_config("custom,shots=1,size=tiny,classes=3").unlock()
     expected.update({"init_from": "runs/base-custom"})
     expected.model.num_classes, expected.train.mask.steps = 3, 7  # a given field stays
     assert config.to_dict() == expected.to_dict()
@@ -140,6 +141,16 @@ def test_stage_2_has_the_size_of_stage_1(first_stage, capsys):
     elsewhere = shutil.move(first_stage, first_stage.parent / "mine")
     assert read("ablations/guidance.py:custom", f"--config.init_from={elsewhere}").size == "tiny"
     assert read("fewshot.py:custom,size=tiny", f"--config.init_from={elsewhere}").size == "tiny"
+
+
+def test_steps_of_the_mask_head_are_for_the_classes_of_stage_1(first_stage):
+    """Epochs over the shots of all classes: 100 of 5 shots of each, in batches of 16."""
+    assert read("fewshot.py:custom,shots=5").train.mask.steps == round(100 * 5 * 3 / 16)
+    assert read("ablations/guidance.py:custom,shots=5").train.mask.steps == round(100 * 5 * 3 / 16)
+    assert read("fewshot.py:custom,shots=5,classes=9").train.mask.steps == round(100 * 5 * 9 / 16)
+    config, _ = run_config.read_config(f"{CONFIGS}/fewshot.py:custom", ["--config.init_from=nowhere"])
+    assert config.train.mask.steps == round(100 * 5 * 20 / 64)  # of an unknown number
+    assert fewshot.get_config("coco,size=small").train.mask.steps == round(100 * 5 * 80 / 64)
 
 
 def test_another_size_than_that_of_stage_1_is_refused(first_stage):
@@ -164,4 +175,4 @@ def test_a_run_of_version_0_1_has_size_paper(first_stage):
 @pytest.mark.parametrize("text", ["{", "[]", '{"size": "huge"}', '{"size": []}', "{}"])
 def test_a_damaged_run_has_no_size_to_take_over(first_stage, text):
     (first_stage / "config.json").write_text(text)
-    assert run_config.size_before(fewshot.get_config("custom")) == ""
+    assert run_config.options_before(fewshot.get_config("custom")) == {}

@@ -214,5 +214,7 @@ def test_exports_of_every_kind(folder, begun, name, config, words):
     assert second.model.mask.head == config.model.mask.head
     frozen = [re.fullmatch("|".join(second.train.frozen), f"mask_head/{x}/kernel") for x in ("conv0", "predictor")]
     assert [x is not None for x in frozen] == [config.model.mask.head == "cnn", False]
+    if name == "custom":  # 13 classes, not the 20 of an unknown number
+        assert second.train.mask.steps == round(100 * 2 * 13 / 16)
     assert workdir.read_config(folder / f"of_{name}" / "start").preset == config.preset
     shutil.rmtree(folder / f"of_{name}")
