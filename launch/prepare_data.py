@@ -5,7 +5,8 @@
     python launch/prepare_data.py --config configs/base.py:coco --check --config.eval.source=voc  # VOC's as well
     python launch/prepare_data.py --convert=photos --output=datasets/custom  # LabelMe, YOLO-seg, masks or COCO json
 
-With --check the exit code is 1 if something would stop training; stderr says what, one line each.
+With --check the exit code is 1 if something would stop training, and 2 if the dataset cannot be opened, because a file
+is missing or no json; stderr says what, one line each.
 
 Every source works without this: shapes are rendered on first use, COCO-format json and images are read as they are.
 Where a prepared set of the same json and settings exists it is read instead: training starts sooner, and mask-head
@@ -16,6 +17,7 @@ is missing.
 import functools
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -35,12 +37,17 @@ _SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to pre
 def main(config: ConfigDict, workdir: Path) -> None:
     """Prepares or checks each split once; coco and custom sample their shots from the training split."""
     del workdir  # datasets belong to config.data.root, not to a run
-    from maskdiff_jax.data import pipeline
+    from maskdiff_jax.data import pipeline, sources
 
+    if not _SPLITS.value or set(_SPLITS.value) - set(sources.SPLITS):
+        raise ValueError(f"--splits={','.join(_SPLITS.value)}: choose among {', '.join(sources.SPLITS)}")
     if _CHECK.value:
-        found = [text for data, splits in _datasets(config) for text in _check(data, splits)]
-        print("".join(f"prepare_data.py: {text}\n" for text in found), end="", file=sys.stderr)
-        sys.exit(1 if found else 0)
+        stopped = False
+        for data, splits in _datasets(config):
+            for text in _check(data, splits):  # at once: the next split may not open at all
+                print(f"prepare_data.py: {text}", file=sys.stderr)
+                stopped = True
+        sys.exit(1 if stopped else 0)
     for data, splits in _datasets(config):
         for split in splits:
             size = None if split == "test" else config.model.mask.size  # shots are for training
@@ -72,11 +79,10 @@ def _datasets(config: ConfigDict) -> list[tuple[ConfigDict, list[str]]]:
     return found
 
 
-def _check(data: ConfigDict, splits: list[str]) -> list[str]:
-    """Reads everything and prints the contents and the problems; returns what would stop training."""
+def _check(data: ConfigDict, splits: list[str]) -> Iterator[str]:
+    """Reads everything and prints the contents and the problems; gives what would stop training."""
     from maskdiff_jax.data import buckets, checks, sources
 
-    stops: list[str] = []
     has_json = data.source in ("coco", "custom")
     limits = {key: data[key] for key in ("min_box_side", "min_mask_area")}
     for split in splits:
@@ -86,12 +92,11 @@ def _check(data: ConfigDict, splits: list[str]) -> list[str]:
         print(checks.describe(dataset, problems, examples=examples, **limits))
         print("  " + buckets.describe(buckets.padding([(i.height, i.width) for i in dataset.infos], data)))
         needs_shots = split == "support" or (split == "train" and has_json)
-        found = checks.stops(dataset, problems, **limits, needs_shots=needs_shots)
-        stops += [f"{data.source} {split}: {text}" for text in found]
+        for text in checks.stops(dataset, problems, **limits, needs_shots=needs_shots):
+            yield f"{data.source} {split}: {text}"
     if has_json and "train" in splits:
         test = sources.files(data, "test")[0] if data.test_json else None
-        stops += checks.json_stops(sources.files(data, "train")[0], test)
-    return stops
+        yield from checks.json_stops(sources.files(data, "train")[0], test)
 
 
 if __name__ == "__main__":

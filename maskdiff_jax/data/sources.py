@@ -185,7 +185,10 @@ def _prepared(data: Any, split: str, what: str, **more: Any) -> tuple[Path, dict
 
 def _key(split: str) -> str:
     """The split that is read: coco and custom sample shots from the training images."""
-    return {"train": "train", "support": "train", "test": "test"}[split]
+    read = {"train": "train", "support": "train", "test": "test"}
+    if split not in read:
+        raise ValueError(f"there is no split '{split}' of a json: choose {', '.join(read)}")
+    return read[split]
 
 
 def files(data: Any, split: str) -> tuple[Path, Path]:

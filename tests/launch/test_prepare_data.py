@@ -95,3 +95,38 @@ def test_everything_that_would_stop_training_is_named(tmp_path):
     assert "custom train: class without a shot: dog, pets; stage 2" in done.err
     assert "category 'pets' is empty and only the supercategory of others, as Roboflow" in done.err
     assert "test.json lists other classes than train.json, e.g. 'dog' (id 7)" in done.err
+
+
+def test_a_dataset_that_cannot_be_opened_is_a_wrong_request(dataset, tmp_path):
+    """Exit code 2; what was found before is told too."""
+    root, flags = dataset
+    shutil.copytree(root, tmp_path / "data")
+    check = lambda *more: launched.run(
+        "prepare_data", *flags, f"--config.data.root={tmp_path}/data", "--check", *more, cwd=tmp_path
+    )
+    done = check("--config.data.root=nowhere")
+    assert done.code == 2 and "the annotation file of custom is missing: looked for the train annotations" in done.err
+    for splits, words in (
+        ("--splits=trian", "--splits=trian: choose among train, support, val, test"),
+        ("--splits=", "--splits=: choose among"),
+        ("--splits=val", "there is no split 'val' of a json: choose train, support, test"),
+    ):
+        done = check(splits)
+        assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done
+    image = sorted((tmp_path / "data/train").iterdir())[0]
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    shutil.rmtree(tmp_path / "data/test")
+    done = check()
+    assert done.code == 2 and done.err.splitlines()[-2:] == [
+        "prepare_data.py: custom train: 1 image cannot be read: replace it, or remove it from the json",
+        f"prepare_data.py: custom: no image folder {tmp_path}/data/test: put the images of "
+        f"{tmp_path}/data/test.json there",
+    ]
+    image.write_bytes(good)
+    image.unlink()
+    done = check("--config.data.test_json=")
+    assert done.code == 2 and "1 of 40 images of custom train are missing" in done.err
+    (tmp_path / "data/train.json").write_text("{")
+    done = check()
+    assert done.code == 2 and "is not valid json" in done.err
