@@ -21,6 +21,7 @@ from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from launch import run_config  # noqa: E402
+from maskdiff_jax import errors  # noqa: E402
 
 
 def define_flags() -> None:
@@ -161,9 +162,9 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
     try:
         app.run(start, flags_parser=parse)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        text, code = _sentence(error), 2
+        text, code = errors.sentence(error), 2
     except (FloatingPointError, OSError) as error:
-        text, code = _sentence(error), 1
+        text, code = errors.sentence(error), 1
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -186,9 +187,3 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
         if "=" not in x and not re.match(r"--?noconfig\.", x):
             raise ValueError(f"'{x}' has no value: write {x}=VALUE, without a space")
     return overrides, [x for x in argv if x not in overrides]
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:  # without its number
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    return str(error) or type(error).__name__

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from maskdiff_jax import atomic, config_fields, lock
+from maskdiff_jax import atomic, config_fields, errors, lock
 from maskdiff_jax.evaluation import coco_eval, evaluate
 from maskdiff_jax.evaluation.progress import Progress
 from maskdiff_jax.model import WITHOUT_NOISE
@@ -135,16 +135,9 @@ def run(
                     _evaluate(model, folder, seeds, shared, figures_of=first, with_predictions=with_predictions)
             progress.finish(model.name, shots, summary(model, noise_seeds), time.monotonic() - start)
         except Exception as error:  # whatever it is: days of other models must not depend on it
-            failures[model.name] = _reason(error)
+            failures[model.name] = errors.sentence(error)
             progress.fail(model.name, shots, failures[model.name])
     return failures
-
-
-def _reason(error: Exception) -> str:
-    """An error in one sentence."""
-    if isinstance(error, OSError) and error.strerror:  # without its number
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    return str(error) or type(error).__name__
 
 
 def seeds_of(model: GridModel, noise_seeds: Sequence[int]) -> Sequence[int]:

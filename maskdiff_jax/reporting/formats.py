@@ -20,13 +20,8 @@ def html_table(table: Table) -> str:
     out = ['<div class="wide"><table class="results"><thead>']
     for i, header in enumerate(table.headers):
         last = i == len(table.headers) - 1
-        cells = [f"<th>{'method' if last else ''}</th><th>{'seeds' if last else ''}</th>"]
-        column = 0
-        for name, span in header:
-            mark = ' class="group"' if column in starts else ""
-            cells.append(f'<th{mark} colspan="{span}">{html.text(name)}</th>')
-            column += span
-        out.append(f"<tr>{''.join(cells)}</tr>")
+        own = f"<th>{'method' if last else ''}</th><th>{'seeds' if last else ''}</th>"
+        out.append(f"<tr>{own}{html.header_cells(header, starts)}</tr>")
     out.append("</thead><tbody>")
     for block in table.blocks:
         if block.title:

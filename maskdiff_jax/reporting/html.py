@@ -84,6 +84,16 @@ def tiles(values: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
+def header_cells(header: Sequence[tuple[str, int]], group_starts: Sequence[int]) -> str:
+    """The cells of one header row, see `table`."""
+    column, cells = 0, []
+    for name, span in header:
+        mark = ' class="group"' if column in group_starts else ""
+        cells.append(f'<th{mark} colspan="{span}">{text(name)}</th>')
+        column += span
+    return "".join(cells)
+
+
 def table(
     headers: Sequence[Sequence[tuple[str, int]]], rows: Sequence[Sequence[str]], group_starts: Sequence[int] = ()
 ) -> str:
@@ -95,13 +105,7 @@ def table(
       group_starts: columns with a line on their left, where a group of columns begins.
     """
     out = ['<div class="wide"><table><thead>']
-    for header in headers:
-        column, cells = 0, []
-        for name, span in header:
-            mark = ' class="group"' if column in group_starts else ""
-            cells.append(f'<th{mark} colspan="{span}">{text(name)}</th>')
-            column += span
-        out.append(f"<tr>{''.join(cells)}</tr>")
+    out += [f"<tr>{header_cells(header, group_starts)}</tr>" for header in headers]
     out.append("</thead><tbody>")
     for row in rows:
         tags = ['<td class="group">' if i in group_starts else "<td>" for i in range(len(row))]

@@ -93,3 +93,22 @@ def test_fields_of_supervision(n):
     assert fields["confidence"].shape == fields["class_id"].shape == (n,)
     assert fields["class_id"].dtype.kind == "i" and fields["data"]["class_name"].tolist() == found(n).labels
     assert set(fields) == {"xyxy", "mask", "confidence", "class_id", "data"}
+
+
+def test_the_package_supervision_takes_the_fields():
+    """Tried with 0.31; CI does not install it."""
+    supervision = pytest.importorskip("supervision", reason="the package supervision is not installed")
+    ours = found()
+    theirs = supervision.Detections(**ours.to_supervision())
+    assert len(theirs) == 3 and theirs.area.tolist() == [200, 200, 200]
+    np.testing.assert_array_equal(theirs.box_area, [200, 200, 200])
+    best = theirs[theirs.confidence > 0.6]
+    assert best["class_name"].tolist() == ["cup", "zebra"] and best.class_id.tolist() == [0, 1]
+    image = np.zeros((*HW, 3), np.uint8)
+    tinted = supervision.MaskAnnotator(opacity=1.0).annotate(image.copy(), theirs)
+    np.testing.assert_array_equal(tinted.any(-1), ours.masks.any(0))
+    framed = supervision.BoxAnnotator(thickness=1).annotate(image.copy(), theirs)
+    assert framed[4, 0:11].any(-1).all() and not framed[25:].any()
+    assert supervision.LabelAnnotator().annotate(image.copy(), theirs).any()
+    none = supervision.Detections(**found(0).to_supervision())
+    assert len(none) == 0 and len(supervision.Detections.merge([none, theirs])) == 3
