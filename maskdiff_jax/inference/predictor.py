@@ -45,6 +45,7 @@ OneImage: TypeAlias = np.ndarray | Image.Image
 class Predictor:
     """A trained model on one device, compiled for each padded size when the first image needs it."""
 
+    trained: TrainedModel  # what `save` writes; a value: changes of classes make a new one, see `use`
     categories: tuple[Category, ...]  # by class id
     active: np.ndarray  # bool, by class id: the classes that can be detected; perhaps longer than `categories`
 
@@ -62,7 +63,7 @@ class Predictor:
         self._segmenter = self._compiled(model, trained.support)
         self._lock = threading.RLock()  # a call sees the model before or after a change of its classes
         self._slots = len(trained.categories)  # for classes, in the compiled programs
-        self._install(trained)
+        self.use(trained)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ class Predictor:
           ValueError: a name that is taken; a mask that is empty, outside its image, all of it or of another size; too
             few or too many shots; or a model that no class can be added to. The model is as before.
         """
-        classes.check_can_add(classes.active_only(self._trained), name)
+        classes.check_can_add(classes.active_only(self.trained), name)
         dataset = shots.read(images, masks, boxes, Category(0, name, True), 0)
         mask, data = self._config.model.mask, self._config.data
         ids, least = [a.id for info in dataset.infos for a in info.annotations], max(1, mask.min_shots)
@@ -151,10 +152,10 @@ class Predictor:
         crops = crops_from_dataset(dataset, data)
         support = support_set(crops, {0: ids}, num_classes=1, slots=mask.slots, size=mask.size, context=data.context)
         with self._lock:
-            trained = classes.active_only(self._trained)
+            trained = classes.active_only(self.trained)
             classes.check_can_add(trained, name)  # again: another thread may have added it
             features = self._shot_features(dataset)
-            self._install(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
+            self.use(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
 
     def remove_class(self, name: str) -> None:
         """Drops a class, added or trained; its objects are found no more, or as another class.
@@ -163,7 +164,7 @@ class Predictor:
           ValueError: there is no such class, or no other.
         """
         with self._lock:
-            self._install(classes.removed(classes.active_only(self._trained), name))
+            self.use(classes.removed(classes.active_only(self.trained), name))
 
     def save(self, folder: str | Path) -> None:
         """Writes the model with its classes as an export; an older export there is replaced once the new one is whole.
@@ -172,24 +173,28 @@ class Predictor:
           FileExistsError: the folder holds something else.
           OSError: it cannot be written.
         """
-        export.write(folder, self._trained)
+        export.write(folder, self.trained)
 
-    def _install(self, trained: TrainedModel) -> None:
-        """Makes this the model of `trained`. Programs are compiled anew only where the slots for classes are full."""
-        count = len(trained.categories)
-        full = count > self._slots
-        if full:
-            self._slots = count + SPARE
-        fresh = np.full(self._slots - count, classes.NEW)
-        padded = classes.resized(trained, np.concatenate([np.arange(count), fresh])) if len(fresh) else trained
-        if full:
-            self._segmenter = self._compiled(build(padded.config.model), padded.support)
-        self._segmenter = self._segmenter._replace(
-            shots=jax.device_put(padded.support.shots, self._segmenter.shots.sharding)
-        )
-        self._trained, self._params = trained, jax.device_put(padded.params)
-        self.categories = trained.categories
-        self.active = active_mask(active_class_ids(trained.config, trained.categories), self._slots)
+    def use(self, trained: TrainedModel) -> None:
+        """Makes this the model of `trained`, which this or another predictor of the same model has or had as `trained`.
+
+        Programs are compiled anew only where the slots for classes are full.
+        """
+        with self._lock:
+            count = len(trained.categories)
+            full = count > self._slots
+            if full:
+                self._slots = count + SPARE
+            fresh = np.full(self._slots - count, classes.NEW)
+            padded = classes.resized(trained, np.concatenate([np.arange(count), fresh])) if len(fresh) else trained
+            if full:
+                self._segmenter = self._compiled(build(padded.config.model), padded.support)
+            self._segmenter = self._segmenter._replace(
+                shots=jax.device_put(padded.support.shots, self._segmenter.shots.sharding)
+            )
+            self.trained, self._params = trained, jax.device_put(padded.params)
+            self.categories = trained.categories
+            self.active = active_mask(active_class_ids(trained.config, trained.categories), self._slots)
 
     def _compiled(self, model: Model, support: SupportSet) -> segment.Segmenter:
         config = self._config

@@ -48,9 +48,9 @@ def test_a_class_is_added_used_saved_and_dropped(model, tmp_path):
     model.save(tmp_path / "mine")
     loaded = predictor.load(tmp_path / "mine", min_score=0.0)
     assert loaded.names == model.names and loaded.categories[12] == Category(35, "mug", True)
-    jax.tree.map(np.testing.assert_array_equal, loaded._trained.params, model._trained.params)
-    jax.tree.map(np.testing.assert_array_equal, loaded._trained.support, model._trained.support)
-    jax.tree.map(np.testing.assert_array_equal, loaded._trained.calibration, model._trained.calibration)
+    jax.tree.map(np.testing.assert_array_equal, loaded.trained.params, model.trained.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.trained.support, model.trained.support)
+    jax.tree.map(np.testing.assert_array_equal, loaded.trained.calibration, model.trained.calibration)
     assert predictor.read_config(tmp_path / "mine").model.num_classes == 13
     model.remove_class("mug")
     after = model(IMAGES[0])
@@ -63,12 +63,12 @@ def test_the_new_class_is_detected_where_its_vector_says(model):
     """With the class vector of another class, its objects are those of the new class."""
     before = model(IMAGES[0])
     model.add_class("mug", IMAGES, MASKS)
-    kernel = np.array(model._trained.params["detector"]["box_predictor"]["cls_score"]["kernel"])
+    kernel = np.array(model.trained.params["detector"]["box_predictor"]["cls_score"]["kernel"])
     best = before.class_ids[0]
     kernel[:, 12], kernel[:, best] = kernel[:, best], 0.0
-    changed = model._trained.params["detector"]["box_predictor"] | {"cls_score": {"kernel": kernel}}
-    detector = model._trained.params["detector"] | {"box_predictor": changed}
-    model._install(model._trained._replace(params=model._trained.params | {"detector": detector}))
+    changed = model.trained.params["detector"]["box_predictor"] | {"cls_score": {"kernel": kernel}}
+    detector = model.trained.params["detector"] | {"box_predictor": changed}
+    model.use(model.trained._replace(params=model.trained.params | {"detector": detector}))
     found = model(IMAGES[0])
     assert found.labels[0] == "mug" and found.scores[0] == pytest.approx(before.scores[0], abs=0.05)
 
@@ -100,10 +100,10 @@ def test_shots_and_features_are_those_of_training(model):
     ],
 )
 def test_mistakes_leave_the_model_as_it_was(model, name, images, masks, message):
-    trained = model._trained
+    trained = model.trained
     with pytest.raises(ValueError, match=message):
         model.add_class(name, images, masks)
-    assert model._trained is trained and len(model.names) == 12
+    assert model.trained is trained and len(model.names) == 12
 
 
 def test_models_that_hold_no_features(tmp_path):

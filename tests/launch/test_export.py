@@ -23,7 +23,7 @@ def test_a_run_is_exported(run, tmp_path):
     found = predictor.load(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, found._params, tiny.trained().params)
     assert found._config.model.mask.diffusion.steps == 1
-    labels = found._trained.calibration.labels  # of base classes up to ten objects, of novel ones the two shots
+    labels = found.trained.calibration.labels  # of base classes up to ten objects, of novel ones the two shots
     assert (np.bincount(labels)[8:] == 2).all() and len(np.unique(labels)) == 12
 
 
@@ -47,11 +47,11 @@ def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
     shots = [a["category_id"] for a in document["annotations"] if not a["iscrowd"]]
     assert sorted(shots) == sorted(2 * [c["id"] for c in document["categories"]])  # slots=2, and two shots in the run
     found = predictor.load(tmp_path / "model")
-    kept = found._trained.base_shots
+    kept = found.trained.base_shots
     assert [i.file_name for i in kept.infos] == sorted(p.name for p in (tmp_path / "model/base_shots/images").iterdir())
     assert kept.read(0).shape == (kept.infos[0].height, kept.infos[0].width, 3)
     found.save(tmp_path / "model")  # over the folder that the photos are read from
-    again = predictor.load(tmp_path / "model")._trained.base_shots
+    again = predictor.load(tmp_path / "model").trained.base_shots
     np.testing.assert_array_equal(again.read(0), kept.read(0))
     assert again.infos == kept.infos
 
