@@ -87,7 +87,7 @@ class Page:
             except WRONG as error:
                 return {self.visit: visit, message: notice(str(error) or type(error).__name__, "error")}
 
-        def handle_selected(visit, event: self.gr.SelectData):  # Gradio reads the annotation
+        def handle_selected(visit, event: self.gr.SelectData):  # type: ignore  # Gradio reads it
             return handle(visit, event.index)
 
         event(
@@ -280,6 +280,8 @@ class Page:
                 "show at least one object first: upload a photo, then paint over the object or upload its mask"
             )
         name = name.strip()
+        if name in shared_model.names(visit.trained):
+            raise ValueError(f"there is a class '{name}' already: give another name, or remove yours first")
         images, masks = [s.photo.pixels for s in visit.shots], [[s.mask] for s in visit.shots]
         trained = self.model.add_class(visit.trained, name, images, masks)
         visit = visit._replace(trained=trained, added=(*visit.added, name), shots=(), waiting=())

@@ -21,12 +21,11 @@ from maskdiff_jax.data.formats.images import decode_image
 from maskdiff_jax.inference import export, inputs, paste, shots
 from maskdiff_jax.inference.inputs import Photo
 from maskdiff_jax.inference.results import Detections
-from maskdiff_jax.reporting import drawing, visualize
+from maskdiff_jax.reporting import visualize
 
 MAX_PIXELS = 50_000_000  # of a photo: any phone's, and arrays of its size still fit the memory of a laptop
 SHOWN_SIDE = 720  # px: what is shown is made this small first; the json has the photo's own pixels
 THUMBNAIL = 192  # px
-SHOT_COLOR = drawing.PALETTE[1]
 
 
 class Shot(NamedTuple):
@@ -186,30 +185,16 @@ def preview(pixels: np.ndarray) -> np.ndarray:
 
 
 def uncertainty_picture(found: Detections) -> Image.Image:
-    """The photo in dark gray, orange where the sampled masks disagree; outlines of the masks are white."""
-    uncertain, edges = np.zeros(found.hw, np.float32), np.zeros(found.hw, bool)
-    for i in range(len(found)):
+    """Where the sampled masks disagree, see `visualize.uncertainty`."""
+    uncertain = np.zeros(found.hw, np.float32)
+    for i in range(len(found)):  # one at a time: arrays of all objects are large
         uncertain = np.maximum(uncertain, found[i].uncertainty[0])
-        edges |= drawing.inner_edge(found.mask(i), 1)
-    gray = 0.45 * np.repeat(found.image.mean(2, keepdims=True), 3, 2)
-    picture = gray + uncertain[..., None] * (np.float32(SHOT_COLOR) - gray)
-    picture[edges] = 0.5 * picture[edges] + 0.5 * 255
-    picture = Image.fromarray(picture.round().astype(np.uint8))
-    factor = visualize.enlarge_factor(*found.hw)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return Image.fromarray(visualize.uncertainty(found.image, uncertain, found.masks))
 
 
 def thumbnail(shot: Shot) -> np.ndarray:
     """A shot with its mask tinted, cut out of the photo with a margin; uint8, its long side is `THUMBNAIL` px."""
-    rows, columns = drawing.mask_window(shot.mask, 0)
-    margin = max(rows.stop - rows.start, columns.stop - columns.start) // 3 + 1
-    window = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in (rows, columns))
-    part, mask = Image.fromarray(shot.photo.pixels[window]), Image.fromarray(shot.mask[window])
-    scale = THUMBNAIL / max(part.size)
-    size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
-    picture = np.asarray(part.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
-    drawing.paint_mask(picture, np.asarray(mask.resize(size, Image.Resampling.NEAREST)), SHOT_COLOR, 1)
-    return picture.round().clip(0, 255).astype(np.uint8)
+    return visualize.cut_out(shot.photo.pixels, shot.mask, THUMBNAIL)
 
 
 def table(found: Detections) -> str:

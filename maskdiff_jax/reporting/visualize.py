@@ -87,6 +87,45 @@ def overlay(
     return np.asarray(out)
 
 
+def uncertainty(image: np.ndarray, uncertain: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """An image in dark gray, orange where it is uncertain whether a pixel belongs to a mask; masks have white outlines.
+
+    Args:
+      image: uint8 [h, w, 3] RGB.
+      uncertain: [h, w] in 0..1.
+      masks: [n, h, w] bool.
+
+    Returns:
+      uint8 [h * factor, w * factor, 3], enlarged as by `overlay`.
+    """
+    gray = 0.45 * np.repeat(image.mean(2, keepdims=True), 3, 2)
+    picture = gray + uncertain[..., None] * (np.float32(drawing.PALETTE[1]) - gray)
+    for mask in masks:
+        edge = drawing.inner_edge(mask, 1)
+        picture[edge] = 0.5 * picture[edge] + 0.5 * 255
+    factor = enlarge_factor(*image.shape[:2])
+    return picture.round().astype(np.uint8).repeat(factor, 0).repeat(factor, 1)
+
+
+def cut_out(image: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray:
+    """An object, tinted and outlined, with a margin of a third of it.
+
+    Args:
+      image: uint8 [h, w, 3] RGB.
+      mask: [h, w] bool, not empty.
+      side: px, the long side of what is returned.
+    """
+    rows, columns = drawing.mask_window(mask, 0)
+    margin = max(rows.stop - rows.start, columns.stop - columns.start) // 3 + 1
+    window = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in (rows, columns))
+    part, inside = Image.fromarray(image[window]), Image.fromarray(mask[window])
+    scale = side / max(part.size)
+    size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
+    picture = np.asarray(part.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    drawing.paint_mask(picture, np.asarray(inside.resize(size, Image.Resampling.NEAREST)), drawing.PALETTE[1], 1)
+    return picture.round().clip(0, 255).astype(np.uint8)
+
+
 def _label_corner(boxes: np.ndarray | None, masks: np.ndarray | None, i: int) -> tuple[float, float]:
     """Where the label of object i is placed: the top left corner of its box, else of its mask."""
     if boxes is not None:

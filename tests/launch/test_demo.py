@@ -122,7 +122,6 @@ def test_from_a_photo_to_a_class_of_ones_own(tab, tmp_path):
     tab.click("#add")
     tab.wait_for_selector("#add-message >> text=show at least one object first")
     upload(tab, "#upload-shots", photo)
-    tab.wait_for_selector("#editor canvas")
     tab.wait_for_function("document.querySelector('#add-message').innerText.trim() == ''")
     upload(tab, "#upload-masks", tmp_path / "white.png")
     tab.wait_for_selector("#shots img")
