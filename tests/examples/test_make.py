@@ -51,7 +51,7 @@ def test_a_rehearsal_trains_scores_and_publishes_a_model_and_resumes(tmp_path):
     assert [t["steps"] for t in document["validation"]] == [document["steps"]]
     assert json.loads((output / "val.json").read_text())["split"] == "val"
     found = predictor.load(published)
-    assert len(found.names) == 8 and found._trained.base_shots is not None
+    assert len(found.names) == 8 and found.trained.base_shots is not None
     assert json.loads((published / "export.json").read_text())["weights"] == "float16"
 
 
