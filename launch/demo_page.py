@@ -120,15 +120,17 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.photo = self.picture("Photo", "photo")
-                upload = gr.UploadButton("Upload a photo", elem_id="upload-photo")
+                with gr.Row():
+                    upload = gr.UploadButton("Upload photo", elem_id="upload-photo", min_width=120)
+                    find = gr.Button("Find objects", variant="primary", elem_id="find", min_width=120)
+                self.message = message = self.html(notice(FIRST), elem_id="message")
                 if self.examples:
                     pictures = [page.shown(page.read_photo(p).pixels, 256) for p in self.examples]
+                    self.html("<h3>Or click an example</h3>")
                     gallery = gr.Gallery(
-                        pictures, label="Or click an example", columns=4, allow_preview=False, elem_id="examples",
-                        buttons=[], height="auto",
+                        pictures, label="Examples", show_label=False, columns=3, allow_preview=False, buttons=[],
+                        height="auto", elem_id="examples",
                     )  # fmt: skip
-                find = gr.Button("Find objects", variant="primary", elem_id="find")
-                self.message = message = self.html(notice(FIRST), elem_id="message")
                 self.score = score = gr.Slider(0.05, 0.95, 0.3, step=0.05, label="Least score", elem_id="score")
                 with gr.Accordion("How masks are sampled", open=False, visible=self.model.has_sampler):
                     sampler = self.sampler_inputs(self.model.settings)
@@ -145,11 +147,13 @@ class Page:
         self.on(find.click, self.find, [score, *sampler], results, message)
         self.on(score.release, self.show, [score], results, message)
 
-    def sampler_inputs(self, settings: Any) -> list:
+    def sampler_inputs(self, settings: Settings) -> list:
         gr = self.gr
+        low, high = shared_model.GUIDANCE
+        high, steps = max(high, settings.guidance), max(50, settings.steps)  # a model may have more
         return [
-            gr.Slider(*shared_model.GUIDANCE, settings.guidance, step=0.5, label="Guidance weight (1: none)"),
-            gr.Slider(1, 50, settings.steps, step=1, label="Steps"),
+            gr.Slider(low, high, settings.guidance, step=0.5, label="Guidance weight (1: none)"),
+            gr.Slider(1, steps, settings.steps, step=1, label="Steps"),
             gr.Slider(1, shared_model.MOST_SAMPLES, settings.samples, step=1, label="Samples per mask"),
         ]
 
@@ -315,7 +319,7 @@ class Page:
                     if letter == "C":
                         third = gr.Checkbox(True, label="Settings C")
                     else:
-                        self.html(f'<div class="head">Settings {letter}</div>')
+                        self.html(f"Settings {letter}", elem_classes="head")
                     inputs += self.sampler_inputs(settings)
         compare = gr.Button("Compare", variant="primary", elem_id="compare")
         message = self.html(elem_id="compare-message")

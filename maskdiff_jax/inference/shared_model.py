@@ -22,7 +22,7 @@ from maskdiff_jax.inference.results import Detections
 LEAST_SCORE = 0.05  # masks of objects that score less are not sampled
 SAMPLES = 4  # masks per object unless somebody asks for another number: one alone shows little of the uncertainty
 MOST_SAMPLES = 16
-MOST_STEPS = 250
+MOST_STEPS = 1000
 GUIDANCE = (0.0, 20.0)
 KEPT = 6  # predictors of other settings than the model's; each holds compiled programs
 
@@ -92,7 +92,8 @@ class SharedModel:
 
     def _predictor(self, trained: TrainedModel, settings: Settings) -> Predictor:
         """The predictor of these settings, with the classes of `trained`."""
-        check(settings)
+        if settings != self.settings:
+            check(settings)
         mine = trained if settings == self.settings else trained._replace(config=_config(trained.config, settings))
         found = self._predictors.pop(settings, None)
         if found is None:
@@ -119,7 +120,7 @@ def names(trained: TrainedModel) -> tuple[str, ...]:
 
 
 def check(settings: Settings) -> None:
-    """Whether masks can be sampled so; a model may still refuse more steps than it was trained with.
+    """Whether somebody may ask for such masks; a model may still refuse more steps than it was trained with.
 
     Raises:
       ValueError: names the value and its range.

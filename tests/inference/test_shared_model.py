@@ -70,10 +70,22 @@ def test_settings_change_the_masks_alone(model):
     assert mine.config.model.mask.diffusion.steps == 2  # what is saved has the model's sampler
 
 
+def test_steps_that_the_schedule_has_not(model):
+    with pytest.raises(ValueError, match="steps"):
+        model.segment(model.base, PHOTO, Settings(1.0, 201, 1))
+
+
+def test_a_models_own_settings_are_in_range():
+    document = tiny.config().unlock()
+    document.model.mask.diffusion.guidance = 30.0
+    model = SharedModel(tiny.calibrated()._replace(config=document.lock()), samples=1)
+    assert model._predictor(model.base, model.settings).trained is model.base
+
+
 def test_settings_out_of_range(model):
     for settings, words in (
         (Settings(-1.0, 2, 1), "the guidance weight is -1.0: give one from 0 to 20"),
-        (Settings(1.0, 0, 1), "the number of steps is 0: give one from 1 to 250"),
+        (Settings(1.0, 0, 1), "the number of steps is 0: give one from 1 to 1000"),
         (Settings(1.0, 2, 99), "the number of samples is 99: give one from 1 to 16"),
         (Settings(None, 2, 1), "the guidance weight is None"),
     ):

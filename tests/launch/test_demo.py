@@ -104,8 +104,11 @@ def test_from_a_photo_to_a_class_of_ones_own(tab, tmp_path):
     upload(tab, "#upload-photo", tmp_path / "huge.png")
     tab.wait_for_selector("#message >> text=huge.png has more than 50 million pixels")
 
-    upload(tab, "#upload-photo", photo)
+    tab.locator("#examples button").first.click()
     tab.wait_for_selector("#photo img")
+    example = tab.get_attribute("#photo img", "src")
+    upload(tab, "#upload-photo", photo)
+    tab.wait_for_function("before => document.querySelector('#photo img').src != before", arg=example)
     tab.click("#find")
     tab.wait_for_selector("#masks img")
     tab.wait_for_selector("#uncertainty img")
@@ -154,6 +157,15 @@ def test_from_a_photo_to_a_class_of_ones_own(tab, tmp_path):
 def test_mistakes_are_one_sentence(exported, arguments, words, tmp_path):
     done = launched.run("demo", *(x.format(exported=exported) for x in arguments), cwd=tmp_path)
     assert done.code == 2 and words in done.err and done.err.strip().count("\n") == 0, done
+
+
+def test_without_a_model(monkeypatch):
+    main = launched.load("demo")["main"]
+    monkeypatch.setitem(main.__globals__, "MODEL", launched.ROOT / "examples" / "nothing")
+    with pytest.raises(
+        FileNotFoundError, match="there is no examples/nothing in this copy: give the folder of a model"
+    ):
+        main(["demo.py"])
 
 
 def test_a_port_in_use(exported):
