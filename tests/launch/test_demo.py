@@ -144,6 +144,35 @@ def test_from_a_photo_to_a_class_of_ones_own(tab, tmp_path):
     after = tab.locator("#table tbody tr").all_inner_texts()
     assert any("<cup>" in row and "★" in row for row in after), after
 
+    other = tab.context.browser.new_page()  # of somebody else, who has no cup
+    other.goto(tab.url)
+    other.wait_for_selector(".chip")
+    assert other.locator(".chip.mine").count() == 0
+    tab.get_by_role("tab", name="Add a class").click()
+    tab.click("#remove")
+    tab.wait_for_function("!document.querySelector('.chip.mine')")
+
+
+@needs_gradio
+def test_a_painted_shot(tab, tmp_path):
+    tab.get_by_role("tab", name="Add a class").click()
+    upload(tab, "#upload-shots", save_image(tmp_path / "mug.png", 48, 64))
+    for _ in range(20):  # the editor takes a moment to show the photo
+        box = tab.locator("#editor .pixi-target").first.bounding_box()
+        assert box
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        tab.mouse.move(x - 20, y)
+        tab.mouse.down()
+        tab.mouse.move(x + 20, y + 20, steps=5)
+        tab.mouse.up()
+        tab.wait_for_timeout(300)
+        tab.click("#keep")
+        shot = tab.locator("#shots img").or_(tab.locator("#add-message >> text=nothing is painted"))
+        shot.first.wait_for()
+        if tab.locator("#shots img").count():
+            return
+    pytest.fail("no shot")
+
 
 @pytest.mark.parametrize(
     "arguments, words",
