@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import grid_tables
+from benchmarks.timing.gpu_compile import GPUS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/mask_head.md", "docs/own_data.md"))
@@ -344,7 +345,8 @@ def image_libraries() -> str:
     return f"{markdown(('ms per COCO photo', 'one thread'), rows)}\n\n{_measured(r)}"
 
 
-PEAK, SHARE = 71e12, 0.3  # FLOP/s of an RTX 3090 in bfloat16 (gpu_compile.GPUS), and how much of it is assumed
+SHARE = 0.3  # of a GPU's bfloat16 peak: what a slow estimate assumes
+CARDS = {"rtx3090": "an RTX 3090", "h200": "an H200"}
 
 
 def model_sizes() -> str:
@@ -354,10 +356,6 @@ def model_sizes() -> str:
 
     def each(text: Callable[[dict], str]) -> list[str]:
         return [text(size) for size in sizes]
-
-    def hours(size: dict) -> str:
-        estimate = sum(size["pflop_stage_1"].values()) * 1e15 / (SHARE * PEAK) / 3600
-        return f"{estimate:,.0f}" if estimate >= 1 else "under 1"
 
     rows = [
         ["parameters of the detector, millions", *each(lambda s: f"{s['parameters']['detector'] / 1e6:.1f}")],
@@ -372,8 +370,19 @@ def model_sizes() -> str:
         ],
         ["stage 1: mask head, steps x objects", *each(lambda s: f"{s['steps']['mask']:,} x {s['batch']['mask']}")],
         ["stage 1: PFLOP", *each(lambda s: f"{sum(s['pflop_stage_1'].values()):,.2f}")],
-        ["stage 1: hours on an RTX 3090, estimated", *each(hours)],
     ]
+    public = [s["public_detector"] for s in sizes]
+    cells = [f"{p['steps']:,} x {p['batch']}" if p else "" for p in public]
+    rows.append(["from a public detector: its last layers, steps x images", *cells])
+    for gpu, card in CARDS.items():
+        for start, words in (("detector", "stage 1"), ("public_detector", "stage 1 from a public detector")):
+            cells = [_gpu_hours(r, name, gpu, start) for name in r["sizes"]]
+            rows.append([f"{words}: hours on {card}, estimated", *cells])
+    names = {"detector": "detector", "public_detector": "public detector's last layers", "mask": "mask head"}
+    for step, words in names.items():
+        planned = [r["compiled"]["rtx3090"].get(name, {}).get(step) for name in r["sizes"]]
+        cells = [f"{p['peak_gib']:.1f}" if p else "" for p in planned]
+        rows.append([f"GiB that a training step of the {words} takes, planned", *cells])
     if timed := r["seconds_per_step"]:
         for part, what in (("detector", "detector"), ("mask", "mask head")):
             cells = [f"{timed[name][part]:.2f}" if name in timed else "" for name in r["sizes"]]
@@ -383,10 +392,26 @@ def model_sizes() -> str:
         for name, t in timed.items()
     )
     estimate = (
-        f"The estimate takes {100 * SHARE:.0f} % of the card's bfloat16 peak ({PEAK / 1e12:.0f} TFLOPS) and images "
-        "that arrive in time; nothing was timed on a GPU."
+        "Hours are estimates, nothing was timed on a GPU: the lower number is the roofline of the programs compiled "
+        f"for the card, the upper one takes {100 * SHARE:.0f} % of its bfloat16 peak; both take images of the largest "
+        "padded size that arrive in time. Memory is what the compiler plans for an RTX 3090, of 24 GB, at the "
+        "preset's batch."
     )
     return f"{markdown(('size', *r['sizes']), rows)}\n\n{estimate}{devices}"
+
+
+def _gpu_hours(r: dict, size: str, gpu: str, start: str) -> str:
+    """Hours of stage 1, from the roofline of its compiled steps to a share of the card's peak; "" if not compiled."""
+    compiled = r["compiled"][gpu].get(size)
+    if not compiled:
+        return ""
+    counted = r["sizes"][size]
+    first = counted["steps"]["detector"] if start == "detector" else counted["public_detector"]["steps"]
+    steps = {start: first, "mask": counted["steps"]["mask"]}
+    low = sum(n * compiled[k]["roofline_ms"] / 1e3 for k, n in steps.items()) / 3600
+    high = sum(n * compiled[k]["tflop"] * 1e12 for k, n in steps.items()) / (SHARE * GPUS[gpu]["peak"]) / 3600
+    digits = 0 if high >= 10 else 1 if high >= 1 else 2
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

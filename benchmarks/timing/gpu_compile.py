@@ -157,23 +157,29 @@ def sampling(mesh: Any, objects: int, *, steps: int = 0, guidance: float = 1.0) 
 
 def training(mesh: Any, part: str, count: int, *, config: str = "base") -> Any:
     """A training step of the detector or the mask head in a stage, lowered; `count` images or objects, all devices."""
+    from configs import base, fewshot
+
+    c = (fewshot if config == "fewshot" else base).get_config("coco")
+    return training_step(mesh, c, part, image_batch(c, count) if part == "detector" else mask_batch(c, count))
+
+
+def training_step(mesh: Any, c: Any, part: str, batch: Any) -> Any:
+    """A training step of the phase ``part`` of a config on a batch of these shapes, lowered."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from configs import base, fewshot
     from maskdiff_jax import model, sharding
     from maskdiff_jax.training import loop, optim
     from maskdiff_jax.types import TrainState
 
-    c = (fewshot if config == "fewshot" else base).get_config("coco")
     m, p = model.build(c.model), c.train[part]
     params = jax.eval_shape(m.init, jax.random.key(0))
     if part == "detector":
         loss = lambda params, key, b: m.detector_loss(params, key, b, jnp.ones(c.model.num_classes, bool))  # noqa: E731
-        batch, mine = image_batch(c, count), "detector/.*"
+        mine = "detector/.*"
     else:
-        loss, batch, mine = m.mask_loss, mask_batch(c, count), "mask_head/.*"
+        loss, mine = m.mask_loss, "mask_head/.*"
     patterns = [*((x, optim.FROZEN) for x in c.train.frozen), (mine, part), (".*", optim.FROZEN)]
     labels = optim.label_parameters(params, patterns)
     optimizer = optim.combine({part: loop._optimizer(p.steps, p)}, labels)
@@ -217,7 +223,6 @@ def measure(name: str, gpu: str) -> dict[str, Any]:
     _, devices, lower = PROGRAMS[name]
     start = time.monotonic()
     compiled = lower(make_mesh(gpu, devices)).compile()
-    memory = compiled.memory_analysis()
     program = hlo.analyze(compiled.as_text())
     kernels = program.kernels
     inside = [loop for loop in program.loops if loop.trips is not None and loop.outer_times == 1]
@@ -230,10 +235,7 @@ def measure(name: str, gpu: str) -> dict[str, Any]:
     saved = sum(k.times * k.bytes * (2 / 5 if "transpose(" in k.source else 1 / 3) for k in norms)
     return {
         "devices": devices,
-        "peak_gib": round(memory.peak_memory_in_bytes / 2**30, 2),
-        "tflop": round(sum(k.flops * k.times for k in kernels) / 1e12, 2),
-        "gb": round(sum(k.bytes * k.times for k in kernels) / 1e9, 1),
-        "roofline_ms": round(1e3 * sum(map(gpu_seconds, kernels)), 1),
+        **totals(compiled, kernels, gpu),
         "launches": sum(k.times for k in kernels),
         "launches_in_longest_loop": [largest.trips, largest.launches] if largest else [],  # trips, of each
         "unknown_loops": sum(loop.trips is None for loop in program.loops),
@@ -247,10 +249,28 @@ def measure(name: str, gpu: str) -> dict[str, Any]:
     }
 
 
+def totals(compiled: Any, kernels: Any, gpu: str) -> dict[str, float]:
+    """Memory, FLOPs, bytes and the roofline of a compiled program, whose kernels `hlo.analyze` gave."""
+    return {
+        "peak_gib": round(compiled.memory_analysis().peak_memory_in_bytes / 2**30, 2),
+        "tflop": round(sum(k.flops * k.times for k in kernels) / 1e12, 2),
+        "gb": round(sum(k.bytes * k.times for k in kernels) / 1e9, 1),
+        "roofline_ms": round(1e3 * sum(seconds(k, gpu) for k in kernels), 1),
+    }
+
+
 def seconds(kernel: Any, gpu: str) -> float:
     """The roofline of one kernel, times how often it runs."""
     g = GPUS[gpu]
     return kernel.times * max(kernel.flops / (0.8 * g["peak"]), kernel.bytes / (0.9 * g["fields"]["memory_bandwidth"]))
+
+
+def set_up() -> None:
+    """What must be set before jax is imported; ends the process where jax cannot compile for a GPU."""
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+        sys.exit("jax has no CUDA compiler here: pip install -r requirements.txt (jax[cuda12], 3 GB)")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # else the plugin asks for a driver
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
 
 def main() -> None:
@@ -270,10 +290,7 @@ def main() -> None:
     names = args.only.split(",")
     if unknown := set(names) - set(PROGRAMS):
         sys.exit(f"gpu_compile.py: unknown programs {', '.join(sorted(unknown))}: choose of {', '.join(PROGRAMS)}")
-    if importlib.util.find_spec("jax_cuda12_plugin") is None:
-        sys.exit("gpu_compile.py: jax has no CUDA compiler here: pip install -r requirements.txt (jax[cuda12], 3 GB)")
-    os.environ["JAX_PLATFORMS"] = "cpu"  # else the plugin asks for a driver
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+    set_up()
     for name in names:
         old[name] = measure(name, args.gpu)
         print(name, json.dumps(old[name]), flush=True)

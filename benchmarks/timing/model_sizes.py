@@ -2,11 +2,14 @@
 
     python benchmarks/timing/model_sizes.py                   # -> benchmarks/results/model_sizes.json, a minute
     python benchmarks/timing/model_sizes.py --seconds=tiny    # also times training steps of that size on this machine
+    VENV/bin/python benchmarks/timing/model_sizes.py --gpu=rtx3090 --gpu=h200  # compiles them for these GPUs
 
-Nothing is compiled or run without --seconds. FLOPs are jax's count for the traced program, before XLA optimizes it: of
-one image of the largest padded size, of one mask in the preset's steps, and of the training steps of stage 1 from
-scratch. Work in loops of unknown length (adaptive RoIAlign, non-maximum suppression) is counted once: the compiled
-detection of size paper has half as much again (docs/gpu_compile.md).
+Nothing is compiled or run without --seconds and --gpu. The latter needs jax[cuda12] but no GPU, as gpu_compile.py
+does, which explains what is counted: the memory that the compiler plans, FLOPs, a roofline. Other FLOPs are jax's count
+for the traced program, before XLA optimizes it: of one image of the largest padded size, of one mask in the preset's
+steps, and of the training steps of stage 1, from scratch and from a public detector. Work in loops of unknown length
+(adaptive RoIAlign, non-maximum suppression) is counted once: the compiled detection of size paper has half as much
+again (docs/gpu_compile.md).
 """
 
 import argparse
@@ -34,12 +37,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", choices=tuple(presets.SIZES), action="append", default=[], help="time this size")
+    parser.add_argument("--gpu", choices=tuple(gpu_compile.GPUS), action="append", default=[], help="compile for this")
     args = parser.parse_args()
+    if args.gpu:
+        gpu_compile.set_up()
     path = measure.RESULTS / "model_sizes.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     counted = {name: count(name) for name in presets.SIZES}
     timed = old.get("seconds_per_step", {}) | {name: seconds(name) for name in args.seconds}
-    result = {"command": "python benchmarks/timing/model_sizes.py", "sizes": counted, "seconds_per_step": timed}
+    planned = old.get("compiled", {}) | {gpu: compiled(gpu) for gpu in args.gpu}
+    result = {
+        "command": "python benchmarks/timing/model_sizes.py", "sizes": counted, "seconds_per_step": timed,
+        "compiled": planned,
+    }  # fmt: skip
     measure.write(path.stem, result | {k: v for k, v in measure.machine().items() if k != "device"})
     print(json.dumps(result, indent=1))
 
@@ -81,8 +91,57 @@ def count(size: str) -> dict[str, Any]:
     }  # fmt: skip
     work = {"detector": detector_step, "mask": mask_step}
     row["pflop_stage_1"] = {k: round(train[k].steps * train[k].batch * work[k] / 1e6, 3) for k in work}
+    row["public_detector"] = public_detector(size, image, key)
     print(size, json.dumps(row), flush=True)
     return row
+
+
+def public_detector(size: str, image: Any, key: Any) -> dict[str, Any]:
+    """Stage 1 of the detector with weights=detector, whose last layers alone are trained; {} for a size without it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from configs import base
+    from maskdiff_jax import model
+    from maskdiff_jax.training import optim
+
+    if base.get_config(f"coco,size={size}").weights == "scratch":
+        return {}
+    config = base.get_config(f"coco,size={size},weights=detector")
+    m, phase = model.build(config.model), config.train.detector
+    frozen = [(pattern, optim.FROZEN) for pattern in (*config.train.frozen, "mask_head/.*")]
+    params = jax.eval_shape(m.init, jax.random.key(0))
+    trained, rest = optim.split(params, optim.label_parameters(params, [*frozen, (".*", "detector")]))
+    active = np.ones(config.model.num_classes, bool)
+    loss = lambda t, f, k, b: m.detector_loss(optim.merge(t, f), k, b, jnp.asarray(active))[0]  # noqa: E731
+    one = gflop(jax.grad(loss), trained, rest, key, image)
+    pflop = round(phase.steps * phase.batch * one / 1e6, 3)
+    return {"steps": phase.steps, "batch": phase.batch, "gflop_train_image": one, "pflop": pflop}
+
+
+# training steps of stage 1 that are compiled: name -> the option weights=, the phase
+COMPILED = {
+    "detector": ("msra", "detector"), "public_detector": ("detector", "detector"), "mask": ("msra", "mask"),
+}  # fmt: skip
+
+
+def compiled(gpu: str) -> dict[str, dict[str, dict[str, float]]]:
+    """size -> training step -> what its program needs on a GPU, see `gpu_compile.totals`; size tiny is for CPUs."""
+    from benchmarks.timing import hlo
+    from configs import base
+
+    mesh, found = gpu_compile.make_mesh(gpu, 1), {}
+    for size in ("paper", "small"):
+        found[size] = {}
+        for name, (weights, part) in COMPILED.items():
+            config = base.get_config(f"coco,size={size},weights={weights}")
+            batch = config.train[part].batch
+            shapes = images(config, batch) if part == "detector" else gpu_compile.mask_batch(config, batch)
+            program = gpu_compile.training_step(mesh, config, part, shapes).compile()
+            found[size][name] = gpu_compile.totals(program, hlo.analyze(program.as_text()).kernels, gpu)
+            print(gpu, size, name, json.dumps(found[size][name]), flush=True)
+    return found
 
 
 def gflop(function: Any, *args: Any) -> float:

@@ -21,6 +21,24 @@ def test_the_json_is_of_the_presets(size):
     assert (row["short_side"], row["mask_size"]) == (config.data.test_short_side, config.model.mask.size)
     for part in ("detector", "mask"):
         assert (row["steps"][part], row["batch"][part]) == (config.train[part].steps, config.train[part].batch)
+    if size == "tiny":
+        assert row["public_detector"] == {}
+        return
+    public = base.get_config(f"coco,size={size},weights=detector").train.detector
+    assert (row["public_detector"]["steps"], row["public_detector"]["batch"]) == (public.steps, public.batch)
+    assert row["public_detector"]["gflop_train_image"] < row["gflop"]["train_detector_image"] / 2
+    for gpu in tables.CARDS:
+        planned = tables.results("model_sizes")["compiled"][gpu][size]
+        assert planned.keys() == model_sizes.COMPILED.keys() and max(p["peak_gib"] for p in planned.values()) < 20
+
+
+def test_hours_are_steps_times_the_roofline_and_flops_by_a_share_of_the_peak():
+    compiled = {"detector": {"roofline_ms": 100.0, "tflop": 10.0}, "mask": {"roofline_ms": 50.0, "tflop": 2.0}}
+    sizes = {"paper": {"steps": {"detector": 72_000, "mask": 36_000}, "public_detector": {}}}
+    found = {"sizes": sizes, "compiled": {"rtx3090": {"paper": compiled}}}
+    # 7,200 + 1,800 seconds; 720,000 + 72,000 TFLOP at 0.3 x 71 TFLOPS
+    assert tables._gpu_hours(found, "paper", "rtx3090", "detector") == "2 to 10"
+    assert tables._gpu_hours(found, "tiny", "rtx3090", "detector") == ""
 
 
 def test_random_images_are_a_detector_batch():
