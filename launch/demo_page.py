@@ -72,9 +72,9 @@ class Page:
         theme = self.gr.themes.Base(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
         self.blocks.launch(
             server_name=host, server_port=port, share=False, inbrowser=open_browser, quiet=True,
-            prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
-            pwa=False, mcp_server=False, max_file_size=MAX_UPLOAD, state_session_capacity=50, css_paths=STYLE,
-            theme=theme, app_kwargs={"middleware": [own_host]},
+            prevent_thread_lock=True, show_error=True, footer_links=[], run_history=False, ssr_mode=False,
+            enable_monitoring=False, pwa=False, mcp_server=False, max_file_size=MAX_UPLOAD,
+            state_session_capacity=50, css_paths=STYLE, theme=theme, app_kwargs={"middleware": [own_host]},
         )  # fmt: skip
 
     def on(self, event: Callable, handler: Callable, inputs: list, outputs: list, message: Any) -> None:

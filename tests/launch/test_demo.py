@@ -21,7 +21,7 @@ from tests import launched, tiny
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-WAIT = 60_000  # ms, for programs that are compiled meanwhile
+WAIT = 120_000  # ms, for programs that are compiled meanwhile
 needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs gradio: requirements-demo.txt")
 
 
