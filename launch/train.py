@@ -29,6 +29,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if not is_trained(workdir):  # else there is nothing left to do
         for note in preflight.check(config, workdir):
             print(f"note: {note}")
+        for line in preflight.plan(config):
+            print(f"plan: {line}")
     if config.stage == "base" and config.weights != "zoo":
         tell_stage_2(config)
     seconds = train.run(config, workdir)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskdiff_jax import checkpoint, sharding
-from maskdiff_jax.training import optim
+from maskdiff_jax.training import estimate, optim
 from maskdiff_jax.training.interrupts import workers_ignore_ctrl_c
 from maskdiff_jax.training.metric_writer import MetricWriter
 from maskdiff_jax.types import PyTree, TrainState
@@ -89,7 +89,7 @@ class PairLoader:
 
 def run_phase(
     phase: Phase, params: PyTree, *, config: ConfigDict, workdir: Path, mesh, stop: threading.Event | None = None,
-    once: Once | None = None,
+    once: Once | None = None, following: Callable[[str], str] = lambda phase: "",
 ) -> PyTree:  # fmt: skip
     """Runs a phase from where it stopped; returns the parameters, the trained ones as their EMA.
 
@@ -98,6 +98,7 @@ def run_phase(
     Args:
       stop: when it is set, the phase finishes its step, saves, and raises `Interrupted`.
       once: keeps compiled steps for later phases of the same process; None: they are not kept.
+      following: name of a phase -> the phases after it, for the estimate of its time.
 
     Raises:
       Interrupted: see `stop`.
@@ -129,7 +130,7 @@ def run_phase(
         ):
             state = _run_steps(
                 phase, state, lambda state, batch: step_fn(state, sharding.put_batch(batch, mesh), key),
-                first, config.train, writer, saved, stop,
+                first, config.train, writer, saved, stop, following(phase.name),
             )  # fmt: skip
         return optim.overlay(state.params, state.ema)
 
@@ -161,9 +162,10 @@ def _step_key(phase: Phase, mesh) -> Hashable:
 
 def _run_steps(
     phase: Phase, state: TrainState, advance: Callable, first: int, train: ConfigDict, writer: MetricWriter,
-    saved: checkpoint.PhaseCheckpoints, stop: threading.Event | None,
+    saved: checkpoint.PhaseCheckpoints, stop: threading.Event | None, after: str,
 ) -> TrainState:  # fmt: skip
     """The steps after step ``first``; raises `Interrupted` when ``stop`` is set before the last."""
+    marks = []  # steps whose numbers were read, so that they are done, and when
     writer.say("compiling the training step")
     for step in range(first + 1, phase.steps + 1):
         with workers_ignore_ctrl_c():  # the loader starts each of them when it first needs it
@@ -173,6 +175,9 @@ def _run_steps(
         last = stopped or step == phase.steps
         if step % train.log_every == 0 or last or step == 1:
             writer.write(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+            marks.append((step, time.monotonic()))
+            if len(marks) == 2 and not last:
+                writer.tell(estimate.line(phase.name, phase.steps, marks, after))
         if last or (train.save_every and step % train.save_every == 0):
             with jax.transfer_guard("allow"):  # saving reads the state from the device
                 saved.save(state, phase.loader.get_state())

@@ -66,6 +66,12 @@ class MetricWriter:
         if self._on:
             self._bar.set_postfix_str(text, refresh=True)
 
+    def tell(self, text: str) -> None:
+        """A line of the log, above the progress line."""
+        if self._on:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the numbers of a step.
 

@@ -1,5 +1,6 @@
 """Checks before training of what would fail hours or days later: settings, disk space, data of later steps."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -103,15 +104,36 @@ def _check_disk(config: ConfigDict, workdir: Path) -> None:
         )
 
 
+def plan(config: ConfigDict) -> list[str]:
+    """One line for each phase of stages 1 and 2: steps, batch, parameters. Distillation has phases of other names."""
+    sizes = _parameters(config)
+    parts = JOINT_PARTS if config.model.mask.head in WITH_DETECTOR else PARTS
+    lines = []
+    for name in trained_phases(config) if config.stage != "distill" else ():
+        phase = config.train[name]
+        mine = {k: n for k, n in sizes.items() if k.startswith(parts[name])}
+        frozen = config.train.frozen if name == "detector" else ()
+        trained = sum(n for k, n in mine.items() if not any(re.fullmatch(pattern, k) for pattern in frozen))
+        lines.append(
+            f"{name}: {phase.steps:,} steps of {phase.batch} {'objects' if name == 'mask' else 'images'}, "
+            f"{trained:,} of {sum(mine.values()):,} parameters are trained"
+        )
+    return lines
+
+
+def _parameters(config: ConfigDict) -> dict[str, int]:
+    """Number of entries of each parameter."""
+    leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
+    return {k: int(np.prod(v.shape)) for k, v in leaves.items()}
+
+
 def checkpoint_bytes(config: ConfigDict) -> int:
     """Disk space that a run needs at most, bytes: the kept states of every phase, one more, the final weights.
 
     The states of a phase stay until the last phase ends. A state holds all parameters, in distillation those of the
     teacher's mask head too, and for each trained one its EMA and one or two moments.
     """
-    leaves: Any = flatten_dict(jax.eval_shape(build(config.model).init, jax.random.key(0)), sep="/")
-    sizes = {k: int(np.prod(v.shape)) for k, v in leaves.items()}
-    states = [0]
+    sizes, states = _parameters(config), [0]
     parts = JOINT_PARTS if config.model.mask.head in WITH_DETECTOR else PARTS
     for name in trained_phases(config):
         trained = sum(n for k, n in sizes.items() if k.startswith(parts[name]))

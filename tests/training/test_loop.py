@@ -34,6 +34,22 @@ def test_trains_what_it_should(tmp_path):
     assert workdir.read_seconds(tmp_path)["line"] > 0
 
 
+def test_the_first_steps_give_an_estimate(tmp_path, capsys):
+    """Once, after two reads of the numbers that take place anyway; not for a phase that ends with them."""
+    train(tmp_path, phase(steps=200))
+    told = [x for x in capsys.readouterr().out.splitlines() if " steps at " in x]
+    assert len(told) == 1 and told[0].startswith("line: 200 steps at ")
+    assert told[0].endswith(" s, less than a minute")
+    train(tmp_path / "short", phase(steps=5))
+    assert " steps at " not in capsys.readouterr().out
+    one = phase(steps=11)
+    mesh, fields = sharding.make_mesh(1), config()
+    loop.run_phase(
+        one, params(), config=fields, workdir=tmp_path / "x", mesh=mesh, following=lambda name: f"not {name}"
+    )
+    assert "; then not line\n" in capsys.readouterr().out
+
+
 def test_unit_columns_hold_from_before_the_first_step(tmp_path):
     """The weight that the loss sees is unit at every step, and so is the state; other leaves are free."""
     lengths = []

@@ -226,3 +226,12 @@ def test_a_run_that_trains_nothing_says_so():
     assert preflight.check(config, "runs/none") == []
     config.train.detector.steps = config.train.mask.steps = 0
     assert preflight.check(config, "runs/none") == ["nothing is trained: no phase of this run has any steps"]
+
+
+def test_the_plan_counts_what_is_trained():
+    """Frozen features are not trained in stage 2, and the mask head's steps are of objects."""
+    first, second = (preflight.plan(narrow(m.get_config("shapes"))) for m in (base, fewshot))
+    assert [x.partition(":")[0] for x in (*first, *second)] == ["detector", "mask", "novel", "detector", "mask"]
+    counts = [list(map(int, re.findall(r"(\d+) of (\d+) param", x.replace(",", ""))[0])) for x in (*first, *second)]
+    assert counts[0][0] == counts[0][1] == counts[3][1] and counts[2][0] == counts[2][1] == counts[3][0] < counts[3][1]
+    assert first[0].startswith("detector: 3,000 steps of 8 images, ") and "3,000 steps of 16 objects" in first[1]
