@@ -27,7 +27,7 @@ def take(arg: str | None, key: str, default: str) -> tuple[str, str]:
 
 
 def get_config(
-    arg: str | None, *, method: str, change: Callable[[ConfigDict], None], base_method: str = ""
+    arg: str | None, *, method: str, change: Callable[[ConfigDict], None], base_method: str = "", options: str = ""
 ) -> ConfigDict:
     """The locked config of a variant.
 
@@ -37,6 +37,7 @@ def get_config(
       method: name of the variant, a row of the tables.
       change: sets in a config, whose ``stage`` and ``preset`` tell it where it is, what is different.
       base_method: the method whose stage 1 this one starts from; "": one of its own.
+      options: preset and options that hold unless ``arg`` has others, ``preset,key=value``.
 
     Raises:
       ValueError: an unknown stage or key; or the variant has no stage 1 of its own, and that was asked for.
@@ -46,7 +47,7 @@ def get_config(
         raise ValueError(f"unknown stage={stage}: choose {' or '.join(STAGES)}")
     if stage == "base" and base_method:
         raise ValueError(f"{method} starts from stage 1 of {base_method}: train that one")
-    config = {"base": base, "fewshot": fewshot}[stage].get_config(rest).unlock()
+    config = {"base": base, "fewshot": fewshot}[stage].get_config(f"{options},{rest}").unlock()
     config.method, config.base_method = method, base_method
     change(config)
     return config.lock()

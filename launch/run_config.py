@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from launch import config_errors
 from maskdiff_jax import config_fields
 
 
@@ -52,8 +53,16 @@ def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[
       FileNotFoundError: no such file.
       ValueError: an unknown field, a value of the wrong type, or an error of the file itself.
     """
-    define = partial(config_flags.DEFINE_config_file, "config", None)
-    config, values = _parsed(define, [f"--config={file}", *overrides])
+    define, path = partial(config_flags.DEFINE_config_file, "config", None), Path(file.partition(":")[0])
+    config_errors.check(path)
+    try:
+        config, values = _parsed(define, [f"--config={file}", *overrides])
+    except Exception as error:
+        where = config_errors.place(error, path)
+        if not where:
+            raise
+        text = str(error).removeprefix("config: ") if isinstance(error, ValueError) else f"{error!r}"
+        raise ValueError(where + text) from error
     given = set(config_flags.get_override_values(values["config"]))
     if "size" in given:
         raise ValueError(
@@ -111,6 +120,7 @@ def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.F
     except (AttributeError, KeyError, TypeError) as error:  # an unknown field, a value of the wrong type
         text = str(error.args[0]) if error.args else repr(error)
         text = re.sub(r"(\\n|['\"\\\s])+", " ", text).strip()
+        text = re.sub(r" Other fields present: {.*?}\.?(?= Did|$)", "", text)
         text = re.sub(r" Did you mean (\S+) instead of .*", r": did you mean \1?", text)
         raise ValueError(f"config: no such field or value: {text}") from error
     try:
