@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
-from maskdiff_jax.training.preflight import trained_phases
-
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
@@ -16,20 +12,12 @@ def line(name: str, steps: int, marks: Sequence[tuple[int, float]], after: str =
       name: of the phase.
       steps: its length.
       marks: two steps that are done, each with the time when it was, seconds of any clock.
-      after: what `following` gives.
+      after: what `preflight.following` gives.
     """
     (first, start), (last, end) = marks
     seconds, left = (end - start) / (last - first), steps - last
     text = f"{name}: {steps:,} steps at {seconds:.2g} s, {duration(seconds * left)}"
     return text + (" to go" if first > 1 else "") + (f"; then {after}" if after else "")
-
-
-def following(config: ConfigDict, name: str) -> str:
-    """The phases that are trained after one, "mask: 12,000 steps"; "" where there is none or they run side by side."""
-    names = trained_phases(config)
-    if name not in names or config.train.side_by_side:
-        return ""
-    return ", ".join(f"{x}: {config.train[x].steps:,} steps" for x in names[names.index(name) + 1 :])
 
 
 def duration(seconds: float) -> str:

@@ -72,6 +72,14 @@ def trained_phases(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in names if config.train[name].steps and not (joint and name == "mask"))
 
 
+def following(config: ConfigDict, name: str) -> str:
+    """The phases that are trained after one, "mask: 12,000 steps"; "" where there is none or they run side by side."""
+    names = trained_phases(config)
+    if name not in names or config.train.side_by_side:
+        return ""
+    return ", ".join(f"{x}: {config.train[x].steps:,} steps" for x in names[names.index(name) + 1 :])
+
+
 def _check_phases(config: ConfigDict) -> None:
     """Optimizers and batches of all phases: the last may start after the first has trained for days."""
     devices = make_meshes(config)[0].size

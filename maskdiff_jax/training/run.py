@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from maskdiff_jax import checkpoint
 from maskdiff_jax.lock import owned
 from maskdiff_jax.shared import Shared
-from maskdiff_jax.training import estimate, interrupts
+from maskdiff_jax.training import interrupts, preflight
 from maskdiff_jax.training.loop import Interrupted, run_phase
 from maskdiff_jax.training.side_by_side import make_meshes, train_parts
 from maskdiff_jax.training.stages import STAGES
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path, shared: Shared | None = None) -
 def _train(config: ConfigDict, workdir: Path, shared: Shared) -> PyTree:
     """Runs the phases of a stage; returns its weights."""
     stop = threading.Event()
-    following = partial(estimate.following, config)
+    following = partial(preflight.following, config)
     train = partial(run_phase, config=config, workdir=workdir, stop=stop, once=shared.once, following=following)
     trains = [partial(train, mesh=mesh) for mesh in make_meshes(config)]
     parts = STAGES[config.stage](config, workdir, shared)

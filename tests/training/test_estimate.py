@@ -3,7 +3,7 @@
 import pytest
 
 from configs import base, distill, fewshot
-from maskdiff_jax.training import estimate
+from maskdiff_jax.training import estimate, preflight
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,10 @@ def test_the_line_is_of_the_steps_that_are_left():
 
 def test_what_follows():
     config = base.get_config("coco").unlock()
-    assert estimate.following(config, "detector") == "mask: 120,000 steps"
-    assert estimate.following(config, "mask") == ""
+    assert preflight.following(config, "detector") == "mask: 120,000 steps"
+    assert preflight.following(config, "mask") == ""
     second = fewshot.get_config("coco,shots=5")
-    assert estimate.following(second, "novel").startswith("detector: 80,000 steps, mask: ")
-    assert estimate.following(distill.get_config("coco"), "guidance") == ""
+    assert preflight.following(second, "novel").startswith("detector: 80,000 steps, mask: ")
+    assert preflight.following(distill.get_config("coco"), "guidance") == ""
     config.train.side_by_side = True
-    assert estimate.following(config, "detector") == ""
+    assert preflight.following(config, "detector") == ""
