@@ -55,7 +55,7 @@ SMALL = """
     c = base.get_config().unlock()
     c.model.detector.update(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, fc_channels=32)
     c.model.mask.size = 16
-    c.model.mask.unet.update(width=16, multipliers=(1, 2), attention=(4,))
+    c.model.mask.unet.update(width=16, multipliers=(1,), attention=())
     m, r, n = model.build(c.model), np.random.default_rng(0), 8
     low, side = r.uniform(0, 80, (n, 3, 2)), r.uniform(24, 48, (n, 3, 2))
     truth = Instances(

@@ -19,7 +19,7 @@ TINY = {
     "data.shapes_train": 24, "data.shapes_support": 96, "data.shapes_test": 6,
     "model.detector.blocks": "(1,1,1,1)", "model.detector.width": 8, "model.detector.fpn_channels": 16,
     "model.detector.fc_channels": 32, "model.detector.min_score": 0.01, "model.mask.size": 16,
-    "model.mask.unet.width": 16, "model.mask.unet.multipliers": "(1,2)", "model.mask.unet.attention": "(4,)",
+    "model.mask.unet.width": 16, "model.mask.unet.multipliers": "(1,)", "model.mask.unet.attention": "()",
     "model.mask.diffusion.steps": 2, "train.detector.steps": 4, "train.mask.steps": 4, "train.novel.steps": 2,
     "train.detector.batch": 2, "train.mask.batch": 4, "train.novel.batch": 2, "train.save_every": 2,
     "eval.mask_min_score": 0.0, "eval.mask_top_n": 3, "eval.batch": 2, "eval.mask_batch": 8, "eval.figures": 2,
