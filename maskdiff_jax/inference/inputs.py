@@ -28,10 +28,10 @@ class Photo(NamedTuple):
 
 
 def is_one(images: Any) -> bool:
-    """Whether this is one image, not several: an array, a PIL image or the name of a file."""
+    """Whether this is one image, not several: an array, a PIL image or the name of a file; or bytes, which are none."""
     if isinstance(images, str | os.PathLike):
         return not Path(images).is_dir()
-    return isinstance(images, Image.Image) or hasattr(images, "__array__")
+    return isinstance(images, Image.Image | bytes | bytearray) or hasattr(images, "__array__")
 
 
 def several(images: Any) -> Iterator[Any]:

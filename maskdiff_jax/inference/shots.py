@@ -45,7 +45,7 @@ def read(images: Any, masks: Any, boxes: Any, category: Category, class_id: int)
     for i, photo in enumerate(photos):
         where, hw = photo.file or f"image {i + 1}", photo.pixels.shape[:2]
         rles = [_rle(mask, hw, f"{where}, mask {k + 1}") for k, mask in enumerate(_objects(masks[i]))]
-        given = [None] * len(rles) if boxes is None else list(np.asarray(boxes[i], np.float64).reshape(-1, 4))
+        given = [None] * len(rles) if boxes is None else _given_boxes(boxes[i], where)
         if len(given) != len(rles):
             raise ValueError(f"{where}: {len(rles)} masks, but {len(given)} boxes: give one box for each mask")
         annotations = tuple(
@@ -95,7 +95,7 @@ def _rle(mask: Any, hw: tuple[int, int], where: str) -> dict[str, Any]:
         if array.ndim != 2 or array.dtype.kind not in "bui":
             raise ValueError(
                 f"{where} must be a bool array [h, w], an image of one, polygons [[x, y, ...]] or RLE, not "
-                f"{array.dtype} {list(array.shape)}"
+                f"{array.dtype} {list(array.shape)}{': give mask > 0.5' * (array.dtype.kind == 'f')}"
             )
         if array.shape != tuple(hw):
             raise ValueError(
@@ -127,6 +127,14 @@ def _pixels(mask: Any) -> np.ndarray:
     if "A" in mask.getbands():
         return np.asarray(mask.getchannel("A"))
     return np.asarray(mask if len(mask.getbands()) == 1 else mask.convert("L"))
+
+
+def _given_boxes(boxes: Any, where: str) -> list[np.ndarray]:
+    """The boxes of an image's objects."""
+    try:
+        return list(np.asarray(boxes, np.float64).reshape(-1, 4))
+    except (ValueError, TypeError):
+        raise ValueError(f"{where}: boxes must be x0, y0, x1, y1 in pixels, four numbers for each mask") from None
 
 
 def _box(rle: dict, box: Any, hw: tuple[int, int], where: str) -> tuple[float, float, float, float]:

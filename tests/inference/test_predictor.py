@@ -144,8 +144,8 @@ def test_options_out_of_range(exported, options, message):
 def test_what_is_no_image(model, tmp_path):
     with pytest.raises(ValueError, match="an image must be"):
         model(np.zeros((4, 4, 3), np.float32))
-    for wrong in (None, 5, [photo(8, 8), None]):
-        with pytest.raises(TypeError, match="no image: (NoneType|int); give a uint8 array"):
+    for wrong in (None, 5, [photo(8, 8), None], b"what a file holds"):
+        with pytest.raises(TypeError, match="no image: (NoneType|int|bytes); give a uint8 array"):
             model(wrong)
     with pytest.raises(FileNotFoundError, match="holds no image: give a folder with files such as"):
         model(tmp_path)

@@ -5,6 +5,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskdiff_jax.data import transforms
 from maskdiff_jax.data.dataset import Category
@@ -139,3 +140,27 @@ def test_nothing_else_is_overwritten(model, tmp_path):
     with pytest.raises(FileExistsError, match="is not empty and no export"):
         model.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_shots_in_a_folder_or_from_a_generator(model, tmp_path):
+    """In the order of the files' names; the same shots as in a list."""
+    for name, image in zip(("b.png", "a.png"), IMAGES, strict=True):
+        Image.fromarray(image).save(tmp_path / name)
+    kept = []
+    for images, masks in ((IMAGES, MASKS), ((image for image in IMAGES), MASKS), (tmp_path, MASKS[::-1])):
+        model.add_class("mug", images, masks)
+        kept.append(model.trained.support.shots[12, :2])
+        model.remove_class("mug")
+    np.testing.assert_array_equal(kept[0], kept[1])
+    np.testing.assert_array_equal(kept[0], kept[2][::-1])
+
+
+def test_a_model_is_saved_over_the_export_that_it_was_loaded_from(model, tmp_path):
+    model.save(tmp_path / "mine")
+    loaded = predictor.load(tmp_path / "mine", min_score=0.0)
+    loaded.remove_class("class3")
+    loaded.save(tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    again = predictor.load(tmp_path / "mine")
+    assert again.names == loaded.names and "class3" not in again.names
+    jax.tree.map(np.testing.assert_array_equal, again.trained.params, loaded.trained.params)

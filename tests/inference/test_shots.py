@@ -81,6 +81,8 @@ def test_boxes():
     for boxes, message in (
         ([25, 16, 29, 19], r"image 1, mask 1: its box \[25.0, 16.0, 29.0, 19.0\] is not around it"),
         ([[7, 4, 26, 16], [1, 1, 8, 8]], "image 1: 1 masks, but 2 boxes"),
+        ([7, 4, 26], "image 1: boxes must be x0, y0, x1, y1 in pixels, four numbers for each mask"),
+        (["left"], "image 1: boxes must be x0, y0, x1, y1 in pixels"),
     ):
         with pytest.raises(ValueError, match=message):
             read(IMAGE, MASK, boxes)
@@ -96,7 +98,10 @@ def test_boxes():
         ([[50, 50, 60, 50, 60, 60]], "mask 1 lies outside the image of 20 x 30 px"),
         ([[8, 5, 24]], "mask 1: a broken polygon; the image is 20 x 30 px"),
         ({"size": [30, 20], "counts": [0, 600]}, "RLE is of another size"),
-        (MASK.astype(float), r"must be a bool array \[h, w\], an image of one, poly.* not float64 \[20, 30\]"),
+        (
+            MASK.astype(float),
+            r"must be a bool array \[h, w\], an image of one, poly.* not float64 \[20, 30\]: give mask > 0.5",
+        ),
         ([MASK, 5], "image 1, mask 2 must be a bool array"),
         (None, "no masks: give an outline"),
     ],
