@@ -1,5 +1,6 @@
 """The numbers of a run on disk: what is kept when it resumes, and what a full disk does."""
 
+import contextlib
 import errno
 import json
 
@@ -83,3 +84,11 @@ def test_other_processes_of_a_distributed_run_write_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(metric_writer.jax, "process_index", lambda: 1)
     write(tmp_path, [1, 2])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_told_line_is_in_the_log_that_stdout_goes_to(tmp_path):
+    """As the protocol writes log.txt."""
+    with (tmp_path / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
+        with MetricWriter(tmp_path, "mask", 10, 0) as writer:
+            writer.tell("mask: 10 steps at 2 s, less than a minute")
+    assert (tmp_path / "log.txt").read_text() == "mask: 10 steps at 2 s, less than a minute\n"
