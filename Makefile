@@ -1,5 +1,6 @@
 # make quickstart   trains, evaluates and reports on the embedded dataset: runs/quickstart/report/index.html
 #                   (prints the finished result when there is one; FRESH=1 trains again)
+# make demo         a web page on this machine with the model and photos of examples/ (launch/demo.py)
 # make test         the fast tests;  make test-all: the slow ones too
 # make rehearsal    every command of docs/paper_recipe.md on a small generated COCO, narrow nets: a line for each
 # make lint         ruff, the import contract, pyright
@@ -20,13 +21,14 @@ WHEELS := $(if $(CPU),cpu,$(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || e
 REQUIREMENTS := $(if $(filter gpu,$(WHEELS)),requirements.txt,requirements-cpu.txt)
 RUNTIME := .venv/.installed-$(WHEELS)
 DEV := .venv/.installed-dev
+DEMO := .venv/.installed-demo
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python
 # compiled programs are kept between runs
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help quickstart test test-all rehearsal lint results bench clean
+.PHONY: help quickstart demo test test-all rehearsal lint results bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -52,6 +54,14 @@ $(DEV): requirements-dev.txt | $(RUNTIME)
 	@echo "installing requirements-dev.txt"
 	@$(PIP) install -r requirements-dev.txt
 	@touch $@
+
+$(DEMO): requirements-demo.txt | $(RUNTIME)
+	@echo "installing requirements-demo.txt"
+	@$(PIP) install -r requirements-demo.txt
+	@touch $@
+
+demo: $(RUNTIME) $(DEMO)
+	@$(PY) launch/demo.py --open
 
 quickstart: $(RUNTIME)
 	@$(PY) launch/quickstart.py $(if $(filter-out 0 no false,$(FRESH)),--fresh)
