@@ -173,17 +173,15 @@ def _best_threshold(held_out: dict) -> str:
 def photos_curve() -> str:
     """Mask IoU by step at each method's threshold, of objects trained on and of held-out ones of the same classes."""
     r = results("photos")
-    # the conv head has no curve
-    curves = {name: m["curve"] for name, m in r["methods"].items() if len(m["curve"]) > 1} | r["other_curves"]
-    columns = ["steps", *(f"{name}: {part}" for name in curves for part in ("loss", "training", "held out"))]
-    steps = sorted({point["step"] for curve in curves.values() for point in curve})
-    rows = {step: [f"{step:,}"] for step in steps}
+    curves = {name: m["curve"] for name, m in r["methods"].items()} | r["other_curves"]
+    curves = {name: curve for name, curve in curves.items() if len(curve) > 1}  # the conv head has none
+    columns = ["steps", *(f"{name}: {part}" for name in curves for part in ("training", "held out"))]
+    rows = {point["step"]: [f"{point['step']:,}"] for point in next(iter(curves.values()))}
     for curve in curves.values():
         known = {point["step"]: point for point in curve}
         threshold = _best_threshold(curve[-1]["held out"])
         for step, row in rows.items():
             point = known.get(step)
-            row.append(f"{point['loss']:.3f}" if point and point["loss"] is not None else "")
             row += [f"{100 * point[k][threshold]['miou_base']:.1f}" if point else "" for k in ("training", "held out")]
     return markdown(columns, rows.values())
 
