@@ -16,7 +16,7 @@ SHOTS = 3  # that are shown
 SMALLEST = 32**2  # px of the mask: COCO's "medium" and "large" objects, smaller ones are a blur
 # of COCO's json, those that allow to show a part of a photo
 LICENSES = {4: "CC BY 2.0", 5: "CC BY-SA 2.0", 7: "no known copyright restrictions", 8: "US government work"}
-SIDE, GAP, HEAD, FOOT = 80, 6, 32, 14  # px
+SIDE, GAP, HEAD, FOOT = 80, 6, 46, 14  # px
 
 
 class Shown(NamedTuple):
