@@ -119,11 +119,13 @@ def stage_2(folder: Path, shots: int, overrides: list[str]) -> ConfigDict:
     if not before.preset.startswith("shapes"):
         argument += f",size={before.size},classes={before.model.num_classes}"
     config, given = run_config.read_config(f"{cli.ROOT / 'configs' / 'fewshot.py'}:{argument}", overrides)
+    # somebody's photos: any number of objects, the others in a photo are neither background nor shots
+    photos = {
+        "fewshot.sampler": "instances", "fewshot.short_classes": "take_all", "data.shot_unlabeled": "ignore",
+    }  # fmt: skip
     with config.unlocked():
         config.init_from = str(start)
-        # somebody's photos: any number of objects, the others in a photo are neither background nor shots
-        config.fewshot.update(sampler="instances", short_classes="take_all")
-        config.data.shot_unlabeled = "ignore"
+        config.update_from_flattened_dict({name: value for name, value in photos.items() if name not in given})
     config = run_config.complete(config, given | {"init_from"}, say=lambda line: None)
     if config.model.mask.head in WITH_DETECTOR and "train.frozen" not in given:
         with config.unlocked():

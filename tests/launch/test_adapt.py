@@ -201,7 +201,8 @@ def test_exports_of_every_kind(folder, begun, name, config, words):
     if config.stage == "base":
         trained = trained._replace(categories=tuple(c._replace(novel=False) for c in trained.categories))
     export.write(folder / name, trained._replace(base_shots=stored()))
-    done = adapt(folder, "--shots=2", "--config.data.workers=0", model=name, out=f"of_{name}")
+    given = ("--config.data.workers=0", "--config.data.shot_unlabeled=background")
+    done = adapt(folder, "--shots=2", *given, model=name, out=f"of_{name}")
     if words:
         assert done.code == 2 and words in done.err and not list(folder.glob(f"of_{name}*")), done
         return
@@ -211,6 +212,7 @@ def test_exports_of_every_kind(folder, begun, name, config, words):
     run.mkdir()
     stages.fewshot_stage(second, run)  # opens data and weights, raises what training would
     assert second.model.num_classes == 13 and second.data.novel_classes == ("mug",)
+    assert second.data.shot_unlabeled == "background" and second.fewshot.short_classes == "take_all"
     assert second.model.mask.head == config.model.mask.head
     frozen = [re.fullmatch("|".join(second.train.frozen), f"mask_head/{x}/kernel") for x in ("conv0", "predictor")]
     assert [x is not None for x in frozen] == [config.model.mask.head == "cnn", False]
