@@ -283,6 +283,20 @@ def instant_classes() -> str:
     return f"{lines}\n\nMean ± standard deviation over {len(found['fine-tuned', 5])} shot seeds. {_measured(r)}"
 
 
+def example_model() -> str:
+    """Scores of examples/model, before and after classes were added without training."""
+    r = results("example_model")
+    rows = [
+        ["the eight classes it knows", *(f"{r['base'][m]:.1f}" if m in r["base"] else "" for m in INSTANT)],
+        [f"four more, added from {r['shots']} shots each", *(f"{r['added'][m]:.1f}" for m in INSTANT)],
+    ]
+    steps = f"{r['steps']['detector']:,} steps of the detector and {r['steps']['mask']:,} of the mask head"
+    scored = f"{r['images']} test scenes, mean of {len(r['by_shot_seed'])} shot seeds"
+    about = f"{scored}. Trained for {steps}; {r['megabytes']} MB."
+    header = ("", "box AP, new", "mask AP, new", "box AP, known", "mask AP, known")
+    return f"{markdown(header, rows)}\n\n{about} {_measured(r)}"
+
+
 def finetune() -> str:
     """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
     by_steps: dict[tuple[int, int], list[dict]] = {}
@@ -416,8 +430,8 @@ TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart, quickstart_classes, coco_mini, photos, photos_curve, photos_credits, roi_sampling, ablations,
-        grid, grid_boxes, grid_differences, grid_by_iou, instant_classes, finetune, data_pipeline, detector, paste,
-        image_libraries, model_sizes,
+        grid, grid_boxes, grid_differences, grid_by_iou, instant_classes, example_model, finetune, data_pipeline,
+        detector, paste, image_libraries, model_sizes,
     )
 }  # fmt: skip
 

@@ -95,6 +95,9 @@ class PhaseCheckpoints:
                 raise _cannot_save(self._folder, error) from error
 
 
+MARKER = "commit_success.txt"  # of orbax: that it is there says that the checkpoint is whole
+
+
 def save_params(folder: str | Path, params: Any) -> None:
     """Writes a parameter tree; an older one at the same place is replaced once the new one is whole.
 
@@ -107,6 +110,8 @@ def save_params(folder: str | Path, params: Any) -> None:
     contents = _contents(params, f"the weights for {folder}")
     try:
         ocp.save(new, params, overwrite=True, custom_metadata={"contents": contents})
+        if (new / MARKER).is_file():
+            (new / MARKER).write_text("whole\n")  # orbax writes this machine's path, and exports travel
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)

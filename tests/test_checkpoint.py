@@ -50,6 +50,12 @@ def test_a_state_that_is_not_finite_is_never_the_newest(tmp_path, bad):
     assert not list(tmp_path.glob("final*"))
 
 
+def test_weights_hold_no_path_of_the_machine(tmp_path):
+    checkpoint.save_params(tmp_path / "p", {"w": jnp.ones(3)})
+    files = [f for f in (tmp_path / "p").rglob("*") if f.is_file()]
+    assert len(files) > 3 and not any(str(tmp_path).encode() in f.read_bytes() for f in files)
+
+
 def test_truncated_checkpoint_names_itself(tmp_path):
     with checkpoint.PhaseCheckpoints(tmp_path / "phase", keep=1) as saved:
         saved.save(state(1), {})

@@ -39,7 +39,7 @@ def test_named_files_exist(name):
     if name == "docs/design.md":  # that section names files of other repositories
         shown = shown[: shown.index("## Facts and sources")]
     for path in re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*)", shown):
-        if path.endswith("/FILE.py") or path == "examples/model":  # a placeholder; what examples/make.py trains
+        if path.endswith("/FILE.py"):  # a placeholder
             continue
         path = path.rstrip(".-")
         assert (ROOT / path).exists(), f"{name} names {path}"

@@ -11,10 +11,6 @@ from tests import launched
 from tests.docs.documents import ROOT, section
 
 PAGE = "Try it with the example photos"
-needs_model = pytest.mark.skipif(
-    not (ROOT / "examples" / "model" / "export.json").is_file(),
-    reason="examples/model is not there: python examples/make.py trains it",
-)
 
 
 def commands():
@@ -28,7 +24,6 @@ def labels(folder):
     return {row["category_name"] for row in json.loads((folder / "results.json").read_text())}
 
 
-@needs_model
 @pytest.mark.slow
 def test_known_objects_are_found_and_a_star_after_it_is_added(tmp_path):
     script, arguments = commands()[0]
@@ -45,7 +40,6 @@ def test_known_objects_are_found_and_a_star_after_it_is_added(tmp_path):
     assert sum("'star'" in line for line in lines) > len(lines) / 2
 
 
-@needs_model
 @pytest.mark.slow
 def test_the_model_is_adapted_in_a_few_steps(tmp_path):
     """With fewer steps than the page takes; the second command reads what the first one wrote."""

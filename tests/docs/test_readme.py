@@ -8,6 +8,12 @@ def test_readme_is_one_screen():
     assert len(text("README.md").splitlines()) <= 85
 
 
+def test_what_the_shipped_model_scores():
+    r = results("example_model")
+    known, new = r["base"]["segm/base/AP"], r["added"]["segm/novel/AP"]
+    assert f"Its mask AP is {known:.0f} on the eight shapes it knows, {new:.0f} on four more" in words("README.md")
+
+
 def test_what_pasting_costs_is_the_benchmark():
     r = results("paste")
     share = 100 * r["pasting"]["paste_over_decode"]
