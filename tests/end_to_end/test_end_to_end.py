@@ -181,7 +181,7 @@ def test_report(trained):
     "script, config, changes, words",
     [
         ("train", "base.py", {"train.mask.stepz": 3}, "stepz"),
-        ("train", "base.py:coco", {"data.root": "nowhere", "model.mask.unet.attention": "(8,)"}, "nowhere"),
+        ("train", "base.py:coco", {"data.root": "nowhere"}, "nowhere"),
         ("train", "base.py", {"train.mask.lr": 0.5}, "train.mask.lr"),  # the workdir is another config's
         ("train", "fewshot.py:shots=9", {}, "slots"),
         ("train", "fewshot.py:shots=5,seed=7", {"init_from": "runs/none"}, "runs/none"),
