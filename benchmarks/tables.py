@@ -135,11 +135,11 @@ def coco_mini() -> str:
 
 
 KINDS = ("miou", "miou_base", "miou_novel")
-BAR = 5.0  # points of mask IoU over filling the box
+GOAL = 5.0  # points of mask IoU over filling the box
 
 
 def photos() -> str:
-    """Mask IoU in the true boxes of validation photos, and whether the bar is met."""
+    """Mask IoU in the true boxes of validation photos, and whether the goal is met."""
     r = results("photos")
     box = r["guesses"]["the box"]
     rows = [["filling the box", "", *(f"{100 * box[k]:.1f}" for k in KINDS)]]
@@ -155,11 +155,11 @@ def photos() -> str:
                 ]
             )
             over = {k: 100 * (iou[k] - box[k]) for k in KINDS}
-            verdict = "met" if min(over.values()) >= BAR else "not met"
+            verdict = "met" if min(over.values()) >= GOAL else "not met"
             points = f"{over['miou']:+.1f} points ({over['miou_base']:+.1f} base, {over['miou_novel']:+.1f} novel)"
-            verdicts.append(f"- {name}, threshold {threshold}: {points}; {verdict}.")
+            verdicts.append(f"- {name}, threshold {threshold}: {points}; goal {verdict}.")
     count = r["objects"]["val"]
-    header = f"Over filling the box, where the bar is {BAR:.0f} points for base and novel classes:"
+    header = f"Gain over filling the box; the goal is {GOAL:.0f} points on base and on novel classes:"
     columns = ("mask IoU in percent; threshold", "training steps", "all", "base", "novel")
     about = f"{count['base']} base and {count['novel']} novel objects. {_measured(r)}"
     return "\n".join((markdown(columns, rows), "", header, "", *verdicts, "", about))
