@@ -81,3 +81,9 @@ def test_classes_that_are_added_without_training():
     assert all(abs(mean(k, "added without training", "segm/base/AP") - before) < 1 for k in (1, 5, 10))
     assert mean(1, "fine-tuned", "segm/base/AP") < before - 5
     assert all(mean(k, "plain imprinting", "segm/base/AP") < before / 2 for k in (1, 5, 10))
+    text = " ".join(section("docs/results.md", "A class without training").split())
+    assert f"({added[1]:.1f} and {tuned[1]:.1f} mask AP)" in text
+    assert f"fine-tuning costs them {before - mean(1, 'fine-tuned', 'segm/base/AP'):.0f} points" in text
+    assert f"fine-tuning is {tuned[5] - added[5]:.0f} and {tuned[10] - added[10]:.0f} points better" in text
+    lost = [before - mean(k, "plain imprinting", "segm/base/AP") for k in (1, 5, 10)]
+    assert f"Plain imprinting costs base classes {int(min(lost))} points or more" in text
