@@ -46,8 +46,10 @@ $(PY):
 
 # order-only: a newer interpreter behind .venv/bin/python is no reason to install again
 $(RUNTIME): $(REQUIREMENTS) | $(PY)
-	@echo "installing $(REQUIREMENTS)$(if $(filter gpu,$(WHEELS)), (GPU found))"
+	@echo "installing $(REQUIREMENTS)$(if $(filter gpu,$(WHEELS)), (GPU found)): about a gigabyte, minutes"
 	@$(PIP) install -r $(REQUIREMENTS)
+	@# `import maskdiff_jax` works in this environment, whatever the current folder is
+	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/maskdiff_jax.pth"
 	@rm -f .venv/.installed-cpu .venv/.installed-gpu && touch $@
 
 $(DEV): requirements-dev.txt | $(RUNTIME)

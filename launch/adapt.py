@@ -58,6 +58,7 @@ def main(overrides: list[str]) -> None:
         prepare(out, call, overrides, photos)
     train(out, overrides)
     written = json.loads((out / CALL).read_text())
+    print(f"trained: {out / 'model'}; now your photos, before and after", flush=True)
     comparison.compare(out, written["model"], written["new"], written["shots"])
     print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / comparison.SHEET}")
 

@@ -158,6 +158,8 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
             return flags.FLAGS(argv)
         except flags.Error as error:
             raise ValueError(run_config.last_line(error)) from error
+        except SystemExit:  # absl has printed the help, and would exit with 1
+            sys.exit(0)
 
     try:
         app.run(start, flags_parser=parse)

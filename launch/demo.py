@@ -27,10 +27,11 @@ from absl import flags
 
 from launch import cli
 
-_PORT = flags.DEFINE_integer("port", 7860, "Port on 127.0.0.1; 0: any that is free.")
+_PORT = flags.DEFINE_integer("port", None, "Port on 127.0.0.1; 0: any free one; default: 7860 or the next free one.")
 _OPEN = flags.DEFINE_bool("open", False, "Open the page in the browser.")
 MODEL, PHOTOS = cli.ROOT / "examples" / "model", cli.ROOT / "examples" / "photos"
 HOST = "127.0.0.1"
+DEFAULT_PORTS = range(7860, 7880)
 
 
 def main(argv: list[str]) -> None:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
             f"there is no {MODEL.relative_to(cli.ROOT)} in this copy: give the folder of a model, python "
             "launch/demo.py MODEL; launch/export.py writes one, and `make quickstart` leaves runs/quickstart/model"
         )
-    port = free_port(_PORT.value)
+    port = first_free_port(DEFAULT_PORTS) if _PORT.value is None else free_port(_PORT.value)
     cli.quiet()
     from launch import demo_page
     from maskdiff_jax.inference import predictor, shared_model
@@ -57,10 +58,24 @@ def main(argv: list[str]) -> None:
             page.serve(HOST, port, _OPEN.value)
             print(f"the page is at http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped") from None
+        except KeyboardInterrupt:  # how a page is stopped: no failure, and `make demo` reports none
+            print("stopped")
         finally:
             page.blocks.close(verbose=False)
+
+
+def first_free_port(ports: range) -> int:
+    """The first port that no program listens on.
+
+    Raises:
+      ValueError: all are in use.
+    """
+    for port in ports[:-1]:
+        try:
+            return free_port(port)
+        except ValueError:
+            continue
+    return free_port(ports[-1])
 
 
 def free_port(port: int) -> int:

@@ -14,11 +14,11 @@ A file that is not an image is named on stderr; the others are still processed, 
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from launch import cli, run_config
 
@@ -44,10 +44,15 @@ def main(argv: list[str], overrides: list[str]) -> int:
     folder, *given = [*named, *argv[1:]] or [""]
     if not folder or not given or len(named) > 1:
         raise ValueError(USAGE)
-    model = _load(Path(folder), overrides)
+    config = _config(Path(folder), overrides)
     from maskdiff_jax import atomic
-    from maskdiff_jax.inference import inputs
+    from maskdiff_jax.inference import inputs, predictor
 
+    if not any(Path(image).exists() for image in given):  # before the model is built, which takes seconds
+        raise FileNotFoundError(f"there is no file or folder {', '.join(given)}: check the name")
+    model = predictor.load(
+        folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
+    )
     files = [str(file) for file in inputs.several(given)]
     output, results = Path(_OUTPUT.value), []
     atomic.check_writable(output)
@@ -66,12 +71,12 @@ def main(argv: list[str], overrides: list[str]) -> int:
         results += found.to_coco(image_id)
         print(f"{output / names[image_id - 1]}: {', '.join(found.labels) or 'no object found'}")
     atomic.write_json(output / "results.json", results)
-    print(f"{output / 'results.json'}: {len(results)} objects in {len(files) - failed} images")
+    print(f"{output / 'results.json'}: {_count(len(results), 'object')} in {_count(len(files) - failed, 'image')}")
     return 1 if failed else 0
 
 
-def _load(folder: Path, overrides: list[str]) -> Any:
-    """The predictor of an export or a run, with changed fields."""
+def _config(folder: Path, overrides: list[str]) -> ConfigDict:
+    """The config of an export or a run, with changed fields; sets up jax for it."""
     from maskdiff_jax import workdir
     from maskdiff_jax.inference import predictor
 
@@ -79,9 +84,11 @@ def _load(folder: Path, overrides: list[str]) -> Any:
     config = run_config.override(theirs, overrides)
     workdir.check_changes(theirs, config, folder, fix=workdir.AFTER)
     cli.set_up_jax(config.model.mask.size)
-    return predictor.load(
-        folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
-    )
+    return config
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _output_names(files: list[str]) -> list[str]:

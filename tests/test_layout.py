@@ -1,5 +1,9 @@
 """Every module has its tests at the mirrored place, no file is long, and our own deprecation warnings are errors."""
 
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,3 +42,24 @@ def test_our_deprecation_warnings_are_errors(module):
     with pytest.raises(DeprecationWarning, match="old"):
         exec(WARN, {"__name__": module})
     exec(WARN, {"__name__": "another_library"})
+
+
+def test_the_environment_of_make_imports_the_package_anywhere(tmp_path):
+    """The folder of the test has, as a home folder may, a folder named maskdiff_jax that is no package."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    for name in ("Makefile", "requirements-cpu.txt", "maskdiff_jax/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    subprocess.run(["make", "-s", ".venv/.installed-cpu", "CPU=1", "PIP=:"], cwd=tmp_path, check=True)
+    other = tmp_path / "home"
+    (other / "maskdiff_jax").mkdir(parents=True)
+    script = other / "script.py"
+    script.write_text("import maskdiff_jax; print(maskdiff_jax.__file__)")
+    done = subprocess.run([tmp_path / ".venv/bin/python", script], cwd=other, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "maskdiff_jax" / "__init__.py"), done
+
+
+def test_an_editable_install_is_a_path():
+    """As above for `pip install -e .`: setuptools then writes a .pth file, no import finder."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}

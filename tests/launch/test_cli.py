@@ -120,6 +120,11 @@ def test_what_a_trained_run_does_not_allow(monkeypatch, capsys, run_folder, argu
     assert words in error and len(error.strip().splitlines()) == 1, error
 
 
+def test_help_is_no_failure(monkeypatch, capsys):
+    assert script(monkeypatch, cli.run, "--help") == (0,)
+    assert "--workdir" in capsys.readouterr().out
+
+
 def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     def stop(argv):
         raise KeyboardInterrupt

@@ -39,6 +39,7 @@ def test_images_are_segmented_and_others_are_named(exported, tmp_path):
     assert {r["image_id"] for r in results} == {1, 4} and results[0]["category_id"] % 3 == 1
     assert results[0]["file_name"] == str(first) and results[0]["category_name"].startswith("class")
     assert rle.decode(results[-1]["segmentation"]).shape == (40, 80)
+    assert done.out.endswith(f"{len(results)} objects in 2 images\n")
 
 
 @pytest.mark.parametrize(
@@ -47,15 +48,18 @@ def test_images_are_segmented_and_others_are_named(exported, tmp_path):
         ([], "usage: sample.py MODEL image.jpg"),
         (["{exported}"], "usage: sample.py MODEL image.jpg"),
         (["nowhere", "x.png"], "nowhere holds no model: give the folder of a trained run"),
-        (["--model={exported}", "x.png", "--samples=0"], "samples=0: give at least 1"),
+        (["--model={exported}", "{exported}", "--samples=0"], "samples=0: give at least 1"),
+        (["{exported}", "x.png", "gone/"], "there is no file or folder x.png, gone/: check the name"),
         (["{exported}", "x.png", "--config.model.mask.size=32"], "model.mask.size"),
         (["{exported}", "x.png", "--config.eval.sampels=2"], "sampels"),
-        (["{exported}", "x.png", "--output={exported}/export.json"], "give another folder with --output"),
+        (["{exported}", "{image}", "--output={exported}/export.json"], "give another folder with --output"),
     ],
 )
 def test_mistakes_are_one_sentence(exported, arguments, words, tmp_path):
-    done = launched.run("sample", *(x.format(exported=exported) for x in arguments), cwd=tmp_path)
+    image = save_image(tmp_path / "images" / "one.png", 64, 64)
+    done = launched.run("sample", *(x.format(exported=exported, image=image) for x in arguments), cwd=tmp_path)
     assert done.code in (1, 2) and words in done.err and done.err.strip().count("\n") == 0, done
+    assert [x.name for x in tmp_path.iterdir()] == ["images"]  # earlier results would stay as they are
 
 
 def test_a_run_folder_with_another_sampler(tmp_path):
