@@ -16,7 +16,7 @@ TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
 OPTIMIZERS = ("adamw", "sgd")
 # Epochs of the mask head over the K shots of every class. On shapes, novel objects gain 0.7 points of mask IoU in 100
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
-# objects (docs/mask_head.md, "How long in stage 2"). TFA's steps for the detector would be thousands of epochs.
+# objects (docs/mask_head.md, "Length of stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
 UNKNOWN_CLASSES = 20  # of `custom`, where there is no stage 1 to take the number from
 TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has steps of its own

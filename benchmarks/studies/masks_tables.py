@@ -1,4 +1,4 @@
-"""What was measured of the mask head as the tables of docs/mask_head.md, and its figure.
+"""Fills the tables of docs/mask_head.md from the study's json files, and renders its figure.
 
     python benchmarks/studies/masks_tables.py  # results/study_masks_cpu.json, study_eps.json, distill.json,
                                                          # shot_leak.json, agreement.json, sampling_cpu.json -> the
@@ -25,8 +25,10 @@ from benchmarks.studies.mask_scores import DEFAULT
 from benchmarks.studies.masks import MID, MORE_TRAININGS, ONE, TRAININGS, TWO
 
 DOCUMENT = measure.ROOT / "docs" / "mask_head.md"
-Line = tuple[str, str, dict]  # what the table calls it, training, setting
+Line = tuple[str, str, dict]  # row label, training, setting
 
+# setting `shots` of the study -> row label
+SHOTS = {"real": "five shots", "one": "one shot", "other class": "shots of another class", "none": "no shots"}
 COLUMNS = ("mIoU", "base", "novel", "boundary IoU")
 FIELDS = ("miou", "miou_base", "miou_novel", "boundary_iou")
 TABLES: dict[str, list[Line]] = {
@@ -49,18 +51,18 @@ TABLES: dict[str, list[Line]] = {
         ("w = 5 in the second half", "baseline", {"guidance": 5.0, "guidance_interval": (0.5, 1.0)}),
     ],
     "shots": [
-        *((f"diffusion: {s}", "baseline", {"shots": s}) for s in ("real", "one", "other class", "none")),
-        *((f"plain UNet: {s}", "plain UNet", ONE | {"shots": s}) for s in ("real", "other class", "none")),
+        *((f"diffusion: {SHOTS[s]}", "baseline", {"shots": s}) for s in ("real", "one", "other class", "none")),
+        *((f"plain UNet: {SHOTS[s]}", "plain UNet", ONE | {"shots": s}) for s in ("real", "other class", "none")),
     ],
     "samples": [
-        *((f"{n} of 5 steps", "baseline", MID | {"samples": n}) for n in (1, 3, 5, 9)),
-        *((f"{n} of 2 steps", "baseline", TWO | {"samples": n}) for n in (1, 3, 5)),
-        *((f"1 of 5 steps, last {n} estimates averaged", "baseline", MID | {"averaged": n}) for n in (3, 5)),
+        *((f"{n} sample{'s' * (n > 1)}, 5 steps", "baseline", MID | {"samples": n}) for n in (1, 3, 5, 9)),
+        *((f"{n} sample{'s' * (n > 1)}, 2 steps", "baseline", TWO | {"samples": n}) for n in (1, 3, 5)),
+        *((f"1 sample, 5 steps, last {n} estimates averaged", "baseline", MID | {"averaged": n}) for n in (3, 5)),
     ],
     "boxes": [
-        *((f"diffusion: sides moved by up to {j:.0%}", "baseline", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
-        *((f"plain UNet: by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
-        *((f"{t}: by up to {j:.0%}", t, MID | {"jitter": j})
+        *((f"diffusion: sides off by up to {j:.0%}", "baseline", MID | {"jitter": j}) for j in (0.0, 0.05, 0.1)),
+        *((f"plain UNet: sides off by up to {j:.0%}", "plain UNet", ONE | {"jitter": j}) for j in (0.0, 0.1)),
+        *((f"diffusion, {t}: sides off by up to {j:.0%}", t, MID | {"jitter": j})
           for t in ("no jitter", "context 0.08") for j in (0.0, 0.05, 0.1)),
     ],
     "heads": [
@@ -117,7 +119,7 @@ def percent(values: list[float]) -> str:
 
 
 def scores(study: dict, lines: list[Line]) -> str:
-    """The lines that the study has."""
+    """Mean IoUs of the rows that the study has."""
     good = {t["training"]: all(u["converged"] for u in study["trainings"] if u["training"] == t["training"])
             for t in study["trainings"]}  # fmt: skip
     out = []
@@ -130,7 +132,7 @@ def scores(study: dict, lines: list[Line]) -> str:
 
 
 def guesses(found: dict[str, dict[str, float]]) -> str:
-    """What looking at no image scores."""
+    """Mean IoUs of masks made without looking at the image."""
     return table(("", *COLUMNS[:3]), [(name, *(percent([row[f]]) for f in FIELDS[:3])) for name, row in found.items()])
 
 
@@ -146,25 +148,25 @@ def trainings(study: dict) -> str:
 
 
 def order(study: dict) -> str:
-    """How far the IoU of one object moves."""
+    """Standard deviation of one object's IoU over orders of the shots and over noise seeds."""
     spreads = [t["spread"] for t in study["trainings"] if t["spread"]["order"] is not None]
     out = [(what, percent([s[what] for s in spreads])) for what in ("order", "noise") if spreads]
     return table(("what changes", "spread of an object's IoU"), out)
 
 
 def unsure(study: dict) -> str:
-    """Calibration of soft masks: what they say beside what is true; how it helps to tell wrong masks."""
+    """Calibration of soft masks, and how well their variance predicts the error of a mask."""
     out = []
     for name, training, setting in (
-        ("1 step", "baseline", ONE), ("1 sample of 5 steps", "baseline", MID),
-        ("9 samples of 5 steps, mean", "baseline", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
+        ("1 sample, 1 step", "baseline", ONE), ("1 sample, 5 steps", "baseline", MID),
+        ("mean of 9 samples, 5 steps", "baseline", MID | {"samples": 9}), ("plain UNet", "plain UNet", ONE),
     ):  # fmt: skip
         for r in rows_of(study, training, setting)[:1]:
-            error = sum(share * abs(said - true) for said, true, share in r["calibration"])
+            error = sum(share * abs(predicted - true) for predicted, true, share in r["calibration"])
             best = max(r["by_threshold"], key=r["by_threshold"].get)
             gain = 100 * (r["by_threshold"][best] - r["by_threshold"]["0.50"])
             out.append((name, f"{100 * error:.1f}", f"{r['uncertainty_vs_error']:.2f}", best, f"{gain:+.1f}"))
-    head = ("", "calibration error", "rank correlation of variance and 1 - IoU", "best threshold", "its gain")
+    head = ("", "calibration error", "rank correlation of variance and 1 - IoU", "best threshold", "gain over 0.5")
     return table(head, out)
 
 
@@ -207,8 +209,8 @@ def noise() -> dict[str, str]:
 
 
 def loss_shares(run: dict) -> tuple[str, str]:
-    """What low and high t make up of Eq. 4's loss, in percent, times between the measured ones interpolated; "" where
-    the training weights t."""
+    """Shares of low and of high t in the loss of Eq. 4, in percent; errors between the measured times are interpolated.
+    "" if the training weights t."""
     if any(field.endswith("loss_weight") for field in run["changes"]):
         return "", ""
     last = run["errors"][-1]["t"]
@@ -218,7 +220,7 @@ def loss_shares(run: dict) -> tuple[str, str]:
 
 
 def leak() -> str:
-    """mIoU by the shot given, and what the query itself gives more than another object of its class."""
+    """mIoU by the shot given, and the leak: with the query itself as shot minus with another object of its class."""
     rows = json.loads((measure.RESULTS / "shot_leak.json").read_text())["summary"]
     heads, shots = (list(dict.fromkeys(r[key] for r in rows)) for key in ("head", "shot"))
     found = {(r["head"], r["shot"]): r for r in rows}
@@ -230,7 +232,7 @@ def leak() -> str:
 
 
 def distilled() -> str:
-    """Students at the number of steps they were made for, beside their teacher."""
+    """Students at the number of steps they were trained for, beside their teacher."""
     rows = json.loads((measure.RESULTS / "distill.json").read_text())["rows"]
     names = {
         "teacher": lambda r: f"teacher, steps: {r['steps']}, w = {r['guidance']:.0f}",
@@ -247,7 +249,7 @@ def distilled() -> str:
 
 
 def agreement() -> str:
-    """The same objects from the same keys, sampled in two ways."""
+    """Agreement of masks of the same objects and random keys, sampled in two ways."""
     rows = json.loads((measure.RESULTS / "agreement.json").read_text())["rows"]
     out = [
         (f"{r['against']}, {r['sampled']}", *(f"{r[k]:.4f}" for k in ("mean_iou", "lowest_iou", "share_above_0.995")))

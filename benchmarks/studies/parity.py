@@ -1,4 +1,4 @@
-"""How close our numbers are to the original PyTorch code's: runs the parity tests, writes what they measured.
+"""Runs the parity tests, which compare our numbers with the original PyTorch code's, and writes the differences.
 
     python benchmarks/studies/parity.py      # -> docs/parity.md and benchmarks/results/parity.json
 
@@ -21,12 +21,12 @@ FILES = ("test_parity_detector", "test_parity_mask", "test_parity_mask_rcnn")
 GOLDENS = measure.ROOT / "tests" / "goldens"
 INTRO = """# Parity with the original code
 
-{passed} tests compare our numbers with those of the original PyTorch code; here they all ran on {date} ({device}, jax
-{jax}, float32). **{public} of them run in every checkout**, because the reference outputs that they read are in
-`tests/goldens` ({megabytes:.0f} MB). The other {private}, marked with * below, are skipped without their files: the
-same code on more image sizes and settings, too large for the repository.
+{passed} tests compare our numbers with those of the original PyTorch code; all of them passed on {date} ({device}, jax
+{jax}, float32). **{public} of them run in every checkout**, because their reference outputs are in `tests/goldens`
+({megabytes:.0f} MB). The other {private}, marked with * below, test the same code on more image sizes and settings; their
+files are too large for the repository, and the tests are skipped without them.
 
-The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13 and
+The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13 and this code:
 
 | part | code | version |
 |---|---|---|
@@ -34,14 +34,14 @@ The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13
 | detector, mask head, matching, losses | detectron2 (facebookresearch/detectron2) | 0.6, commit 02b5c4e |
 | cosine classifier, base config of the detector | TFA (ucbdrive/few-shot-object-detection) | commit 148a039 |
 
-No weights are stored: every tensor of a model follows from its name and shape by the rule in
-`tests/parity/weight_recipe.py`, for the original code and for ours. To make the missing outputs again, give the
-original models these weights and run them on the inputs that the tests name.
+No weights are stored: `tests/parity/weight_recipe.py` computes every tensor of a model from its name and shape, for the
+original code and for ours. To compute the missing outputs again, give the original models these weights and run them on
+the inputs that the tests name.
 
-Each row is one test of `tests/parity/FILE.py`: the comparison that came closest to its limit. *Relative* is the largest
-difference over the largest value of the array; limits are some ten times the noise of float32 itself. Proposals and
-detections are compared by pairing boxes; the tests also require that none is missing or extra.
-`python benchmarks/studies/parity.py` writes this page.
+Each row is one test of `tests/parity/FILE.py` and shows the comparison that came closest to its limit. The difference is
+the largest difference divided by the largest value of the array, except where a unit is named; limits are about ten times
+the rounding noise of float32. Proposals and detections are compared by pairing boxes; the tests also require that none is
+missing or extra. `python benchmarks/studies/parity.py` writes this page.
 """
 
 
