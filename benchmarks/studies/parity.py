@@ -21,10 +21,10 @@ FILES = ("test_parity_detector", "test_parity_mask", "test_parity_mask_rcnn")
 GOLDENS = measure.ROOT / "tests" / "goldens"
 INTRO = """# Parity with the original code
 
-{passed} tests compare our numbers with those of the original PyTorch code; all of them passed on {date} ({device}, jax
-{jax}, float32). **{public} of them run in every checkout**, because their reference outputs are in `tests/goldens`
-({megabytes:.0f} MB). The other {private}, marked with * below, test the same code on more image sizes and settings; their
-files are too large for the repository, and the tests are skipped without them.
+{passed} tests compare our numbers with those of the original PyTorch code; all of them passed on {date} ({device},
+jax {jax}, float32). **{public} of them run in every checkout**, because their reference outputs are in
+`tests/goldens` ({megabytes:.0f} MB). The other {private}, marked with * below, test the same code on more image sizes
+and settings; their files are too large for the repository, and the tests are skipped without them.
 
 The reference outputs were computed once, on a CPU in float32, with PyTorch 2.13 and this code:
 
@@ -38,10 +38,10 @@ No weights are stored: `tests/parity/weight_recipe.py` computes every tensor of 
 original code and for ours. To compute the missing outputs again, give the original models these weights and run them on
 the inputs that the tests name.
 
-Each row is one test of `tests/parity/FILE.py` and shows the comparison that came closest to its limit. The difference is
-the largest difference divided by the largest value of the array, except where a unit is named; limits are about ten times
-the rounding noise of float32. Proposals and detections are compared by pairing boxes; the tests also require that none is
-missing or extra. `python benchmarks/studies/parity.py` writes this page.
+Each row is one test of `tests/parity/FILE.py` and shows the comparison that came closest to its limit. The difference
+is the largest difference divided by the largest value of the array, except where a unit is named; limits are about
+ten times the rounding noise of float32. Proposals and detections are compared by pairing boxes; the tests also
+require that none is missing or extra. `python benchmarks/studies/parity.py` writes this page.
 """
 
 
