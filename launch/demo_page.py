@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from maskdiff_jax.inference import page, shared_model
 from maskdiff_jax.inference.export import TrainedModel
 from maskdiff_jax.inference.inputs import Photo
-from maskdiff_jax.inference.page import Shot
+from maskdiff_jax.inference.page import Shot, notice
 from maskdiff_jax.inference.results import Detections
 from maskdiff_jax.inference.shared_model import Settings, SharedModel
 
@@ -19,6 +19,7 @@ MAX_UPLOAD = "100mb"
 BRUSH = ("rgb(255, 159, 67)", 0.6)  # see-through
 SELECTED: list = []  # in place of inputs: the number of what was clicked in a gallery
 FIRST = "Choose a photo, then press 'Find objects'. The first one takes a while: the model is compiled."
+ONCE = "Where an object is found as several classes, only the one of the highest score is shown."
 STYLE = Path(__file__).with_name("demo.css")
 WRONG = (ValueError, TypeError, OSError, MemoryError)  # what a visitor can do something about
 
@@ -109,6 +110,12 @@ class Page:
     def html(self, text: str = "", **options: Any) -> Any:
         return self.gr.HTML(text, apply_default_css=False, **options)
 
+    def slider(self, *limits: float, **options: Any) -> Any:
+        """A slider whose handler gets any value: Gradio's own check would write a traceback into the log."""
+        slider = self.gr.Slider(*limits, **options)
+        slider.preprocess = lambda value: value
+        return slider
+
     def class_list(self, visit: Visit) -> str:
         names = shared_model.names(visit.trained)
         chips = [f'<span class="chip{" mine" * (n in visit.added)}">{html.escape(n)}</span>' for n in names]
@@ -131,7 +138,9 @@ class Page:
                         pictures, label="Examples", show_label=False, columns=3, allow_preview=False, buttons=[],
                         height="auto", elem_id="examples",
                     )  # fmt: skip
-                self.score = score = gr.Slider(0.05, 0.95, 0.3, step=0.05, label="Least score", elem_id="score")
+                score = self.slider(0.05, 0.95, 0.3, step=0.05, label="Least score", elem_id="score")
+                once = gr.Checkbox(True, label="One class per object", info=ONCE, elem_id="once")
+                self.least = [score, once]
                 with gr.Accordion("How masks are sampled", open=False, visible=self.model.has_sampler):
                     sampler = self.sampler_inputs(self.model.settings)
             with gr.Column(scale=3, min_width=300):
@@ -144,17 +153,17 @@ class Page:
         self.on(upload.upload, self.choose, [upload], [self.photo, *results], message)
         if self.examples:
             self.on(gallery.select, self.choose_example, SELECTED, [self.photo, *results], message)
-        self.on(find.click, self.find, [score, *sampler], results, message)
-        self.on(score.release, self.show, [score], results, message)
+        self.on(find.click, self.find, [*self.least, *sampler], results, message)
+        for changed in (score.release, once.input):
+            self.on(changed, self.show, self.least, results, message)
 
     def sampler_inputs(self, settings: Settings) -> list:
-        gr = self.gr
         low, high = shared_model.GUIDANCE
         high, steps = max(high, settings.guidance), max(50, settings.steps)  # a model may have more
         return [
-            gr.Slider(low, high, settings.guidance, step=0.5, label="Guidance weight (1: none)"),
-            gr.Slider(1, steps, settings.steps, step=1, label="Steps"),
-            gr.Slider(1, shared_model.MOST_SAMPLES, settings.samples, step=1, label="Samples per mask"),
+            self.slider(low, high, settings.guidance, step=0.5, label="Guidance weight (1: none)"),
+            self.slider(1, steps, settings.steps, step=1, label="Steps"),
+            self.slider(1, shared_model.MOST_SAMPLES, settings.samples, step=1, label="Samples per mask"),
         ]
 
     def choose(self, visit: Visit, path: str) -> dict:
@@ -168,15 +177,16 @@ class Page:
     def choose_example(self, visit: Visit, index: int) -> dict:
         return self.choose(visit, str(self.examples[index]))
 
-    def find(self, visit: Visit, score: float, *sampler: float) -> dict:
-        visit = visit._replace(found=self.model.segment(visit.trained, self.chosen(visit), self.settings(*sampler)))
-        return {self.visit: visit, **self.show(visit, score)}
+    def find(self, visit: Visit, score: float, once: bool, *sampler: float) -> dict:
+        found = self.model.segment(visit.trained, self.chosen(visit), shared_model.chosen(*sampler))
+        visit = visit._replace(found=found)
+        return {self.visit: visit, **self.show(visit, score, once)}
 
-    def show(self, visit: Visit, score: float) -> dict:
-        """The objects from a score on."""
+    def show(self, visit: Visit, score: float, once: bool) -> dict:
+        """The objects from a score on; `once`: each as one class."""
         if visit.found is None:
             return {}
-        found = page.least(visit.found, score)
+        found = page.visible(visit.found, score, self.model.agnostic_iou if once else None)
         small = page.shrunk(found, self.model.threshold)
         shown = {self.masks: small.plot(), self.uncertainty: page.uncertainty_picture(small)}
         if not len(found):
@@ -191,9 +201,6 @@ class Page:
                 "choose a photo first, on 'Find': upload one" + " or click an example" * bool(self.examples)
             )
         return visit.photo
-
-    def settings(self, guidance: float, steps: float, samples: float) -> Settings:
-        return Settings(float(guidance), int(steps), int(samples))
 
     def download(self, path: Path | None) -> Any:
         return self.gr.DownloadButton(value=path, interactive=path is not None)
@@ -327,21 +334,17 @@ class Page:
             for letter in "ABC":
                 with gr.Column(min_width=250):
                     self.compared += [self.picture(letter, f"compared-{letter}"), self.html()]
-        self.on(compare.click, self.compare, [self.score, third, *inputs], self.compared, message)
+        self.on(compare.click, self.compare, [*self.least, third, *inputs], self.compared, message)
 
-    def compare(self, visit: Visit, score: float, third: bool, *values: float) -> dict:
+    def compare(self, visit: Visit, score: float, once: bool, third: bool, *values: float) -> dict:
         """The pictures and captions of two or three settings; `values` are three of each."""
         photo, all_found = self.chosen(visit), []
         out = dict.fromkeys(self.compared)
         for k in range(3 if third else 2):
-            settings = self.settings(*values[3 * k : 3 * k + 3])
-            found = page.least(self.model.segment(visit.trained, photo, settings), score)
+            settings = shared_model.chosen(*values[3 * k : 3 * k + 3])
+            found = self.model.segment(visit.trained, photo, settings)
+            found = page.visible(found, score, self.model.agnostic_iou if once else None)
             all_found.append(page.shrunk(found, self.model.threshold))
             out[self.compared[2 * k]] = all_found[-1].plot()
             out[self.compared[2 * k + 1]] = page.caption(all_found[-1], all_found[0], self.model.evaluations(settings))
         return out
-
-
-def notice(text: str, kind: str = "info") -> str:
-    """A message on the page; it may hold names of files and classes, so it is text and no HTML."""
-    return f'<div class="notice {kind}" role="{"alert" if kind == "error" else "status"}">{html.escape(text)}</div>'

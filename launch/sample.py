@@ -30,6 +30,9 @@ _NOISE_SEED = flags.DEFINE_integer(
 )
 _SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and averaged; default: eval.samples.")
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
+_ONE_CLASS = flags.DEFINE_bool(
+    "class_agnostic_nms", False, "Report each object once: of overlapping detections of different classes the best."
+)
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are dropped, 0..1.")
 
 USAGE = (
@@ -51,8 +54,9 @@ def main(argv: list[str], overrides: list[str]) -> int:
     if not any(Path(image).exists() for image in given):  # before the model is built, which takes seconds
         raise FileNotFoundError(f"there is no file or folder {', '.join(given)}: check the name")
     model = predictor.load(
-        folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value
-    )
+        folder, config=config, noise_seed=_NOISE_SEED.value, samples=_SAMPLES.value, min_score=_MIN_SCORE.value,
+        class_agnostic_nms=_ONE_CLASS.value,
+    )  # fmt: skip
     files = [str(file) for file in inputs.several(given)]
     output, results = Path(_OUTPUT.value), []
     atomic.check_writable(output)

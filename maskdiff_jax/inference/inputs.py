@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -102,6 +103,26 @@ def as_batch(image: np.ndarray, image_id: int, data: Any) -> Batch:
         region_image=region,
         region_hw=np.array([small.shape[:2]], np.int32),
     )
+
+
+def batches(photos: list[Photo], size: int, data: Any) -> Iterator[Batch]:
+    """Batches of images of one padded size, each filled up with images of id -1; other ids are positions in `photos`.
+
+    Args:
+      photos: of any sizes.
+      size: images in a batch.
+      data: config.data.
+    """
+    by_padded_size: dict[tuple[int, ...], list[Batch]] = {}
+    for i, photo in enumerate(photos):
+        single = as_batch(photo.pixels, i, data)
+        by_padded_size.setdefault(single.image.shape, []).append(single)
+    for singles in by_padded_size.values():
+        for first in range(0, len(singles), size):
+            some = singles[first : first + size]
+            padding = some[0]._replace(image_id=np.array([-1], np.int32))
+            some = some + [padding] * (size - len(some))
+            yield jax.tree.map(lambda *x: np.concatenate(x), *some)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from maskdiff_jax.data.formats.images import decode_image
 from maskdiff_jax.inference import export, inputs, paste, shots
 from maskdiff_jax.inference.inputs import Photo
 from maskdiff_jax.inference.results import Detections
+from maskdiff_jax.ops import nms
 from maskdiff_jax.reporting import visualize
 
 MAX_PIXELS = 50_000_000  # of a photo: any phone's, and arrays of its size still fit the memory of a laptop
@@ -145,9 +146,21 @@ def masks_by_photo(photos: Sequence[str], masks: Sequence[str]) -> list[list[int
     )
 
 
-def least(found: Detections, score: float) -> Detections:
-    """The objects that score at least so much, 0..1."""
-    return found[found.scores >= score]
+def visible(found: Detections, score: float, agnostic_iou: float | None) -> Detections:
+    """The objects that are shown.
+
+    Args:
+      found: the objects of a photo.
+      score: the least score, 0..1.
+      agnostic_iou: as in `segment.detected_objects`: each object once, as the class of the highest score; None: all.
+
+    Raises:
+      ValueError: no such score.
+    """
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise ValueError(f"the least score is {score}: give one from 0 to 1")
+    found = found[found.scores >= score]
+    return found if agnostic_iou is None else found[nms.class_agnostic(found.boxes, found.scores, agnostic_iou)]
 
 
 def shrunk(found: Detections, threshold: float, side: int = SHOWN_SIDE) -> Detections:
@@ -235,6 +248,11 @@ def overlap(found: Detections, other: Detections) -> float:
         union = np.count_nonzero(a | b)
         shares.append(np.count_nonzero(a & b) / union if union else 1.0)
     return float(np.mean(shares)) if shares else 1.0
+
+
+def notice(text: str, kind: str = "info") -> str:
+    """A message on the page; it may hold names of files and classes, so it is text and no HTML."""
+    return f'<div class="notice {kind}" role="{"alert" if kind == "error" else "status"}">{html.escape(text)}</div>'
 
 
 def caption(found: Detections, first: Detections, evaluations: int) -> str:

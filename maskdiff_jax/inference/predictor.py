@@ -30,7 +30,7 @@ from maskdiff_jax.inference.export import TrainedModel
 from maskdiff_jax.inference.inputs import Photo, as_batch
 from maskdiff_jax.inference.results import Detections
 from maskdiff_jax.model import Model, build
-from maskdiff_jax.types import Batch, SupportSet
+from maskdiff_jax.types import SupportSet
 
 if TYPE_CHECKING:  # an export is used without ml_collections
     from ml_collections import ConfigDict
@@ -52,11 +52,13 @@ class Predictor:
     def __init__(
         self, trained: TrainedModel, *,
         noise_seed: int, samples: int, min_score: float, keep_samples: bool, batch: int = 1,
+        class_agnostic_nms: bool = False,
     ):  # fmt: skip
         """See ``load``."""
         self._config = config = trained.config
         self._noise_seed, self._samples, self._keep_samples = noise_seed, samples, keep_samples
         self._min_score, self._batch = min_score, batch
+        self._agnostic_iou = float(config.model.detector.nms) if class_agnostic_nms else None
         self._top_n = min(config.eval.mask_top_n, config.model.detector.max_detections)
         model = build(config.model)
         self._mask_side, self._box_features = model.mask_side, jax.jit(model.box_features)
@@ -229,11 +231,12 @@ class Predictor:
     def _together(self, photos: list[Photo], image_id: int) -> list[Detections]:
         """The objects of some images, whose masks are sampled together."""
         rows: dict[int, slice] = {}  # position of an image -> its objects among all
+        batches = inputs.batches(photos, self._batch, self._config.data)
 
         def with_image_id() -> Iterator[tuple[segment.Objects, np.ndarray]]:
             found = segment.detected_objects(
-                self._segmenter, self._params, self._batches(photos), self.active,
-                min_score=self._min_score, top_n=self._top_n, without_mask=[],
+                self._segmenter, self._params, batches, self.active, min_score=self._min_score,
+                top_n=self._top_n, without_mask=[], agnostic_iou=self._agnostic_iou,
             )  # fmt: skip
             for objects, hw in found:  # of one image, whose id so far is its position
                 first = max((part.stop for part in rows.values()), default=0)
@@ -247,19 +250,6 @@ class Predictor:
             self._detections(photo, jax.tree.map(lambda x, part=part: x[part], sampled))
             for photo, part in zip(photos, mine, strict=True)
         ]
-
-    def _batches(self, photos: list[Photo]) -> Iterator[Batch]:
-        """Batches of images of one padded size, each filled up with images of id -1; other ids are positions."""
-        singles = [as_batch(photo.pixels, i, self._config.data) for i, photo in enumerate(photos)]
-        by_size: dict[tuple[int, ...], list[Batch]] = {}
-        for single in singles:
-            by_size.setdefault(single.image.shape, []).append(single)
-        for group in by_size.values():
-            for k in range(0, len(group), self._batch):
-                some = group[k : k + self._batch]
-                padding = some[0]._replace(image_id=np.array([-1], np.int32))
-                some = some + [padding] * (self._batch - len(some))
-                yield jax.tree.map(lambda *x: np.concatenate(x), *some)
 
     def _detections(self, photo: Photo, sampled: segment.SampledMasks) -> Detections:
         """The sampled masks of one image's objects, pasted."""
@@ -308,6 +298,7 @@ def load(
     min_score: float | None = None,
     keep_samples: bool = False,
     batch: int = 1,
+    class_agnostic_nms: bool = False,
 ) -> Predictor:
     """Opens a trained model.
 
@@ -322,6 +313,9 @@ def load(
       keep_samples: Detections hold each of the `samples` masks too.
       batch: images that are detected together, one program per padded size; fewer are filled up. More than 1 pays on a
         GPU with many images.
+      class_agnostic_nms: an object is reported as one class, that of the highest score: detections of different classes
+        suppress each other where their IoU is above ``model.detector.nms`` (0.5), before masks are sampled. False: only
+        those of the same class do, as COCO's AP expects.
 
     Raises:
       FileNotFoundError: the folder holds no model, or the run's dataset is missing.
@@ -344,5 +338,6 @@ def load(
     if batch < 1:
         raise ValueError(f"batch={batch}: give at least 1, the images that are detected together")
     return Predictor(
-        trained, noise_seed=noise_seed, samples=samples, min_score=min_score, keep_samples=keep_samples, batch=batch
-    )
+        trained, noise_seed=noise_seed, samples=samples, min_score=min_score, keep_samples=keep_samples, batch=batch,
+        class_agnostic_nms=class_agnostic_nms,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from maskdiff_jax import sharding
 from maskdiff_jax.inference import paste
 from maskdiff_jax.model import Model
 from maskdiff_jax.ops import masks as mask_ops
+from maskdiff_jax.ops import nms
 from maskdiff_jax.types import Array, Batch, PyTree, SupportSet
 
 T = TypeVar("T")
@@ -156,9 +157,7 @@ def _mask_sampler(model: Model, samples: int) -> Callable:
 
 
 def _per_device(function: Callable, mesh: Mesh, divided: tuple[bool, ...]) -> Callable:
-    """Compiles a function so that each device computes its own part of the batch.
-
-    The devices exchange nothing: images and objects are independent of each other.
+    """Compiles a function so that each device computes its own part of the batch and needs nothing of the others.
 
     Args:
       divided: for each argument, whether it is a batch to divide; the others go to every device whole.
@@ -177,7 +176,7 @@ def round_up(count: int, mesh: Mesh) -> int:
 
 def detected_objects(
     segmenter: Segmenter, params: PyTree, batches: Iterable[Batch], active: np.ndarray, *,
-    min_score: float, top_n: int, without_mask: list,
+    min_score: float, top_n: int, without_mask: list, agnostic_iou: float | None = None,
 ) -> Iterator[tuple[Objects, np.ndarray]]:  # fmt: skip
     """Detects the objects of each image, and yields those that get a mask.
 
@@ -187,6 +186,7 @@ def detected_objects(
       min_score: detections below get no mask, 0..1.
       top_n: detections of an image after this many get no mask.
       without_mask: (image_id, class id, score, box) of each detection that gets no mask is appended here.
+      agnostic_iou: a detection gets no mask if its IoU with one of higher score and any class is larger; None: it may.
 
     Yields:
       Objects of one image and its original height, width, repeated for each of them [n, 2].
@@ -201,6 +201,8 @@ def detected_objects(
         for i in np.flatnonzero(batch.image_id >= 0):
             detections = np.flatnonzero(classes[i] >= 0)
             chosen = detections[(scores[i, detections] >= min_score) & (detections < top_n)]
+            if agnostic_iou is not None:
+                chosen = chosen[nms.class_agnostic(boxes[i, chosen], scores[i, chosen], agnostic_iou)]
             for d in np.setdiff1d(detections, chosen):
                 without_mask.append((int(batch.image_id[i]), int(classes[i, d]), float(scores[i, d]), boxes[i, d]))
             if n := len(chosen):

@@ -41,6 +41,7 @@ class SharedModel:
     base: TrainedModel  # what everybody starts from
     settings: Settings  # of the model
     threshold: float  # soft mask values from here on belong to the mask
+    agnostic_iou: float  # IoU from which two classes are taken for one object, as in `predictor.load`
     has_sampler: bool  # False: masks depend on no settings, the head is no diffusion model
 
     def __init__(self, trained: TrainedModel, *, samples: int = SAMPLES, least_score: float = LEAST_SCORE):
@@ -48,6 +49,7 @@ class SharedModel:
         mask = trained.config.model.mask
         self.base, self._least_score = trained, least_score
         self.threshold = float(trained.config.eval.mask_threshold)
+        self.agnostic_iou = float(trained.config.model.detector.nms)
         self.settings = Settings(float(mask.diffusion.guidance), int(mask.diffusion.steps), samples)
         self.has_sampler = mask.head == "diffusion"
         self._lock = threading.Lock()
@@ -117,6 +119,11 @@ def load(folder: str | Path) -> SharedModel:
 def names(trained: TrainedModel) -> tuple[str, ...]:
     """The classes that are detected."""
     return tuple(trained.categories[i].name for i in active_class_ids(trained.config, trained.categories))
+
+
+def chosen(guidance: float, steps: float, samples: float) -> Settings:
+    """The settings of three numbers; `SharedModel.segment` checks their range, because a model may have more itself."""
+    return Settings(float(guidance), int(steps), int(samples))
 
 
 def check(settings: Settings) -> None:

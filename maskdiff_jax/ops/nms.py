@@ -5,6 +5,7 @@ A candidates, D results. Equal scores are ranked by position, as a stable sort d
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskdiff_jax.ops import boxes as box_ops
 from maskdiff_jax.types import Array
@@ -81,6 +82,30 @@ def nms_top(
     zero = jnp.zeros((), jnp.int32)
     _, found, kept = jax.lax.while_loop(more, step, (zero, zero, jnp.zeros((count,), jnp.int32)))
     return kept, jnp.arange(count) < found
+
+
+def class_agnostic(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """The boxes that greedy suppression keeps whatever their classes are, of any number of boxes on the host.
+
+    The result is that of ``nms`` without classes; this one compiles nothing for each new number of boxes.
+
+    Args:
+      boxes: [n, 4] xyxy, px.
+      scores: [n].
+      threshold: as in `nms`.
+
+    Returns:
+      keep [n] bool, in the order of the input.
+    """
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    areas = sides[:, 0] * sides[:, 1]
+    keep = np.zeros(len(boxes), bool)
+    for i in np.argsort(-scores, kind="stable"):
+        better = boxes[keep]
+        shared = np.minimum(boxes[i, 2:], better[:, 2:]) - np.maximum(boxes[i, :2], better[:, :2])
+        shared = np.maximum(shared, 0.0).prod(1)
+        keep[i] = not (shared > threshold * (areas[i] + areas[keep] - shared)).any()
+    return keep
 
 
 def _sorted_nms(boxes: Array, valid: Array, threshold: float, classes: Array | None) -> Array:

@@ -122,10 +122,22 @@ def test_masks_without_a_photo():
 
 def test_only_high_scores():
     found = found_in(20, 30)
-    assert page.least(found, 0.5).labels == ["cup"] and len(page.least(found, 0.95)) == 0
+    assert page.visible(found, 0.5, None).labels == ["cup"] and len(page.visible(found, 0.95, None)) == 0
     text = page.nothing_found(found, 0.95)
     assert "above score 0.95" in text and "'cup' with 0.90" in text and "Lower the least score" in text
     assert "best" not in page.nothing_found(found[:0], 0.3)
+
+
+def test_each_object_once():
+    found = found_in(20, 30)
+    found = dataclasses.replace(found, boxes=np.float32([[0, 0, 10, 10], [0, 0, 10, 8]]))  # IoU 0.8
+    assert page.visible(found, 0.3, 0.5).labels == ["cup"] and page.visible(found, 0.3, 0.9).labels == found.labels
+    assert page.visible(found, 0.3, None).labels == found.labels
+
+
+def test_messages_are_text():
+    assert page.notice("<script>") == '<div class="notice info" role="status">&lt;script&gt;</div>'
+    assert 'role="alert"' in page.notice("no", "error")
 
 
 def test_small_pictures_show_the_same_masks():

@@ -132,6 +132,29 @@ def test_min_score_drops_detections(exported, model):
     assert found.masks.shape == (0, 64, 64) and found.labels == []
 
 
+def test_an_object_of_two_classes_is_reported_once_where_asked_for(exported, model):
+    """The best of overlapping detections, in each image by itself; it has the same mask as without."""
+    boxes = np.float32([[[0, 0, 40, 40], [2, 0, 42, 40], [0, 0, 40, 18], [44, 44, 60, 60]]])  # IoU 0.9 and 0.45
+
+    def detect(params, batch, active):
+        _, _, _, regions = model._segmenter.detect(params, batch, active)
+        return boxes, np.float32([[0.9, 0.8, 0.7, 0.6]]), np.int32([[3, 8, 8, 3]]), regions
+
+    def found(**options):
+        opened = predictor.load(exported, **options)
+        programs = model._segmenter
+        opened._segmenter = opened._segmenter._replace(detect=detect, sample=programs.sample, noise=programs.noise)
+        return opened([photo(64, 64), photo(64, 64, 1)])
+
+    for all_found, once in zip(found(), found(class_agnostic_nms=True), strict=True):
+        assert all_found.labels == ["class3", "class8", "class8", "class3"]
+        assert once.labels == ["class3", "class8", "class3"]
+        np.testing.assert_array_equal(once.boxes, boxes[0, [0, 2, 3]])
+        np.testing.assert_allclose(once.region_soft, all_found.region_soft[[0, 2, 3]], atol=1e-5)
+    only_low = found(class_agnostic_nms=True, min_score=0.75)
+    assert [len(one) for one in only_low] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"samples": 0}, "samples=0"), ({"min_score": 2.0}, "min_score=2.0"), ({"batch": 0}, "batch=0: give at least 1")],

@@ -1,5 +1,6 @@
 """What happens on a click of the page of launch/demo.py, without a browser."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -45,23 +46,26 @@ PAINTED = {"layers": [np.zeros((48, 64, 4), np.uint8)]}
 PAINTED["layers"][0][10:30, 20:50] = 200
 
 
-def test_messages_are_text():
-    assert demo_page.notice("<script>") == '<div class="notice info" role="status">&lt;script&gt;</div>'
-    assert 'role="alert"' in demo_page.notice("no", "error")
-
-
 def test_objects_of_an_example(page, visit, tmp_path):
     with pytest.raises(ValueError, match="choose a photo first.*or click an example"):
-        page.find(visit, 0.0)
+        page.find(visit, 0.0, False)
     values = page.choose_example(visit, 0)
     assert values[page.visit].photo.file == "a.png" and values[page.masks] is None
-    values = page.find(values[page.visit], 0.0, 1.0, 2, 1)
+    values = page.find(values[page.visit], 0.0, False, 1.0, 2, 1)
     assert len(values[page.visit].found) and values[page.masks].size == values[page.uncertainty].size == (384, 288)
     rows = json.loads((tmp_path / "a.json").read_text())
     assert len(rows) == len(values[page.visit].found) == values[page.table].count("<tr>") - 1
-    values = page.show(values[page.visit], 0.95)
+    values = page.show(values[page.visit], 0.95, False)
     assert "Nothing found above score 0.95" in values[page.message] and values[page.table] == ""
-    assert page.show(visit, 0.5) == {}
+    assert page.show(visit, 0.5, True) == {}
+
+
+def test_an_object_of_two_classes_is_shown_once_where_asked_for(page, visit, tmp_path):
+    found = page.find(chosen(page, visit, tmp_path), 0.0, False, 1.0, 2, 1)[page.visit].found
+    boxes = np.float32([[0, 0, 20, 20], [1, 0, 21, 20]] + [[22, 22 + 6 * k, 60, 26 + 6 * k] for k in range(len(found))])
+    visit = visit._replace(found=dataclasses.replace(found, boxes=boxes[: len(found)]))
+    rows = [page.show(visit, 0.0, once)[page.table].count("<tr>") - 1 for once in (False, True)]
+    assert rows == [len(found), len(found) - 1]
 
 
 def test_painted_and_uploaded_shots(page, visit, tmp_path):
@@ -105,11 +109,27 @@ def test_a_name_that_exists_keeps_the_shots(page, visit, tmp_path):
 def test_two_or_three_settings(page, visit, tmp_path):
     visit = chosen(page, visit, tmp_path)
     values = [1.0, 2, 1, 2.0, 1, 1, 1.0, 1, 1]
-    two = page.compare(visit, 0.0, False, *values)
+    two = page.compare(visit, 0.0, False, False, *values)
     assert [v is None for v in two.values()] == [False] * 4 + [True] * 2
     captions = [two[page.compared[k]] for k in (1, 3)]
     assert "2 network evaluations" in captions[0] and "masks overlap those of A" in captions[1]
-    assert all(v is not None for v in page.compare(visit, 0.0, True, *values).values())
+    assert all(v is not None for v in page.compare(visit, 0.0, False, True, *values).values())
+
+
+def test_numbers_that_no_slider_sends_are_a_message(page, visit, tmp_path):
+    """Gradio's check of a slider raises, and its server writes the traceback into the log."""
+    sliders = [block for block in page.blocks.blocks.values() if isinstance(block, page.gr.Slider)]
+    assert len(sliders) == 1 + 4 * 3 and {block.preprocess(1e6) for block in sliders} == {1e6}
+    visit = chosen(page, visit, tmp_path)
+    for values, words in (
+        ((0.3, True, 1e6, 2, 1), "the guidance weight is 1000000.0: give one from 0 to 20"),
+        ((0.3, True, 1.0, 1e6, 1), "the number of steps is 1000000: give one from 1 to 1000"),
+        ((0.3, True, 1.0, 2, 0), "the number of samples is 0: give one from 1 to 16"),
+        ((1e6, True, 1.0, 2, 1), "the least score is 1000000.0: give one from 0 to 1"),
+        (("many", True, 1.0, 2, 1), "the least score is many"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            page.find(visit, *values)
 
 
 def test_large_photos_are_painted_small(page, visit):

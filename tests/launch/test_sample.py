@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from maskdiff_jax.data.synthetic import scenes
-from maskdiff_jax.inference import export
+from maskdiff_jax.inference import export, predictor
 from tests import launched, tiny
 
 
@@ -40,6 +40,21 @@ def test_images_are_segmented_and_others_are_named(exported, tmp_path):
     assert results[0]["file_name"] == str(first) and results[0]["category_name"].startswith("class")
     assert rle.decode(results[-1]["segmentation"]).shape == (40, 80)
     assert done.out.endswith(f"{len(results)} objects in 2 images\n")
+
+
+def test_each_object_once_where_asked_for(exported, tmp_path, monkeypatch):
+    """tests/inference/test_predictor.py says what the predictor does with it."""
+    options = []
+
+    def load(folder, **given):
+        options.append(given["class_agnostic_nms"])
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(predictor, "load", load)
+    image = save_image(tmp_path / "one.png", 64, 64)
+    for flag in ([], ["--class_agnostic_nms"]):
+        assert launched.run("sample", exported, image, *flag).code == 2
+    assert options == [False, True]
 
 
 @pytest.mark.parametrize(

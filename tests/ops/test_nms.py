@@ -53,3 +53,27 @@ def test_nothing_valid():
     assert not nms.nms(boxes, jnp.ones(3), 0.5, valid=jnp.zeros(3, bool)).any()
     _, filled = nms.nms_top(boxes, jnp.ones(3), 0.5, count=2, classes=jnp.zeros(3, int), valid=jnp.zeros(3, bool))
     assert not filled.any()
+
+
+def test_class_agnostic_suppression_by_hand():
+    boxes = np.float32([
+        [1, 0, 11, 10],  # IoU 90 / 110 with the next, which is better
+        [0, 0, 10, 10],
+        [0, 0, 10, 5],  # IoU 0.5 with the best: not above the threshold
+        [4, 0, 14, 10],  # 70 / 130 with the first, which is suppressed itself; 60 / 140 with the best
+        [20, 20, 20, 30],  # without area
+        [0, 0, 10, 10],  # a tie with the third: the first of both in the input is the better one
+    ])  # fmt: skip
+    scores = np.float32([0.8, 0.9, 0.5, 0.4, 0.3, 0.9])
+    keep = nms.class_agnostic(boxes, scores, 0.5)
+    assert keep.tolist() == [False, True, True, True, True, False]
+    assert nms.class_agnostic(boxes, scores, 0.4).tolist() == [False, True, False, False, True, False]
+    assert nms.class_agnostic(boxes[:0], scores[:0], 0.5).tolist() == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows, st.sampled_from([0.1, 0.3, 0.5, 0.7]))
+def test_class_agnostic_suppression_equals_that_of_one_class(rows, threshold):
+    boxes, scores, _, valid = unpack(rows)
+    keep = np.asarray(run(boxes, scores, np.float32(threshold), np.zeros(A, np.int32), valid))
+    np.testing.assert_array_equal(nms.class_agnostic(boxes[valid], scores[valid], np.float32(threshold)), keep[valid])
