@@ -175,6 +175,13 @@ def with_classifier_of_stage1(config: ConfigDict) -> ConfigDict:
     return first.lock()
 
 
+def distillation_phases(config: ConfigDict) -> list[tuple[str, int, float]]:
+    """The phases of stage "distill": name, steps of the sampler that it teaches, guidance w of its teacher."""
+    distill = config.distill
+    guidance = [("guidance", distill.steps, distill.guidance)] if distill.guidance != 1.0 else []
+    return [*guidance, *((f"steps{steps}", steps, 1.0) for steps in distill.rounds)]
+
+
 def check_rounds(config: ConfigDict) -> None:
     """Whether the config samples masks in the steps that its distillation teaches.
 

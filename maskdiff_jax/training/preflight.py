@@ -15,7 +15,7 @@ from maskdiff_jax.data import checks, pipeline, sources
 from maskdiff_jax.data.fewshot import tfa
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.model import WITH_DETECTOR, build
-from maskdiff_jax.training import optim
+from maskdiff_jax.training import compatibility, optim
 from maskdiff_jax.training.side_by_side import make_meshes
 from maskdiff_jax.workdir import CHECKPOINTS
 
@@ -74,10 +74,19 @@ def trained_phases(config: ConfigDict) -> tuple[str, ...]:
 
 def following(config: ConfigDict, name: str) -> str:
     """The phases that are trained after one, "mask: 12,000 steps"; "" where there is none or they run side by side."""
-    names = trained_phases(config)
-    if name not in names or config.train.side_by_side:
+    names = [x for x, _ in phases(config)]
+    if name not in names or (config.train.side_by_side and config.stage != "distill"):
         return ""
-    return ", ".join(f"{x}: {config.train[x].steps:,} steps" for x in names[names.index(name) + 1 :])
+    later = phases(config)[names.index(name) + 1 :]
+    return ", ".join(f"{x}: {config.train[section].steps:,} steps" for x, section in later)
+
+
+def phases(config: ConfigDict) -> list[tuple[str, str]]:
+    """The phases that are trained, each with its section of `config.train`; those of distillation share one."""
+    sections = trained_phases(config)
+    if config.stage == "distill":
+        return [(name, "mask") for name, *_ in compatibility.distillation_phases(config) if sections]
+    return [(name, name) for name in sections]
 
 
 def _check_phases(config: ConfigDict) -> None:
@@ -113,17 +122,17 @@ def _check_disk(config: ConfigDict, workdir: Path) -> None:
 
 
 def plan(config: ConfigDict) -> list[str]:
-    """One line for each phase of stages 1 and 2: steps, batch, parameters. Distillation has phases of other names."""
+    """One line for each phase: steps, batch, parameters."""
     sizes = _parameters(config)
     parts = JOINT_PARTS if config.model.mask.head in WITH_DETECTOR else PARTS
     lines = []
-    for name in trained_phases(config) if config.stage != "distill" else ():
-        phase = config.train[name]
-        mine = {k: n for k, n in sizes.items() if k.startswith(parts[name])}
-        frozen = config.train.frozen if name == "detector" else ()
+    for name, section in phases(config):
+        phase = config.train[section]
+        mine = {k: n for k, n in sizes.items() if k.startswith(parts[section])}
+        frozen = config.train.frozen if section == "detector" else ()
         trained = sum(n for k, n in mine.items() if not any(re.fullmatch(pattern, k) for pattern in frozen))
         lines.append(
-            f"{name}: {phase.steps:,} steps of {phase.batch} {'objects' if name == 'mask' else 'images'}, "
+            f"{name}: {phase.steps:,} steps of {phase.batch} {'objects' if section == 'mask' else 'images'}, "
             f"{trained:,} of {sum(mine.values()):,} parameters are trained"
         )
     return lines
@@ -147,8 +156,7 @@ def checkpoint_bytes(config: ConfigDict) -> int:
         trained = sum(n for k, n in sizes.items() if k.startswith(parts[name]))
         states.append(sum(sizes.values()) + trained * (3 if config.train[name].optimizer == "adamw" else 2))
         if config.stage == "distill":
-            rounds = len(config.distill.rounds) + (config.distill.guidance != 1.0)
-            states = [states[-1] + trained] * rounds
+            states = [states[-1] + trained] * len(phases(config))
     return BYTES * (sum(states) * config.train.keep + max(states, default=0) + sum(sizes.values()))
 
 

@@ -223,22 +223,21 @@ def _mask_loader(config: ConfigDict, crops) -> Loader:
 
 def _distillation_phases(config: ConfigDict, model: Model, crops: tuple) -> list[Phase]:
     """A phase that teaches guidance, if there is any, then one for each halving of the steps."""
-    distill, fields = config.distill, config.train.mask
-    guidance = [(distill.steps, distill.guidance)] if distill.guidance != 1.0 else []
+    fields = config.train.mask
 
     def loss(of_batch, params, key, batches):
         return of_batch(params, key, jax.tree.map(lambda *x: jnp.concatenate(x), *batches))
 
     return [
         Phase(
-            name=f"steps{steps}" if steps != distill.steps else "guidance",
+            name=name,
             steps=fields.steps,
-            loss=partial(loss, model.distill(steps, steps != distill.steps, weight)),
+            loss=partial(loss, model.distill(steps, name != "guidance", weight)),
             loader=PairLoader(*(_mask_loader(config, x) for x in crops)),
             patterns=[("teacher/.*", optim.FROZEN), *MASK_HEAD_ONLY],
             configs={"mask": fields},
         )
-        for steps, weight in (*guidance, *((steps, 1.0) for steps in distill.rounds))
+        for name, steps, weight in compatibility.distillation_phases(config)
     ]
 
 

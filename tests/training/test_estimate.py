@@ -28,6 +28,9 @@ def test_what_follows():
     assert preflight.following(config, "mask") == ""
     second = fewshot.get_config("coco,shots=5")
     assert preflight.following(second, "novel").startswith("detector: 80,000 steps, mask: ")
-    assert preflight.following(distill.get_config("coco"), "guidance") == ""
+    last = distill.get_config("coco").unlock()
+    assert preflight.following(last, "steps4") == "steps2: 10,000 steps" and preflight.following(last, "steps2") == ""
+    last.distill.guidance, last.train.side_by_side = 5.0, True  # it has one part
+    assert preflight.following(last, "guidance") == "steps4: 10,000 steps, steps2: 10,000 steps"
     config.train.side_by_side = True
     assert preflight.following(config, "detector") == ""

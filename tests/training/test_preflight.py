@@ -235,3 +235,15 @@ def test_the_plan_counts_what_is_trained():
     counts = [list(map(int, re.findall(r"(\d+) of (\d+) param", x.replace(",", ""))[0])) for x in (*first, *second)]
     assert counts[0][0] == counts[0][1] == counts[3][1] and counts[2][0] == counts[2][1] == counts[3][0] < counts[3][1]
     assert first[0].startswith("detector: 3,000 steps of 8 images, ") and "3,000 steps of 16 objects" in first[1]
+
+
+def test_the_plan_of_distillation():
+    """A line for guidance, if it is taught, and one for each halving of the steps."""
+    config = narrow(distill.get_config("shapes"))
+    lines = preflight.plan(config)
+    assert [x.partition(":")[0] for x in lines] == ["steps4", "steps2"]
+    assert lines[0].startswith("steps4: 300 steps of 8 objects, ") and lines[0].endswith("parameters are trained")
+    config.distill.guidance = 2.0
+    assert [x.partition(":")[0] for x in preflight.plan(config)] == ["guidance", "steps4", "steps2"]
+    config.train.mask.steps = 0
+    assert preflight.plan(config) == []
