@@ -18,6 +18,12 @@ OPTIMIZERS = ("adamw", "sgd")
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
 # objects (docs/mask_head.md, "Length of stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
+# launch/adapt.py, on somebody's few photos, not measured at these sizes: the detector's last layers have the epochs of
+# the mask head, but at least 1,000 steps. In so many AdamW at a rate of 1e-4 moves a weight by up to 0.1, and a unit
+# vector of 1,024 numbers has entries of about 0.03
+DETECTOR_EPOCHS = 100
+FEWEST_STEPS = 1000
+NOVEL_STEPS = 500  # TFA's for K = 1
 UNKNOWN_CLASSES = 20  # of `custom`, where there is no stage 1 to take the number from
 TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has steps of its own
 
@@ -86,3 +92,19 @@ def _mask_steps(config: ConfigDict, classes: int) -> int:
     shots = config.fewshot.shots
     objects = shots * (classes or config.model.num_classes or UNKNOWN_CLASSES)
     return round(MASK_EPOCHS.get(shots, MASK_EPOCHS[10]) * objects / config.train.mask.batch)
+
+
+def few_photos_steps(config: ConfigDict) -> dict[str, int]:
+    """Steps of each phase for the shots of somebody's few photos, by field; {}: the preset's own are short.
+
+    TFA's steps are those of a benchmark: at K = 5 each of COCO's 400 shots is seen 3,200 times.
+    """
+    if config.preset.startswith("shapes") or config.size == "tiny":
+        return {}
+    train, objects = config.train, config.fewshot.shots * config.model.num_classes
+    epochs = round(DETECTOR_EPOCHS * objects / train.detector.batch)
+    return {
+        "train.novel.steps": min(train.novel.steps, NOVEL_STEPS),
+        "train.detector.steps": min(train.detector.steps, max(epochs, FEWEST_STEPS)),
+        "train.mask.steps": min(train.mask.steps, _mask_steps(config, config.model.num_classes)),
+    }

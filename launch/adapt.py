@@ -6,7 +6,9 @@
 
 Every category of the annotations that the model does not know, by its exact name, is a new class. Objects of known
 classes join the stored ones, from which K shots of each are sampled. Without --shots K is the number of objects of the
-rarest new class. The same command again resumes. `--config.FIELD=VALUE` changes stage 2 (configs/fewshot.py).
+rarest new class. Photos of a validation or test split (YOLO's val, for example) are not trained on: they are photos to
+check on. The same command again resumes. `--config.FIELD=VALUE` changes stage 2 (configs/fewshot.py), the steps of each
+phase too, which are those of a few photos.
 
 Leaves OUT/model (an export), OUT/run (the run of stage 2), OUT/before_after.png and OUT/found.json: of the objects in
 photos without a shot, how many were found.
@@ -46,8 +48,8 @@ def main(overrides: list[str]) -> None:
     out, begun = Path(_OUT.value), time.monotonic()
     if out.exists() and not (out / CALL).is_file():
         raise FileExistsError(f"{out} exists and is not of this call: {ANOTHER}")
-    photos = adaptation.read_photos(_ANNOTATIONS.value, _IMAGES.value or None)
-    call = describe_call(overrides, adaptation.fingerprint(photos))
+    photos, held_out = adaptation.read_splits(_ANNOTATIONS.value, _IMAGES.value or None)
+    call = describe_call(overrides, adaptation.fingerprint(photos, held_out))
     if out.exists() and (differ := differences(json.loads((out / CALL).read_text()), call)):
         raise FileExistsError(f"{out} exists and is not of this call (other {', '.join(differ)}): {ANOTHER}")
     if (out / comparison.FOUND).is_file():
@@ -55,7 +57,7 @@ def main(overrides: list[str]) -> None:
         return
     cli.set_up_jax(export.read_document(_MODEL.value)[0].model.mask.size)
     if not out.exists():
-        prepare(out, call, overrides, photos)
+        prepare(out, call, overrides, photos, held_out)
     train(out, overrides)
     written = json.loads((out / CALL).read_text())
     print(f"trained: {out / 'model'}; now your photos, before and after", flush=True)
@@ -76,7 +78,7 @@ def differences(before: dict[str, Any], call: dict[str, Any]) -> list[str]:
     return [words.get(k, f"--{k}") for k, v in call.items() if before.get(k) != v]
 
 
-def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any) -> None:
+def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any, held_out: Any) -> None:
     """Writes the dataset and the run that stage 2 starts from; the folder is whole or not there."""
     from maskdiff_jax import atomic
     from maskdiff_jax.inference import adaptation, export
@@ -92,23 +94,47 @@ def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any) 
     for note in notes:
         print(f"note: {note}")
     print(f"new: {', '.join(f'{name} ({n} objects)' for name, n in new.items())}; K = {shots}")
+    if held_out is not None:
+        checked = min(len(held_out.infos), adaptation.HELD_OUT_PHOTOS)
+        print(
+            f"note: photos of a validation or test split are not trained on; {checked} of {len(held_out.infos)} check "
+            "what is found"
+        )
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        adaptation.write(partial, out, trained, photos, list(new))
+        adaptation.write(partial, out, trained, photos, list(new), held_out)
         config = stage_2(partial, shots, overrides)
         with config.unlocked():
             config.data.root = str(partial / adaptation.DATA)
         for note in preflight.check(config, partial / "run"):
             print(f"note: {note}")
+        for line in plan(config):
+            print(f"plan: {line}")
         atomic.write_json(partial / CALL, call | {"shots": shots, "new": list(new)})
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def plan(config: ConfigDict) -> list[str]:
+    """What stage 2 trains and for how long, and why for so long."""
+    from configs import fewshot
+    from maskdiff_jax.training import preflight
+
+    lines = preflight.plan(config)
+    if fewshot.few_photos_steps(config):
+        objects = config.fewshot.shots * config.model.num_classes
+        lines.append(
+            f"steps are for {objects} shots, {config.fewshot.shots} of each class: a benchmark such as COCO takes many "
+            "times as many; change them with --config.train.PHASE.steps=N"
+        )
+    return lines
+
+
 def stage_2(folder: Path, shots: int, overrides: list[str]) -> ConfigDict:
     """The config of stage 2 with K shots that starts from the run in ``folder``."""
+    from configs import fewshot
     from configs.baselines import mtfa
     from maskdiff_jax import workdir
     from maskdiff_jax.inference import adaptation
@@ -128,6 +154,9 @@ def stage_2(folder: Path, shots: int, overrides: list[str]) -> ConfigDict:
         config.init_from = str(start)
         config.update_from_flattened_dict({name: value for name, value in photos.items() if name not in given})
     config = run_config.complete(config, given | {"init_from"}, say=lambda line: None)
+    steps = {name: n for name, n in fewshot.few_photos_steps(config).items() if name not in given}
+    with config.unlocked():
+        config.update_from_flattened_dict(steps)
     if config.model.mask.head in WITH_DETECTOR and "train.frozen" not in given:
         with config.unlocked():
             config.train.frozen = mtfa.FROZEN  # of such a mask head the last layer alone is trained on a few shots

@@ -24,7 +24,8 @@ HIT = 0.5  # mask IoU from which an object counts as found
 
 
 def compare(out: Path, model: str | Path, names: Sequence[str], k: int) -> None:
-    """Writes the sheet, and how many objects of photos without a shot were found; prints the latter.
+    """Writes the sheet, and how many objects were found in photos without a shot, those of a validation or test split
+    included; prints the latter.
 
     Args:
       out: the folder of launch/adapt.py, with run/ and model/.
@@ -38,12 +39,14 @@ def compare(out: Path, model: str | Path, names: Sequence[str], k: int) -> None:
     shots = {shot for i in new for shot in sampled[str(i)]}
     adapted, instant = predictor.load(out / "model"), add_instantly(model, data, new, shots)
     rows, held_out, false = [], [], Counter()
-    own = [i for i, info in enumerate(data.infos) if adaptation.is_own(info)]
-    for i in own:
-        info, image = data.infos[i], data.read(i)
+    photos = [(data, i, shots) for i, info in enumerate(data.infos) if adaptation.is_own(info)]
+    if kept := adaptation.open_held_out(out):  # its annotations have ids of their own
+        photos += [(kept, i, set()) for i in range(len(kept.infos))]
+    for dataset, i, trained_on in photos:
+        info, image = dataset.infos[i], dataset.read(i)
         objects = [a for a in info.annotations if a.class_id in new and a.is_target]
         found = {"instant addition": instant(image) if instant else None, "adapted": adapted(image)}
-        if objects and not shots & {a.id for a in info.annotations}:
+        if objects and not trained_on & {a.id for a in info.annotations}:
             held_out += [score(a, data.categories[a.class_id].name, found) for a in objects]
             for title, detections in found.items():
                 false[title] += 0 if detections is None else false_detections(objects, data.categories, new, detections)
@@ -60,7 +63,7 @@ def compare(out: Path, model: str | Path, names: Sequence[str], k: int) -> None:
             f"mean mask IoU {line['iou']:.2f}, "
             f"{line['false']} false detections of new classes"
         )
-    atomic.write_json(out / FOUND, {"held_out": summary, "photos": len(own), "shots": k})
+    atomic.write_json(out / FOUND, {"held_out": summary, "photos": len(photos), "shots": k})
 
 
 def add_instantly(model: str | Path, data: Dataset, new: list[int], shots: set[int]) -> Any:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,17 @@ from maskdiff_jax.inference.export import TrainedModel
 
 DATA, START = "data", "start"  # folders that `write` makes
 JSON, IMAGES, OWN = "train.json", "images", "own"  # in data/; photos of the user are in images/own
+HELD_OUT, HELD_OUT_JSON = "held_out", "held_out.json"  # likewise, of those that are not trained on
+HELD_OUT_PHOTOS = 100  # at most: each is segmented by two models
 
 
 def read_photos(annotations: str | Path, images: str | Path | None) -> Dataset:
-    """Somebody's annotated photos.
+    """Somebody's annotated photos, without those of a validation or test split; see `read_splits`."""
+    return read_splits(annotations, images)[0]
+
+
+def read_splits(annotations: str | Path, images: str | Path | None) -> tuple[Dataset, Dataset | None]:
+    """Somebody's annotated photos, and those of a validation or test split if there is one.
 
     Args:
       annotations: a COCO-format json, or a folder in another of the formats `recognize.FORMS`.
@@ -34,15 +41,24 @@ def read_photos(annotations: str | Path, images: str | Path | None) -> Dataset:
       FileNotFoundError: a file or an image is missing.
       ValueError: no format that can be read; or an object without a usable mask, named.
     """
-    path, folder = Path(annotations), images
+    path = Path(annotations)
+    if images is not None and path.is_file():
+        return _checked(annotations, path, images), None
+    source = recognize.read_annotations(path)
+    documents = [source.documents[k] for k in ("all", "train", "test") if k in source.documents]
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for document in documents:
+            atomic.write_json(Path(scratch) / JSON, document)
+            found.append(_checked(annotations, Path(scratch) / JSON, source.image_dir))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def _checked(annotations: str | Path, path: Path, folder: str | Path) -> Dataset:
+    """The dataset of a COCO-format json; `annotations` is what messages name."""
     problems: Counter = Counter()
     examples: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        if folder is None or not path.is_file():
-            source = recognize.read_annotations(path)
-            path, folder = Path(scratch) / JSON, source.image_dir
-            atomic.write_json(path, source.documents.get("all") or source.documents["train"])
-        dataset = coco.load(path, folder, name="photos", problems=problems, examples=examples)
+    dataset = coco.load(path, folder, name="photos", problems=problems, examples=examples)
     for kind, count in problems.items():
         if count and coco.DROPPED in kind:
             text = kind.replace(coco.DROPPED, "").strip()
@@ -58,12 +74,13 @@ def read_photos(annotations: str | Path, images: str | Path | None) -> Dataset:
     return dataset
 
 
-def fingerprint(photos: Dataset) -> str:
+def fingerprint(*datasets: Dataset | None) -> str:
     """A short text that other annotations or other images do not have."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((photos.categories, list(photos.infos))).encode())
-    for i in range(len(photos.infos)):
-        digest.update(encoded_image(photos, i))
+    for photos in filter(None, datasets):
+        digest.update(repr((photos.categories, list(photos.infos))).encode())
+        for i in range(len(photos.infos)):
+            digest.update(encoded_image(photos, i))
     return digest.hexdigest()
 
 
@@ -171,7 +188,10 @@ def choose_shots(new: dict[str, int], asked: int, slots: int, least: int) -> int
     return shots
 
 
-def write(folder: Path, final: Path, trained: TrainedModel, photos: Dataset, new: Sequence[str]) -> None:
+def write(
+    folder: Path, final: Path, trained: TrainedModel, photos: Dataset, new: Sequence[str],
+    held_out: Dataset | None = None,
+) -> None:  # fmt: skip
     """Writes `DATA`, a COCO-format dataset, and `START`, a run of stage 1 with the model's weights.
 
     Every class that the model knows is a base class there, also those that were novel before.
@@ -182,12 +202,19 @@ def write(folder: Path, final: Path, trained: TrainedModel, photos: Dataset, new
       trained: the export.
       photos: see `read_photos`; objects of known classes become more objects of these.
       new: names of the new classes, in the order of their ids.
+      held_out: more photos, with the classes to check on; none of them is trained on.
     """
     trained = classes.active_only(trained)
     known = list(trained.categories)
     ids = itertools.count(max(c.id for c in known) + 1)
     categories = tuple(c._replace(novel=False) for c in known) + tuple(Category(next(ids), n, True) for n in new)
-    _write_data(folder / DATA, trained, photos, categories)
+    assert trained.base_shots is not None, "check_can_adapt says so before"
+    parts = (trained.base_shots, "stored"), (photos, OWN)
+    coco.save(_merged(parts, categories), folder / DATA / JSON, folder / DATA / IMAGES)
+    if held_out is not None:
+        checked = _merged([(_some(held_out, HELD_OUT_PHOTOS), HELD_OUT)], categories)
+        if checked.infos:
+            coco.save(checked, folder / DATA / HELD_OUT_JSON, folder / DATA / IMAGES)
     grown = classes.resized(trained, np.append(np.arange(len(known)), [classes.NEW] * len(new)))
     config = config_fields.from_json(_start_config(grown.config, final / DATA, new))
     workdir.create(folder / START, config)
@@ -205,11 +232,11 @@ def _start_config(config: Any, data: Path, new: Sequence[str]) -> dict[str, Any]
     return document
 
 
-def _write_data(folder: Path, trained: TrainedModel, photos: Dataset, categories: Sequence[Category]) -> None:
+def _merged(parts: Iterable[tuple[Dataset, str]], categories: Sequence[Category]) -> Dataset:
+    """The photos of several datasets that show one of the classes, in a folder of their own each."""
     position = {c.name: k for k, c in enumerate(categories)}
     annotation_ids, infos, sources = itertools.count(1), [], []
-    for dataset, prefix in ((trained.base_shots, "stored"), (photos, OWN)):
-        assert dataset is not None, "new_classes says so before"
+    for dataset, prefix in parts:
         for i, info in enumerate(dataset.infos):
             image_id, names = len(infos) + 1, [dataset.categories[a.class_id].name for a in info.annotations]
             kept = tuple(
@@ -221,17 +248,32 @@ def _write_data(folder: Path, trained: TrainedModel, photos: Dataset, categories
                 name = f"{prefix}/{i + 1:04}{Path(info.file_name).suffix}"
                 infos.append(ImageInfo(image_id, name, info.height, info.width, kept))
                 sources.append((dataset, i))
-    merged = Dataset(
+    return Dataset(
         "adapt", "train", tuple(categories), infos,
         read=lambda i: sources[i][0].read(sources[i][1]),
         encoded=lambda i: encoded_image(*sources[i]),
     )  # fmt: skip
-    coco.save(merged, folder / JSON, folder / IMAGES)
+
+
+def _some(photos: Dataset, most: int) -> Dataset:
+    """At most so many of the photos, evenly spaced."""
+    chosen = np.linspace(0, len(photos.infos) - 1, min(most, len(photos.infos))).round().astype(int).tolist()
+    return photos._replace(
+        infos=[photos.infos[i] for i in chosen],
+        read=lambda i: photos.read(chosen[i]),
+        encoded=lambda i: encoded_image(photos, chosen[i]),
+    )
 
 
 def open_data(folder: Path) -> Dataset:
     """The dataset that `write` made."""
     return coco.load(folder / DATA / JSON, folder / DATA / IMAGES)
+
+
+def open_held_out(folder: Path) -> Dataset | None:
+    """The photos that `write` kept for the check; None: there are none."""
+    path = folder / DATA / HELD_OUT_JSON
+    return coco.load(path, folder / DATA / IMAGES) if path.is_file() else None
 
 
 def is_own(info: ImageInfo) -> bool:

@@ -16,10 +16,11 @@ from configs.baselines import ifs_rcnn, imtfa, mtfa
 from launch import cli
 from maskdiff_jax import workdir
 from maskdiff_jax.data.formats import images
-from maskdiff_jax.inference import classes, export, predictor
+from maskdiff_jax.inference import adaptation, classes, export, predictor
 from maskdiff_jax.training import loop, stages
 from maskdiff_jax.training import run as training
 from tests import launched, tiny
+from tests.data.formats.photos import photo, yolo
 from tests.inference.test_adaptation import photos, stored
 
 SHORT = [f"--config.train.{phase}.steps=1" for phase in ("novel", "detector", "mask")]
@@ -165,6 +166,31 @@ def test_changed_photos_are_another_call(folder, begun, tmp_path):
     assert len(begun) == 2
 
 
+def test_steps_that_were_given_are_kept(folder, begun):
+    export.write(folder / "whole_coco", tiny.of_config(grown(fewshot.get_config("coco")))._replace(base_shots=stored()))
+    given = ("--config.train.detector.steps=80000", "--config.train.novel.steps=1", "--config.data.workers=0")
+    done = adapt(folder, *given, model="whole_coco", out="given")
+    assert done.code == 1 and done.err.endswith("stopped\n"), done
+    [second] = begun
+    assert (second.train.novel.steps, second.train.detector.steps) == (1, 80_000) and second.train.mask.steps < 100
+    shutil.rmtree(folder / "given")
+
+
+def test_the_validation_split_is_said_to_be_held_out(folder, begun):
+    """YOLO's val; the run trains on the photos of train alone."""
+    square = "0 0.2 0.2 0.6 0.2 0.6 0.8 0.2 0.8"
+    for split, names in (("train", "ab"), ("val", "c")):
+        yolo(folder / "yolo", {name: [square] for name in names}, names=("mug",), split=split)
+        for name in names:
+            photo(folder / "yolo" / "images" / split / f"{name}.jpg", size=(64, 48))
+    done = adapt(folder, "--images=", "--annotations=yolo", out="of_yolo")
+    assert done.code == 1 and "new: mug (2 objects); K = 2" in done.out, done
+    assert "photos of a validation or test split are not trained on; 1 of 1 check what is found\n" in done.out
+    data, kept = adaptation.open_data(folder / "of_yolo"), adaptation.open_held_out(folder / "of_yolo")
+    assert sum(map(adaptation.is_own, data.infos)) == 2
+    assert [info.file_name for info in kept.infos] == ["held_out/0001.jpg"] and kept.categories == data.categories
+
+
 WHITE = np.full((48, 64, 3), 255, np.uint8)
 
 
@@ -216,6 +242,11 @@ def test_exports_of_every_kind(folder, begun, name, config, words):
     assert second.model.mask.head == config.model.mask.head
     frozen = [re.fullmatch("|".join(second.train.frozen), f"mask_head/{x}/kernel") for x in ("conv0", "predictor")]
     assert [x is not None for x in frozen] == [config.model.mask.head == "cnn", False]
+    if name in ("coco", "literal", "stage_1"):  # for two shots of 13 classes, not for COCO's benchmark
+        phases = [second.train[phase].steps for phase in ("novel", "detector", "mask")]
+        batch = second.train.mask.batch
+        assert phases == [150 if name == "stage_1" else 500, 1000, round(100 * 2 * 13 / batch)]
+        assert "plan: detector: 1,000 steps of" in done.out and "plan: steps are for 26 shots, 2 of each" in done.out
     if name == "custom":  # 13 classes, not the 20 of an unknown number
         assert second.train.mask.steps == round(100 * 2 * 13 / 16)
     assert workdir.read_config(folder / f"of_{name}" / "start").preset == config.preset
