@@ -297,6 +297,23 @@ def example_model() -> str:
     return f"{markdown(header, rows)}\n\n{about} {_measured(r)}"
 
 
+FIRST_RESULT = {
+    "sample.py": "`python launch/sample.py examples/model examples/scene.png`",
+    "notebook": "all cells of `examples/five_photos.ipynb`",
+    "demo.py": "`python launch/demo.py`, until the page answers",
+}
+
+
+def first_result() -> str:
+    """What a newcomer waits for."""
+    if not (ROOT / "benchmarks" / "results" / "first_result.json").is_file():
+        return "Not measured yet."
+    r = results("first_result")
+    rows = [[words, *(f"{s:.1f}" for s in r["seconds"][name].values())] for name, words in FIRST_RESULT.items()]
+    about = f"Median of {r['rounds']}, at a load average of {r['load']}."
+    return f"{markdown(('seconds', 'first run', 'next run'), rows)}\n\n{about} {_measured(r)}"
+
+
 def finetune() -> str:
     """Mask IoU after more and more steps of stage 2, mean over sets of shots."""
     by_steps: dict[tuple[int, int], list[dict]] = {}
@@ -430,8 +447,8 @@ TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         quickstart, quickstart_classes, coco_mini, photos, photos_curve, photos_credits, roi_sampling, ablations,
-        grid, grid_boxes, grid_differences, grid_by_iou, instant_classes, example_model, finetune, data_pipeline,
-        detector, paste, image_libraries, model_sizes,
+        grid, grid_boxes, grid_differences, grid_by_iou, instant_classes, example_model, first_result, finetune,
+        data_pipeline, detector, paste, image_libraries, model_sizes,
     )
 }  # fmt: skip
 
