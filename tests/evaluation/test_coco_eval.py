@@ -18,7 +18,7 @@ from maskdiff_jax.data.formats import coco
 from maskdiff_jax.data.formats.segmentation import encode_mask
 from maskdiff_jax.data.synthetic import scenes
 from maskdiff_jax.evaluation import coco_eval
-from tests.data.small_json import odd_json
+from tests.data.small_json import IMAGE, annotation, odd_json
 
 MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
 
@@ -175,10 +175,25 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
     assert metrics["bbox/APl"] == pytest.approx(50.0) and metrics["bbox/APs"] == pytest.approx(100.0)
 
 
-def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
-    path, raw = tmp_path / "odd.json", odd_json()
+@pytest.mark.parametrize("first", [0, 1])
+def test_annotation_ids_may_begin_at_zero(tmp_path, first):
+    """As in many files of one's own: COCOeval takes a match with object 0 for none, here it counts."""
+    annotations = [annotation(first), annotation(first + 1, bbox=[0, 4, 2, 3], segmentation=[[0, 4, 2, 4, 2, 7, 0, 7]])]
+    raw = {"images": [IMAGE], "categories": [{"id": 5, "name": "dog"}], "annotations": annotations}
+    path = tmp_path / "true.json"
     path.write_text(json.dumps(raw))
     data = coco.load(path, tmp_path, problems=Counter())
+    metrics, _, _ = coco_eval.score(data, truth_as_results(data, lambda a: 0.5), np.arange(1))
+    assert metrics["bbox/AP"] == metrics["segm/AP"] == pytest.approx(100)
+
+
+def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
+    path, numbered, raw = tmp_path / "odd.json", tmp_path / "numbered.json", odd_json()
+    path.write_text(json.dumps(raw))
+    data = coco.load(path, tmp_path, problems=Counter())
+    for a in raw["annotations"]:
+        a["id"] = a["id"] or 1  # the official tool counts a detection of object 0 as false
+    numbered.write_text(json.dumps(raw))
     rng = np.random.default_rng(0)
     results = []
     for a in [a for a in raw["annotations"] if a["image_id"] != 77] * 3:
@@ -189,7 +204,7 @@ def test_scores_are_those_of_the_official_tool_on_the_file(tmp_path):
     metrics, _, _ = coco_eval.score(data, results, np.arange(3))
     for kind in ("bbox", "segm"):
         with contextlib.redirect_stdout(io.StringIO()):
-            ground_truth = COCO(str(path))
+            ground_truth = COCO(str(numbered))
             mine = [{k: v for k, v in r.items() if k != "bbox" or kind == "bbox"} for r in results]
             official = COCOeval(ground_truth, ground_truth.loadRes(mine), kind)
             official.evaluate()

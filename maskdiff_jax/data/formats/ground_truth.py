@@ -22,7 +22,8 @@ def load(json_path: Path) -> dict[str, Any]:
 
     Of each annotation:
       id: as in the file; the lowest free number where it is missing, not a whole number or another annotation's,
-        because COCOeval would then score one object in place of the other. An exact repeat keeps its id and counts
+        because COCOeval would then score one object in place of the other; and where it is 0, which COCOeval takes
+        for "no object": it would count the detection of that object as false. An exact repeat keeps its id and counts
         twice.
       bbox, area, iscrowd: as in the file (None or missing is no crowd); the mask's box and pixels where the file has
         no numbers.
@@ -77,8 +78,8 @@ class _Ids:
 
 
 def _is_id(i: Any) -> bool:
-    # COCOeval keeps ids in float64
-    return type(i) is int and 0 <= i < 2**53
+    # COCOeval keeps ids in float64, and a match with id 0 is none (dtMatches)
+    return type(i) is int and 0 < i < 2**53
 
 
 def _is_listed(raw: dict, images: dict, categories: set) -> bool:
