@@ -149,8 +149,6 @@ def make_detector(**fields: Any) -> Detector:
     first, second = functools.partial(_loss, s, nets), functools.partial(_refine_loss, s, nets)
     return Detector(init, first, detect, box_features, second, roi_features)
 
-    return Detector(init, loss, detect, box_features, refine_loss)
-
 
 # -------------------------------------------------------------------------------------------------- parts
 

@@ -1,5 +1,6 @@
-"""Every module has its tests at the mirrored place, no file is long, and our own deprecation warnings are errors."""
+"""Tests at the mirrored place, no long file, no dead statement; our own deprecation warnings are errors."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,18 @@ def test_each_module_has_a_test_file():
 def test_no_file_is_long():
     lines = {str(m): len((ROOT / m).read_text().splitlines()) for m in MODULES}
     assert not {m: n for m, n in lines.items() if n > MAX_LINES}
+
+
+def test_no_statement_is_unreachable():
+    """Nothing follows a return, raise, continue or break of the same block."""
+    dead = []
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            for block in (getattr(node, field, None) for field in ("body", "orelse", "finalbody")):
+                ends = (ast.Return, ast.Raise, ast.Continue, ast.Break)
+                if isinstance(block, list) and any(isinstance(statement, ends) for statement in block[:-1]):
+                    dead.append(f"{module}: {node.lineno if hasattr(node, 'lineno') else 1}")
+    assert not dead
 
 
 @pytest.mark.parametrize("module", ["maskdiff_jax.ops.nms", "launch.train", "configs.base", "tests.test_x", "__main__"])
