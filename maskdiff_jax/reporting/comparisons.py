@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maskdiff_jax.reporting import statistics
-from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, is_oracle
+from maskdiff_jax.reporting.experiments import STAGE_1, Experiment, by_repeat, is_oracle, shots_from
 
 ALPHA = 0.05  # significance level
 SAME = 1e-9  # points: means that differ by less are the same
@@ -30,7 +30,7 @@ def reference(group: Sequence[Experiment], shots: int) -> Experiment | None:
 
 
 def compare(others: Sequence[Experiment], base: Experiment, metric: str) -> list[Comparison]:
-    """Each method minus ``base``; methods that share no shot seed with it are absent.
+    """Each method minus ``base``; methods that share no shots with it are absent: no shot seed, or another sampler.
 
     Args:
       others: experiments of one table and K: one family of tests.
@@ -42,7 +42,7 @@ def compare(others: Sequence[Experiment], base: Experiment, metric: str) -> list
     for experiment in others:
         ours = by_repeat(experiment, metric)
         shared = sorted(ours.keys() & theirs.keys())
-        if shared:
+        if shared and shots_from(experiment) == shots_from(base):
             paired = statistics.paired([ours[s] for s in shared], [theirs[s] for s in shared])
             found.append((experiment.key.method, paired))
     p = statistics.holm([paired.p for _, paired in found])

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from maskdiff_jax.reporting.comparisons import ALPHA, Comparison, p_text, with_reference
-from maskdiff_jax.reporting.experiments import Experiment, method_label
+from maskdiff_jax.reporting.comparisons import ALPHA, Comparison, p_text, reference, with_reference
+from maskdiff_jax.reporting.experiments import Experiment, method_label, shots_from
 from maskdiff_jax.reporting.tables import Block, Cell, Column, Row, Table, columns, headers, number, split
 
 FEW = 5  # shot seeds: below, tests and intervals say little
@@ -72,8 +72,24 @@ def warnings(group: Sequence[Experiment]) -> list[str]:
             if n < FEW:
                 k = f" at K = {base.key.shots}" if base.key.shots else ""
                 few.setdefault(f"{n} shot seed{'' if n == 1 else 's'}", []).append(f"{method_label(method)}{k}")
-    return [
+    return _other_shots(group) + [
         f"Only {n} shared with MaskDiff for {', '.join(names)}: read no finding from such a difference. Its interval "
         "rests on the assumption that the seeds are normally distributed, which so few cannot show."
         for n, names in few.items()
     ]
+
+
+def _other_shots(group: Sequence[Experiment]) -> list[str]:
+    """A warning for each method whose shots were not sampled as MaskDiff's, so that no difference is shown."""
+    out = []
+    for x in group:
+        base = reference(group, x.key.shots)
+        if base is not None and shots_from(x) != shots_from(base):
+            k = f" at K = {x.key.shots}" if x.key.shots else ""
+            theirs, ours = (", ".join(shots_from(y)) for y in (x, base))
+            out.append(
+                f"{method_label(x.key.method)}{k} has other shots ({theirs}) than {method_label(base.key.method)} "
+                f"({ours}), so the same shot seeds are no pairs, and there is no test: train all methods with the same "
+                "fewshot.sampler and fewshot.shots_from."
+            )
+    return out

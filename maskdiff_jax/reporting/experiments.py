@@ -82,6 +82,17 @@ def is_oracle(experiment: Experiment) -> bool:
     return bool(config_field(experiment.evaluations[0].document, "eval.oracle"))
 
 
+def shots_from(experiment: Experiment) -> tuple[str, str]:
+    """Where the shots of a shot seed come from: the same seed means the same shots only where this is the same.
+
+    Returns:
+      ``fewshot.shots_from``, or without such files ``fewshot.sampler``; and the file that shots are sampled from.
+    """
+    document = experiment.evaluations[0].document
+    files, sampler = (config_field(document, f"fewshot.{name}") for name in ("shots_from", "sampler"))
+    return str(files or sampler), str(config_field(document, "data.train_json"))
+
+
 def nested_values(experiment: Experiment, metric: str) -> dict[int, dict[tuple, dict[int, float]]]:
     """A metric in percent by repeat (shot seed), model and noise seed; evaluations without it are absent."""
     name = f"{experiment.variant}/{metric}" if experiment.variant else metric

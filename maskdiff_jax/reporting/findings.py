@@ -7,7 +7,15 @@ from pathlib import Path
 from maskdiff_jax.reporting import statistics
 from maskdiff_jax.reporting.comparisons import ALPHA, compare, p_text
 from maskdiff_jax.reporting.difference_tables import FEW
-from maskdiff_jax.reporting.experiments import STAGE_1, Evaluation, Experiment, by_repeat, is_oracle, method_label
+from maskdiff_jax.reporting.experiments import (
+    STAGE_1,
+    Evaluation,
+    Experiment,
+    by_repeat,
+    is_oracle,
+    method_label,
+    shots_from,
+)
 from maskdiff_jax.reporting.tables import number
 
 METRICS = (("segm/novel/AP", "mask AP on novel classes"), ("segm/AP", "mask AP"))  # the first that is there
@@ -56,7 +64,8 @@ def _gap(first: Experiment, rest: Sequence[Experiment], metric: str) -> str:
     tests = {c.method: c for c in compare(rest, first, metric)}
     test = tests.get(rest[0].key.method)
     if test is None:
-        return f"{second} is next; they share no shot seed, so there is no test"
+        why = "they share no shot seed" if shots_from(first) == shots_from(rest[0]) else "their shots are not the same"
+        return f"{second} is next; {why}, so there is no test"
     text = f"{second} is next, {number(-test.paired.mean)} points behind"
     if test.paired.n < FEW:
         return f"{text}; n = {test.paired.n} is too few to conclude anything"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskdiff_jax.reporting import comparisons, findings, grid, statistics, tables
+from maskdiff_jax.reporting import comparisons, difference_tables, findings, grid, statistics, tables
 from tests.reporting.example_grid import base_document, document, write_document
 
 
@@ -30,6 +30,20 @@ def test_only_shared_seeds_are_compared(tmp_path):
 def test_methods_without_a_shared_seed_are_absent(tmp_path):
     x = experiments(tmp_path, {"maskdiff": {0: 10.0}, "mtfa": {1: 8.0}})
     assert comparisons.compare([x["mtfa"]], x["maskdiff"], "segm/AP") == []
+
+
+@pytest.mark.parametrize("field, value", [("sampler", "imtfa"), ("shots_from", "datasets/coco/cocosplit")])
+def test_equal_seeds_of_other_samplers_are_no_pairs(tmp_path, field, value):
+    """Seed 3 of TFA's sampler and seed 3 of another one are different shots."""
+    x = experiments(tmp_path, {"maskdiff": {0: 10.0, 1: 11.0}, "mtfa": {0: 8.0, 1: 9.5}, "imtfa": {0: 7.0, 1: 6.0}})
+    for e in x["mtfa"].evaluations:
+        e.document["config"]["fewshot"][field] = value
+    members = list(x.values())
+    assert [c.method for c in comparisons.compare([x["mtfa"], x["imtfa"]], x["maskdiff"], "segm/AP")] == ["imtfa"]
+    (warning, _) = difference_tables.warnings(members)
+    assert warning.startswith(f"MTFA at K = 1 has other shots ({value}, ") and "no test" in warning
+    assert "MTFA is next; their shots are not the same, so there is no test" in findings.sentences(members)[0]
+    assert comparisons.mark_best(members, "segm/AP")[0] == {"maskdiff"}
 
 
 def test_p_values_are_corrected_over_the_methods(tmp_path):
