@@ -302,8 +302,8 @@ def _fewshot() -> ConfigDict:
     fewshot = ConfigDict()
     fewshot.shots = 5  # K
     fewshot.seed = 0  # of the sampled shots
-    # "instances": K random objects, any K; "tfa": TFA's sampler, K = 1, 2, 3, 5, 10, 30; "imtfa": iMTFA's, 1, 5, 10
-    fewshot.sampler = "instances"
+    # "imtfa": iMTFA's sampler, K = 1, 5, 10; "tfa": TFA's, 1, 2, 3, 5, 10, 30; "instances": K random objects, any K
+    fewshot.sampler = "imtfa"
     fewshot.shots_from = ""  # folder of K-shot files in TFA's layout (cocosplit), read for (shots, seed); "" = sample
     fewshot.short_classes = "error"  # a class with fewer than K objects: "error" or "take_all"
     # novel-class weights: "finetune" (on the novel shots, from the weights of stage 1), "fresh" (likewise, from new

@@ -91,7 +91,6 @@ def paper(config: ConfigDict, shots: int) -> None:
         mask.diffusion.precondition = "logit"
         train.mask.update(steps=3000, clip_norm=1.0)
     if config.preset == "coco":
-        config.fewshot.sampler = "imtfa"
         train.novel.batch = 8  # TFA's rate is for 16 images and scales with the batch
         for phase in (train.detector, train.mask):  # "learning rate of 0.02", "batch size of 8": not scaled
             phase.batch = phase.base_batch = 8
@@ -119,7 +118,7 @@ def custom(config: ConfigDict) -> None:
     config.data.train_json, config.data.train_images = "train.json", "train"
     config.data.test_json, config.data.test_images = "test.json", "test"
     config.data.shot_unlabeled = "ignore"
-    config.fewshot.short_classes = "take_all"
+    config.fewshot.update(sampler="instances", short_classes="take_all")
     config.model.num_classes = 0  # 0: as many as the json lists
     config.weights = "scratch"
 
@@ -171,6 +170,7 @@ def shapes(config: ConfigDict) -> None:
     data.short_sides, data.test_short_side, data.long_side, data.region_long_side = (128,), 128, 128, 128
     data.update(buckets=((128, 128),), max_boxes=8, shot_unlabeled="ignore")
 
+    config.fewshot.sampler = "instances"
     model.num_classes, model.dtype = 12, "float32"
     detector.pixel_mean, detector.pixel_std, detector.channel_order = (127.5,) * 3, (64.0,) * 3, "rgb"
     detector.update(blocks=(2, 2, 2, 1), width=16, norm="group", stride_in_1x1=False, fpn_channels=64)

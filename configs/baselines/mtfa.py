@@ -55,8 +55,6 @@ def mask_rcnn(config: ConfigDict) -> None:
     config.model.mask.cnn.class_agnostic = config.model.detector.class_agnostic_boxes = False
     config.model.mask.slots = max(10, config.model.mask.slots)  # the head sees no shots: any K of the tables
     config.train.mask.steps = 0  # it is trained with the detector
-    if config.preset == "coco":
-        config.fewshot.sampler = "imtfa"
 
 
 def base_schedule(config: ConfigDict) -> None:
