@@ -50,7 +50,8 @@ def sentences(group: Sequence[Experiment]) -> list[str]:
         metric, what = about
         (best, first), *rest = ranking(members, metric)
         key = first.key
-        text = f"{key.setting} ({key.dataset}), K = {key.shots}: {method_label(key.method)} has {_pm(best)} {what}"
+        setting = f"{key.setting[0].upper()}{key.setting[1:]} ({key.dataset})"
+        text = f"{setting}, K = {key.shots}: {method_label(key.method)} has {_pm(best)} {what}"
         text += f", n = {best.n} shot seed{'' if best.n == 1 else 's'}"
         if rest:
             text = text.replace(" has ", " has the best mean, ", 1) + f". {_gap(first, [x for _, x in rest], metric)}"
@@ -60,13 +61,17 @@ def sentences(group: Sequence[Experiment]) -> list[str]:
 
 def _gap(first: Experiment, rest: Sequence[Experiment], metric: str) -> str:
     """How far the second method is behind the first, on the shot seeds that both have."""
-    second = method_label(rest[0].key.method)
-    tests = {c.method: c for c in compare(rest, first, metric)}
-    test = tests.get(rest[0].key.method)
+    second = rest[0]
+    # differences are tested against MaskDiff, in the table too, unless it is neither of the two
+    own, other = (second, first) if second.key.method == "maskdiff" else (first, second)
+    tests = {c.method: c for c in compare([x for x in (first, *rest) if x is not own], own, metric)}
+    text = f"Next is {method_label(second.key.method)}"
+    test = tests.get(other.key.method)
     if test is None:
-        why = "they share no shot seed" if shots_from(first) == shots_from(rest[0]) else "their shots are not the same"
-        return f"{second} is next; {why}, so there is no test"
-    text = f"{second} is next, {number(-test.paired.mean)} points behind"
+        why = "they share no shot seed" if shots_from(first) == shots_from(second) else "their shots are not the same"
+        return f"{text}; {why}, so there is no test"
+    behind = test.paired.mean if own is second else -test.paired.mean
+    text += f", {number(behind)} points behind"
     if test.paired.n < FEW:
         return f"{text}; n = {test.paired.n} is too few to conclude anything"
     verdict = "significant" if test.p_holm < ALPHA else "not significant"
@@ -98,9 +103,7 @@ def _tiles_of(
         if rank == 1 or x.key.method == "maskdiff":
             place = f"best of {len(order)} methods" if rank == 1 else f"rank {rank} of {len(order)}"
             text = f"{method_label(x.key.method)}, K = {x.key.shots}: {what}, {x.key.setting}"
-            out.append(
-                (_tile_value(number(e.mean), e.half_width), "%", text + (f" ({place})" if len(order) > 1 else ""))
-            )
+            out.append((number(e.mean), _unit(e.half_width, "%"), text + (f" ({place})" if len(order) > 1 else "")))
     own = [x for _, x in order if x.key.method == "maskdiff"]
     others = [x for _, x in order if x.key.method != "maskdiff"]
     tests = compare(others[:1], own[0], metric) if own else []
@@ -109,12 +112,12 @@ def _tiles_of(
         enough = test.paired.n >= FEW
         trust = p_text("p", corrected.p_holm) if enough else f"n = {test.paired.n}: too few to conclude anything"
         text = f"MaskDiff minus {method_label(test.method)}, the best other, K = {own[0].key.shots} ({trust})"
-        out.append((_tile_value(number(-test.paired.mean, sign=True), test.paired.half_width), "points", text))
+        out.append((number(-test.paired.mean, sign=True), _unit(test.paired.half_width, "points"), text))
     return out
 
 
-def _tile_value(value: str, half_width: float) -> str:
-    return value + ("" if math.isnan(half_width) else f" <small>± {number(half_width)}</small>")
+def _unit(half_width: float, unit: str) -> str:
+    return unit if math.isnan(half_width) else f"± {number(half_width)} {unit}"
 
 
 def median_case(group: Sequence[Experiment]) -> tuple[Experiment, Evaluation, Path] | None:

@@ -15,10 +15,9 @@ h2 { font-size:1.15rem; margin:44px 0 6px; padding-top:14px; border-top:1px soli
 p { margin:6px 0 12px; max-width:46em } .muted { color:var(--muted) } .novel { color:var(--novel) }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(148px,1fr)); gap:10px; margin:22px 0 6px }
 .tile { background:var(--soft); border-radius:10px; padding:12px 14px }
-.tile b { display:block; font-size:1.6rem; line-height:1.2; white-space:nowrap;
-  font-variant-numeric:tabular-nums }
+.tile b { display:block; font-size:1.6rem; line-height:1.2; font-variant-numeric:tabular-nums }
 .tile span { display:block; color:var(--muted); font-size:.82rem; line-height:1.35 }
-.tile small { font-size:.6em; color:var(--muted) }
+.tile small { font-size:.6em; color:var(--muted); white-space:nowrap }
 .wide { overflow-x:auto; margin:10px 0 4px; border:1px solid var(--line); border-radius:10px }
 table { border-collapse:collapse; width:100%; font-size:.88rem; font-variant-numeric:tabular-nums }
 th,td { padding:7px; text-align:right; white-space:nowrap; border-top:1px solid var(--line) }
@@ -76,9 +75,9 @@ def section(title: str, *parts: str, note: str = "") -> str:
 
 
 def tiles(values: Sequence[tuple[str, str, str]]) -> str:
-    """Large numbers: (value as HTML, unit, what it is)."""
+    """Large numbers: (value, unit, what it is)."""
     cells = [
-        f'<div class="tile"><b>{value}<small> {text(unit)}</small></b><span>{text(what)}</span></div>'
+        f'<div class="tile"><b>{text(value)} <small>{text(unit)}</small></b><span>{text(what)}</span></div>'
         for value, unit, what in values
     ]
     return f'<div class="tiles">{"".join(cells)}</div>'

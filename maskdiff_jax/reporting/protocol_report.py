@@ -173,7 +173,7 @@ def _head(experiments: Sequence[Experiment], groups: Sequence[Sequence[Experimen
     facts = (
         ", ".join(dict.fromkeys(x.key.dataset for x in experiments)),
         f"{len(documents)} evaluations",
-        f"{len(methods)} method{'' if len(methods) == 1 else 's'}: {', '.join(methods)}",
+        f"{len(methods)} method{'' if len(methods) == 1 else 's'}: {'; '.join(methods)}",
         ", ".join(dict.fromkeys(d["device"] for d in documents if d.get("device"))),
         " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
     )

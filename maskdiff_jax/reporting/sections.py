@@ -99,13 +99,18 @@ def metric_name(kind: str, name: str, classes: str) -> str:
     return f"{kind}/{name}" if classes == "all" else f"{kind}/{classes}/{name}"
 
 
-def _cell(runs: Sequence[Run], key: str, gap: str = "<br>") -> str:
-    """A metric as HTML; of several runs mean ± half of the confidence interval."""
+def _estimate(runs: Sequence[Run], key: str) -> statistics.Estimate | None:
+    """Of a metric over the runs that have it; None: none has."""
     values = [run.document["metrics"][key] for run in runs if key in run.document["metrics"]]
-    if not values:
+    return statistics.estimate(values) if values else None
+
+
+def _cell(runs: Sequence[Run], key: str) -> str:
+    """A metric as HTML; of several runs mean ± half of the confidence interval."""
+    e = _estimate(runs, key)
+    if e is None:
         return "–"
-    e = statistics.estimate(values)
-    return f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f}{gap}<small>± {e.half_width:.1f}</small>"
+    return f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f}<br><small>± {e.half_width:.1f}</small>"
 
 
 def head(runs: Sequence[Run]) -> str:
@@ -117,10 +122,11 @@ def head(runs: Sequence[Run]) -> str:
     line = " · ".join(html.text(x) for x in facts if x)
     tiles = []
     for kind, classes in (("segm", "base"), ("segm", "novel"), ("mask_iou", "all"), ("mask_iou", "novel")):
-        value = _cell(runs, metric_name(kind, "AP50", classes), " ")
-        if value != "–":
+        e = _estimate(runs, metric_name(kind, "AP50", classes))
+        if e is not None:
             what = "mask AP50" if kind == "segm" else "mask IoU in ground-truth boxes"
-            tiles.append((value, "%", f"{what}, {classes} classes"))
+            unit = "%" if e.n == 1 else f"± {e.half_width:.1f} %"
+            tiles.append((f"{e.mean:.1f}", unit, f"{what}, {classes} classes"))
     return f'<h1>MaskDiff: few-shot instance segmentation</h1><p class="muted">{line}</p>' + html.tiles(tiles)
 
 

@@ -11,7 +11,7 @@ def test_sentences_name_the_best_and_the_next_with_a_test(tmp_path):
     group, stage_1 = groups_of(write_grid(tmp_path, shots=(1,), seeds=6, noise_seeds=1))
     (text,) = findings.sentences(group)
     assert text.startswith("COCO-All (coco), K = 1: MaskDiff has the best mean, ")
-    assert "mask AP on novel classes, n = 6 shot seeds. iMTFA is next, " in text
+    assert "mask AP on novel classes, n = 6 shot seeds. Next is iMTFA, " in text
     assert text.endswith("after Holm's correction: significant).")
     assert findings.sentences(stage_1) == []
 
@@ -36,8 +36,8 @@ def test_one_method_alone_and_metrics_without_novel_classes(tmp_path):
 def test_tiles_show_the_best_maskdiff_and_their_difference(tmp_path):
     write_grid(tmp_path, methods=("mtfa", "maskdiff", "imtfa"), shots=(1,), seeds=5, noise_seeds=1)
     best, difference = findings.tiles(groups_of(tmp_path))
-    assert "±" in best[0] and best[1] == "%" and best[2].endswith("COCO-All (best of 3 methods)")
-    assert difference[0].startswith("+") and difference[1] == "points"
+    assert best[1].startswith("± ") and best[1].endswith(" %") and best[2].endswith("COCO-All (best of 3 methods)")
+    assert difference[0].startswith("+") and difference[1].endswith(" points")
     assert difference[2].startswith("MaskDiff minus iMTFA, the best other, K = 1 (p")
     for seed in range(3):
         doc = document("imtfa", seed=seed)
@@ -46,8 +46,22 @@ def test_tiles_show_the_best_maskdiff_and_their_difference(tmp_path):
     for seed in (3, 4):
         (tmp_path / f"imtfa/fewshot-1shot-seed{seed}/noise0/metrics.json").unlink()
     best, own, difference = findings.tiles(groups_of(tmp_path))
-    assert best[0].startswith("90.00") and own[2].startswith("MaskDiff") and own[2].endswith("(rank 2 of 3)")
+    assert own[2].startswith("MaskDiff") and own[2].endswith("(rank 2 of 3)")
+    assert best[0] == "90.00" and best[1] == "± 0.00 %"
     assert difference[0].startswith("−8") and "n = 3: too few to conclude anything" in difference[2]
+
+
+def test_where_maskdiff_is_second_the_sentence_has_the_test_of_the_tile(tmp_path):
+    write_grid(tmp_path, methods=("mtfa", "maskdiff", "imtfa"), shots=(1,), seeds=5, noise_seeds=1)
+    for seed in range(5):
+        doc = document("imtfa", seed=seed)
+        doc["metrics"]["segm/novel/AP"] = 90.0 + seed
+        write_document(tmp_path / f"imtfa/fewshot-1shot-seed{seed}/noise0", doc)
+    groups = groups_of(tmp_path)
+    (*_, difference), (text,) = findings.tiles(groups), findings.sentences(groups[0])
+    points, half_width = difference[0].lstrip("−"), difference[1].split()[1]
+    trust = difference[2].rpartition("(")[2].rstrip(")")
+    assert f"Next is MaskDiff, {points} points behind (± {half_width}, {trust} after Holm" in text
 
 
 def test_the_median_case_is_of_maskdiff_and_by_rule(tmp_path):
