@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from configs import base, presets
 
-# TFA's steps of the two phases for K = 1, 5 and 10, at 16 images per step
-TFA_STEPS = {1: (500, 16_000), 5: (1500, 80_000), 10: (2000, 160_000)}
+# TFA's steps of the two phases by K, at 16 images per step (configs/COCO-detection); other K: see `tfa_steps`
+TFA_STEPS = {
+    1: (500, 16_000), 2: (1500, 32_000), 3: (1500, 48_000), 5: (1500, 80_000), 10: (2000, 160_000), 30: (6000, 240_000),
+}  # fmt: skip
 OPTIMIZERS = ("adamw", "sgd")
 # Epochs of the mask head over the K shots of every class. On shapes, novel objects gain 0.7 points of mask IoU in 100
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
@@ -77,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _photos(config: ConfigDict, optimizer: str, classes: int) -> None:
     """TFA's lengths or a share of them; AdamW at a constant 1e-4 for all heads is the paper's reading."""
     train, shots = config.train, config.fewshot.shots
-    train.novel.steps, steps = (round(TFA_SHARE[config.size] * n) for n in TFA_STEPS.get(shots, TFA_STEPS[10]))
+    train.novel.steps, steps = (round(TFA_SHARE[config.size] * n) for n in tfa_steps(shots))
     train.detector.update(steps=steps, warmup=10, ema=0.999)
     if optimizer == "adamw":
         train.detector.update(optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="constant")
@@ -85,6 +87,11 @@ def _photos(config: ConfigDict, optimizer: str, classes: int) -> None:
         train.detector.update(optimizer="sgd", lr=1e-3, weight_decay=1e-4, schedule="step", decay_at=(0.9,))
     mask_steps = steps if config.paper else _mask_steps(config, classes)  # [P] trains all jointly
     train.mask.update(steps=mask_steps, lr=1e-4, warmup=10, schedule="constant", ema=0.999)
+
+
+def tfa_steps(shots: int) -> tuple[int, int]:
+    """TFA's steps of phase "novel" and phase "detector"; for other K those of the next smaller one."""
+    return TFA_STEPS[max(k for k in TFA_STEPS if k <= max(shots, 1))]
 
 
 def _mask_steps(config: ConfigDict, classes: int) -> int:

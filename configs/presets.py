@@ -76,10 +76,11 @@ SIZES = {"paper": lambda c: None, "small": small, "tiny": tiny}
 
 
 def paper(config: ConfigDict, shots: int) -> None:
-    """The paper taken literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5, batches of 8.
+    """The paper taken literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5; on COCO batches of 8.
 
     Where the paper is silent the code it builds on decides: horizontal flips of probability 0.5 as in detectron2 and
-    guided-diffusion's image loader (`data.flip`), K-shot sets as iMTFA samples them. There is no other augmentation
+    guided-diffusion's image loader (`data.flip`), no moving average of the detector in stage 1, one of the mask head
+    (`train.mask.ema`). One default is not guided-diffusion's: `diffusion.variance`. There is no other augmentation
     except for a shot that is the query itself (K = 1): its pose always changes, or its outline would be the answer.
     """
     mask, data, train = config.model.mask, config.data, config.train
@@ -91,6 +92,7 @@ def paper(config: ConfigDict, shots: int) -> None:
         mask.diffusion.precondition = "logit"
         train.mask.update(steps=3000, clip_norm=1.0)
     if config.preset == "coco":
+        train.detector.ema = train.novel.ema = 0.0  # detectron2 and TFA keep the last weights
         train.novel.batch = 8  # TFA's rate is for 16 images and scales with the batch
         for phase in (train.detector, train.mask):  # "learning rate of 0.02", "batch size of 8": not scaled
             phase.batch = phase.base_batch = 8

@@ -27,7 +27,7 @@ def change(config: ConfigDict) -> None:
     # as in stage 1
     config.train.frozen = base.get_config(f"{config.preset},weights={config.weights}").train.frozen
     if not config.preset.startswith("shapes"):
-        novel_steps, steps = fewshot.TFA_STEPS.get(config.fewshot.shots, fewshot.TFA_STEPS[10])
+        novel_steps, steps = fewshot.tfa_steps(config.fewshot.shots)
         config.train.novel.update(steps=novel_steps, ema=0.0)
         config.train.detector.update(steps=steps, lr=0.001, optimizer="sgd", weight_decay=1e-4, warmup=0, ema=0.0)
         config.train.detector.update(schedule="step", decay_at=(0.9,))
