@@ -47,7 +47,9 @@ def parse_arg(arg: str | None, allowed: dict) -> tuple[str, dict]:
             preset = key
             continue
         if key not in allowed:
-            raise ValueError(f"unknown option '{key}' in ':{arg}': known are {', '.join(allowed) or 'none'}")
+            raise ValueError(
+                f"unknown option '{key}' in ':{arg}': the known options are {', '.join(allowed) or 'none'}"
+            )
         kind = type(allowed[key])
         try:
             if kind is bool:
@@ -64,8 +66,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     preset, options = parse_arg(arg, {"paper": False, "weights": "", "split": "", "size": "", "shots": 0})
     if options["shots"] and not options["paper"]:
         raise ValueError(
-            "shots= in stage 1 belongs to paper=true, whose mask head is built for one K: without it one stage 1 "
-            "serves every K up to model.mask.slots"
+            "shots= in stage 1 needs paper=true, whose mask head is built for one K; without paper=true one "
+            "stage 1 serves every K up to model.mask.slots, so omit shots="
         )
     config = ConfigDict()
     config.preset = preset

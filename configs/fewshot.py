@@ -43,12 +43,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     preset, options = base.parse_arg(arg, known | {"optimizer": ""})
     is_shapes = preset.startswith("shapes")
     if options["classes"] and is_shapes:
-        raise ValueError(f"classes={options['classes']} is not possible: {preset} has 12 classes and steps of its own")
+        raise ValueError(
+            f"classes={options['classes']} is not possible: {preset} has a fixed set of 12 classes and its own "
+            "number of steps"
+        )
     if options["weights"] == "zoo":
-        raise ValueError("weights=zoo has seen the novel classes: it is there to check the detector, not for stage 2")
+        raise ValueError("weights=zoo has seen the novel classes: use it only to check the detector, not for stage 2")
     own = preset if is_shapes else f"size={options['size']}" if options["size"] not in ("", "paper") else ""
     if options["optimizer"] and (own or options["optimizer"] not in OPTIMIZERS):
-        choices = f"{own} has a recipe of its own" if own else "choose " + " or ".join(OPTIMIZERS)
+        choices = f"{own} has its own optimizer" if own else "choose " + " or ".join(OPTIMIZERS)
         raise ValueError(f"unknown option optimizer={options['optimizer']}: {choices}")
     same = [f"{key}={options[key]}" for key in ("paper", "weights", "split", "size")]
     same += [f"shots={options['shots']}"] if options["paper"] else []

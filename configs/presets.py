@@ -22,13 +22,11 @@ def size(config: ConfigDict, name: str) -> None:
     """
     if name and (name not in SIZES or config.preset.startswith("shapes")):
         fixed = config.preset.startswith("shapes")
-        known = f"{config.preset} has a small model of its own" if fixed else f"choose {', '.join(SIZES)}"
+        known = f"{config.preset} has its own small model" if fixed else f"choose {', '.join(SIZES)}"
         raise ValueError(f"size={name} is not possible: {known}")
     config.size = name or config.size
     if config.paper and config.size != "paper":
-        raise ValueError(
-            f"size={name} is not possible with paper=true, the paper taken literally: leave one of them out"
-        )
+        raise ValueError(f"size={name} is not possible with paper=true, which uses the paper's size: omit one of them")
     SIZES[config.size](config)
 
 
@@ -106,7 +104,7 @@ def split(config: ConfigDict, name: str) -> None:
     """
     if name and (name not in SPLITS or config.preset != "coco"):
         raise ValueError(
-            f"split={name} is not possible: only the preset coco has splits to choose from: {', '.join(SPLITS)}"
+            f"split={name} is not possible: only the preset coco has this option, with the values {', '.join(SPLITS)}"
         )
     if config.preset == "coco" and (name or {"zoo": "minival"}.get(config.weights, "tfa")) == "minival":
         config.data.train_json, config.data.train_images = "annotations/instances_train2017.json", "train2017"
@@ -136,7 +134,7 @@ def weights(config: ConfigDict, name: str) -> None:
     fixed = is_shapes or config.size == "tiny"
     if name and (name not in WEIGHTS or (fixed and name != config.weights)):
         which = config.preset if is_shapes else f"size={config.size}"
-        known = f"{which} has a small detector of its own, weights=scratch" if fixed else ", ".join(WEIGHTS)
+        known = f"{which} has its own small detector, weights=scratch" if fixed else ", ".join(WEIGHTS)
         raise ValueError(f"weights={name} is not possible: {known}")
     config.weights = name or config.weights
     if is_shapes:

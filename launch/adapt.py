@@ -31,10 +31,12 @@ from launch import cli, run_config
 CALL = "call.json"
 ANOTHER = "give another folder with --out"
 _MODEL = flags.DEFINE_string("model", "", "Folder of the export, made with launch/export.py --base_shots.")
-_IMAGES = flags.DEFINE_string("images", "", "Folder of your photos; default: beside the annotations.")
+_IMAGES = flags.DEFINE_string("images", "", "Folder of your photos; default: the folder of the annotations.")
 _ANNOTATIONS = flags.DEFINE_string("annotations", "", "COCO json, or a folder of LabelMe, YOLO-seg or mask files.")
-_OUT = flags.DEFINE_string("out", "", "Folder to write.")
-_SHOTS = flags.DEFINE_integer("shots", 0, "K; 0: as many as there are objects of the rarest new class.")
+_OUT = flags.DEFINE_string("out", "", "Output folder.")
+_SHOTS = flags.DEFINE_integer(
+    "shots", 0, "Number of shots per class, K; 0: the number of objects of the rarest new class."
+)
 
 
 def main(overrides: list[str]) -> None:
@@ -53,14 +55,14 @@ def main(overrides: list[str]) -> None:
     if out.exists() and (differ := differences(json.loads((out / CALL).read_text()), call)):
         raise FileExistsError(f"{out} exists and is not of this call (other {', '.join(differ)}): {ANOTHER}")
     if (out / comparison.FOUND).is_file():
-        print(f"done already: {out / 'model'}")
+        print(f"already done: {out / 'model'}")
         return
     cli.set_up_jax(export.read_document(_MODEL.value)[0].model.mask.size)
     if not out.exists():
         prepare(out, call, overrides, photos, held_out)
     train(out, overrides)
     written = json.loads((out / CALL).read_text())
-    print(f"trained: {out / 'model'}; now your photos, before and after", flush=True)
+    print(f"trained: {out / 'model'}; next, your photos before and after", flush=True)
     comparison.compare(out, written["model"], written["new"], written["shots"])
     print(f"adapted: {out / 'model'} ({time.monotonic() - begun:.0f} s); look at {out / comparison.SHEET}")
 

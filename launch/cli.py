@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
-WHICH_CONFIG = "which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)"
+WHICH_CONFIG = "no config given: use --config configs/base.py (stage 1) or --config configs/fewshot.py (stage 2)"
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
@@ -32,7 +32,7 @@ def define_flags() -> None:
             "field can be changed: --config.train.mask.lr=3e-4",
         )  # fmt: skip
     if "workdir" not in flags.FLAGS:
-        flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<stage>-<preset>.")
+        flags.DEFINE_string("workdir", None, "Run folder; default: runs/<stage>-<preset>.")
     for name in ("config", "workdir"):  # so that --help of the script shows them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
@@ -131,10 +131,10 @@ def trained_folder(arguments: list[str], overrides: list[str]) -> Path:
     file, own = flags.FLAGS.config, flags.FLAGS.workdir
     folders = [*arguments, *([own] if own else [])]
     if len(folders) > 1:
-        raise ValueError(f"one run at a time, not {len(folders)}: {', '.join(folders)}")
+        raise ValueError(f"{len(folders)} run folders given, but one is needed: {', '.join(folders)}")
     if not file:
         if not folders:
-            raise ValueError("which run? give its folder, e.g. runs/base-shapes")
+            raise ValueError("no run given: name its folder, e.g. runs/base-shapes")
         return Path(folders[0])
     config, _ = run_config.read_config(file, overrides)
     folder = Path(folders[0]) if folders else run_config.default_workdir(config)
@@ -170,9 +170,13 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        text, code = "out of memory: lower the batch (--config.train.*.batch, eval.batch, eval.mask_batch)", 1
+        text, code = (
+            "out of memory: lower the batch size (--config.train.detector.batch, train.mask.batch, eval.batch "
+            "or eval.mask_batch)",
+            1,
+        )
     except KeyboardInterrupt as stop:
-        text, code = str(stop) or "stopped: run the same command again to finish", 1
+        text, code = str(stop) or "stopped: run the same command again to resume", 1
     # here, where the error is gone and with it what its frames held: data workers end before the process does
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
     sys.exit(code)

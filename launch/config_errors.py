@@ -20,7 +20,7 @@ def check(path: Path) -> None:
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
     except ValueError as error:  # no text
-        raise ValueError(f"{path} is no config file: it holds no text ({error})") from error
+        raise ValueError(f"{path} is not a config file: it is not a text file ({error})") from error
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {x.id for node in tree.body for x in ast.walk(node) if isinstance(x, ast.Name)}
     names |= {x.asname or x.name for node in tree.body if isinstance(node, ast.ImportFrom) for x in node.names}

@@ -37,11 +37,11 @@ DEFAULT_PORTS = range(7860, 7880)
 def main(argv: list[str]) -> None:
     """Serves the page until Ctrl-C or SIGTERM."""
     if len(argv) > 2:
-        raise ValueError(f"one model at a time, not {len(argv) - 1}: {', '.join(argv[1:])}")
+        raise ValueError(f"{len(argv) - 1} models given, but one is needed: {', '.join(argv[1:])}")
     folder = Path(argv[1]) if len(argv) > 1 else MODEL
     if len(argv) == 1 and not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no {MODEL.relative_to(cli.ROOT)} in this copy: give the folder of a model, python "
+            f"there is no {MODEL.relative_to(cli.ROOT)} in this checkout: give the folder of a model, python "
             "launch/demo.py MODEL; launch/export.py writes one, and `make quickstart` leaves runs/quickstart/model"
         )
     port = first_free_port(DEFAULT_PORTS) if _PORT.value is None else free_port(_PORT.value)

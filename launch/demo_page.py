@@ -18,8 +18,8 @@ from maskdiff_jax.inference.shared_model import Settings, SharedModel
 MAX_UPLOAD = "100mb"
 BRUSH = ("rgb(255, 159, 67)", 0.6)  # see-through
 SELECTED: list = []  # in place of inputs: the number of what was clicked in a gallery
-FIRST = "Choose a photo, then press 'Find objects'. The first one takes a while: the model is compiled."
-ONCE = "Where an object is found as several classes, only the one of the highest score is shown."
+FIRST = "Choose a photo, then press 'Find objects'. The first photo takes longer, because the model is compiled."
+ONCE = "If an object is found as several classes, only the class with the highest score is shown."
 STYLE = Path(__file__).with_name("demo.css")
 WRONG = (ValueError, TypeError, OSError, MemoryError)  # what a visitor can do something about
 
@@ -119,7 +119,7 @@ class Page:
     def class_list(self, visit: Visit) -> str:
         names = shared_model.names(visit.trained)
         chips = [f'<span class="chip{" mine" * (n in visit.added)}">{html.escape(n)}</span>' for n in names]
-        return f'<div class="chips">Classes it knows: {" ".join(chips)}</div>'
+        return f'<div class="chips">Known classes: {" ".join(chips)}</div>'
 
     # ------------------------------------------------------------------------------------------ find objects
     def build_find(self) -> None:
@@ -138,10 +138,10 @@ class Page:
                         pictures, label="Examples", show_label=False, columns=3, allow_preview=False, buttons=[],
                         height="auto", elem_id="examples",
                     )  # fmt: skip
-                score = self.slider(0.05, 0.95, 0.3, step=0.05, label="Least score", elem_id="score")
+                score = self.slider(0.05, 0.95, 0.3, step=0.05, label="Minimum score", elem_id="score")
                 once = gr.Checkbox(True, label="One class per object", info=ONCE, elem_id="once")
                 self.least = [score, once]
-                with gr.Accordion("How masks are sampled", open=False, visible=self.model.has_sampler):
+                with gr.Accordion("Settings of the sampler", open=False, visible=self.model.has_sampler):
                     sampler = self.sampler_inputs(self.model.settings)
             with gr.Column(scale=3, min_width=300):
                 with gr.Row():
@@ -292,7 +292,7 @@ class Page:
             )
         name = name.strip()
         if name in shared_model.names(visit.trained):
-            raise ValueError(f"there is a class '{name}' already: give another name, or remove yours first")
+            raise ValueError(f"there is a class '{name}' already: give another name, or remove that class first")
         images, masks = [s.photo.pixels for s in visit.shots], [[s.mask] for s in visit.shots]
         trained = self.model.add_class(visit.trained, name, images, masks)
         visit = visit._replace(trained=trained, added=(*visit.added, name), shots=(), waiting=())
@@ -317,7 +317,7 @@ class Page:
     # -------------------------------------------------------------------------------------- compare settings
     def build_compare(self) -> None:
         gr, own = self.gr, self.model.settings
-        self.html("<p>The same photo as on 'Find', with masks that are sampled in two or three ways.</p>")
+        self.html("<p>The photo of 'Find', with masks sampled with two or three settings.</p>")
         inputs, self.compared = [], []
         others = (own, own._replace(steps=10), own._replace(guidance=5.0))
         with gr.Row():

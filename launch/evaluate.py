@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
-_OUTPUT = flags.DEFINE_string("output", "", "Folder for the results; default: the run's, or voc/ in it.")
+_OUTPUT = flags.DEFINE_string("output", "", "Output folder; default: the run folder, or voc/ in it.")
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -43,7 +43,7 @@ def _print_gt_classes_only(metrics: dict[str, float]) -> None:
     found = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
     named = [f"{k} {v:.1f}" for k, v in found.items() if k.endswith(("/AP", "/AP50"))]
     if named:
-        print(f"only classes that the ground truth of an image has: {', '.join(named)}")
+        print(f"only classes in the ground truth of each image: {', '.join(named)}")
 
 
 if __name__ == "__main__":

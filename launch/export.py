@@ -29,23 +29,25 @@ from ml_collections import ConfigDict
 from launch import cli
 
 _FEATURES = flags.DEFINE_bool(
-    "features", True, "Keep box features of known classes, so that Predictor.add_class works; takes some 240 images."
+    "features", True, "Store box features of known classes, which Predictor.add_class needs; reads about 240 images."
 )
 _BASE_SHOTS = flags.DEFINE_bool(
     "base_shots", False, "Copy photos of the base dataset into the export, up to model.mask.slots objects of each "
-    "class, so that stage 2 can add a class without the dataset. Who gets the export gets these photos."
+    "class, so that stage 2 can add a class without the dataset. Everyone who gets the export gets these photos."
 )  # fmt: skip
 _HALF = flags.DEFINE_bool(
-    "half", False, "Store parameters and features as float16: half the size. The model computes as before."
+    "half",
+    False,
+    "Store parameters and features as float16, in half the space. The model still computes in its own dtype.",
 )
 FORMATS = ("orbax", "stablehlo")
-_OUTPUT = flags.DEFINE_string(
-    "output", "", "Folder to write; default: export, or export-stablehlo, in the run's folder."
-)
+_OUTPUT = flags.DEFINE_string("output", "", "Output folder; default: export, or export-stablehlo, in the run folder.")
 _FORMAT = flags.DEFINE_string(
     "format", FORMATS[0], "orbax: for maskdiff_jax.load; stablehlo: for jax without maskdiff_jax."
 )
-_PLATFORMS = flags.DEFINE_list("platforms", "cpu,cuda", "What programs of --format=stablehlo run on: cpu, cuda, tpu.")
+_PLATFORMS = flags.DEFINE_list(
+    "platforms", "cpu,cuda", "Platforms of the programs of --format=stablehlo: cpu, cuda, tpu."
+)
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -56,9 +58,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if _FORMAT.value not in FORMATS:
         raise ValueError(f"unknown --format={_FORMAT.value}: choose {' or '.join(FORMATS)}")
     if _FORMAT.value == "stablehlo" and _BASE_SHOTS.value:
-        raise ValueError("--base_shots goes with --format=orbax, which stage 2 can start from")
+        raise ValueError("--base_shots needs --format=orbax, the format that stage 2 can start from")
     if _FORMAT.value == "stablehlo" and _HALF.value:
-        raise ValueError("--half goes with --format=orbax")
+        raise ValueError("--half needs --format=orbax")
     if _FORMAT.value == "stablehlo":
         output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / f"{EXPORT}-stablehlo"
         count = stablehlo.run(config, workdir, output, _PLATFORMS.value)

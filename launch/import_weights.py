@@ -39,12 +39,12 @@ def main(config: ConfigDict, workdir: Path, files: list[str]) -> None:
         if names := file["unused"]:
             more = f" and {len(names) - SHOWN} more, see weights.json" if len(names) > SHOWN else ""
             print(f"  unused keys: {', '.join(names[:SHOWN])}{more}")
-    print(f"filled from the files: {', '.join(convert.summary(document['filled']))}")
-    print(f"new, to be trained: {', '.join(convert.summary(document['new'])) or 'nothing'}")
+    print(f"loaded from the files: {', '.join(convert.summary(document['filled']))}")
+    print(f"new weights, to be trained: {', '.join(convert.summary(document['new'])) or 'nothing'}")
     print(f"imported: {workdir}")
     found = config.weights == "detector" and workdir == run_config.weights_workdir(config)  # by launch/train.py
     start = "" if found else f" and --config.init_from={workdir}"
-    print(f"to train from them: launch/train.py with the same --config{start}")
+    print(f"to start training from these weights: launch/train.py with the same --config{start}")
 
 
 if __name__ == "__main__":

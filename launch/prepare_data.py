@@ -28,9 +28,13 @@ from ml_collections import ConfigDict
 from launch import cli
 
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; read everything and print classes, counts and problems.")
-_CONVERT = flags.DEFINE_string("convert", None, "Folder or file of annotated photos to write as COCO json.")
-_OUTPUT = flags.DEFINE_string("output", "datasets/custom", "Folder that --convert writes: new or empty.")
-_TEST_SHARE = flags.DEFINE_float("test_share", 0.2, "Share of the images for testing, if --convert finds one set.")
+_CONVERT = flags.DEFINE_string(
+    "convert", None, "Folder or file of annotated photos to convert into the layout of the preset custom."
+)
+_OUTPUT = flags.DEFINE_string("output", "datasets/custom", "Output folder of --convert; must be new or empty.")
+_TEST_SHARE = flags.DEFINE_float(
+    "test_share", 0.2, "Fraction of the images for the test set, if --convert finds a single set."
+)
 _SPLITS = flags.DEFINE_list("splits", ["train", "support", "test"], "What to prepare or check.")
 
 
@@ -40,7 +44,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     from maskdiff_jax.data import pipeline, sources
 
     if not _SPLITS.value or set(_SPLITS.value) - set(sources.SPLITS):
-        raise ValueError(f"--splits={','.join(_SPLITS.value)}: choose among {', '.join(sources.SPLITS)}")
+        raise ValueError(f"--splits={','.join(_SPLITS.value)}: choose from {', '.join(sources.SPLITS)}")
     if _CHECK.value:
         stopped = False
         for data, splits in _datasets(config):

@@ -22,13 +22,16 @@ from ml_collections import ConfigDict
 from launch import cli, run_config
 
 _SHOTS = flags.DEFINE_string("shots", "1,5,10", "K of the shots, e.g. 1,5,10.")
-_SHOT_SEEDS = flags.DEFINE_string("shot_seeds", "0:10", "Seeds of the shots: 0:10 is 0 to 9; or 0,3,7.")
-_NOISE_SEEDS = flags.DEFINE_string("noise_seeds", "0:10", "Seeds of the sampler's noise, likewise.")
+_SHOT_SEEDS = flags.DEFINE_string("shot_seeds", "0:10", "Shot seeds, e.g. 0:10 (0 to 9) or 0,3,7.")
+_NOISE_SEEDS = flags.DEFINE_string("noise_seeds", "0:10", "Noise seeds of the sampler, in the same form.")
 _SETTINGS = flags.DEFINE_list(
-    "settings", ["all"], "all: models of all classes; novel: of the novel classes; voc: the latter, on PASCAL VOC."
+    "settings",
+    ["all"],
+    "all: models of all classes on COCO; novel: models of the novel classes on COCO; voc: the same models on "
+    "PASCAL VOC.",
 )
-_OUTPUT = flags.DEFINE_string("output", "", "Folder of the run folders; default: runs/protocol/<method>.")
-_SHARD = flags.DEFINE_string("shard", "1/1", "i/n: every n-th trained model, from the i-th on.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder for the run folders; default: runs/protocol/<method>.")
+_SHARD = flags.DEFINE_string("shard", "1/1", "i/n: run only every n-th model of the grid, starting with the i-th.")
 _PREDICTIONS = flags.DEFINE_bool("predictions", False, "Also write predictions.json for each noise seed.")
 
 PATTERN = re.compile(r"--?config\.(init_from|detector_from)=")
@@ -38,7 +41,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
     """Checks what the grid needs, computes it, and ends with exit code 1 if a model failed."""
     cli.reject_arguments(argv)
     if flags.FLAGS.workdir:
-        raise ValueError("--workdir is for one run: give the folder of the grid with --output")
+        raise ValueError("--workdir is for a single run: give the folder of the grid with --output")
     cli.quiet()
     models, begun = grid(flags.FLAGS.config, overrides)
     check_stage_1(begun)
@@ -58,7 +61,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
             notes[kind] = preflight.check(model.config, model.folder)
     for note in dict.fromkeys(note for found in notes.values() for note in found):
         print(f"note: {note}")
-    print(f"{len(chosen)} models with {len(noise_seeds)} noise seeds, in {models[0].folder.parent}", flush=True)
+    print(f"{len(chosen)} models with {len(noise_seeds)} noise seeds each, in {models[0].folder.parent}", flush=True)
     progress = Progress(model.config.fewshot.shots for model in chosen)
     failures = protocol.run(
         chosen, noise_seeds, train=train.run, progress=progress, with_predictions=_PREDICTIONS.value
@@ -68,7 +71,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         for name, why in failures.items():
             print(f"  {name}: {why}", file=sys.stderr)
         sys.exit(1)
-    print(f"finished: {len(chosen)} models, {progress.skipped} of them before")
+    print(f"finished: {len(chosen)} models, {progress.skipped} of them in earlier calls")
 
 
 def grid(file: str | None, overrides: list[str]) -> tuple[list, dict[str, str]]:
@@ -88,15 +91,19 @@ def grid(file: str | None, overrides: list[str]) -> tuple[list, dict[str, str]]:
     from maskdiff_jax.evaluation import protocol
 
     if not file:
-        raise ValueError("which config? give --config configs/fewshot.py:PRESET, or a baseline")
+        raise ValueError("no config given: use --config configs/fewshot.py:PRESET, or a baseline")
     if re.search(r"[:,]\s*(shots|seed)=", file):
-        raise ValueError(f"--config={file} names one model: give --shots and --shot_seeds for a grid")
+        raise ValueError(
+            f"--config={file} sets shots or seed, which are for one model: use --shots and --shot_seeds for the grid"
+        )
     stage = run_config.read_config(file, [])[0].stage
     if stage != "fewshot":
-        raise ValueError(f"--config={file} is of stage '{stage}': a grid is of stage 2, as configs/fewshot.py")
+        raise ValueError(
+            f"--config={file} is a config of stage '{stage}': the grid needs one of stage 2, such as configs/fewshot.py"
+        )
     settings = list(dict.fromkeys(_SETTINGS.value))
     if not settings or set(settings) - set(protocol.SETTINGS):
-        raise ValueError(f"--settings={','.join(settings)}: choose among {', '.join(protocol.SETTINGS)}")
+        raise ValueError(f"--settings={','.join(settings)}: choose from {', '.join(protocol.SETTINGS)}")
     wanted = [{"all": "all"}.get(setting, "novel") for setting in settings]
     said, models, begun = set(), [], {}
 

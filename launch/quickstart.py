@@ -27,7 +27,7 @@ DEVICES = 2  # on a CPU
 RUNS = ("base", "fewshot")
 REPORT, MODEL, SAMPLES, EXAMPLE = "report", "model", "samples", "example.png"
 
-_FRESH = flags.DEFINE_bool("fresh", False, "Forget an earlier result and train again.")
+_FRESH = flags.DEFINE_bool("fresh", False, "Delete the earlier result and train again.")
 _SCALE = flags.DEFINE_float("scale", 0.0, "Multiplies the training steps; 0: 1 on a CPU, 2 on a GPU.")
 _FOLDER = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
 

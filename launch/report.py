@@ -23,8 +23,8 @@ from absl import flags
 
 from launch import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as naming it as an argument.")
-_OUTPUT = flags.DEFINE_string("output", "", "Folder of the files; default: report in the last folder.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "A run folder; the same as naming it as an argument.")
+_OUTPUT = flags.DEFINE_string("output", "", "Output folder; default: report in the last folder.")
 MOST_RUNS = 8  # of a page of runs; more make the report of a protocol
 
 

@@ -205,8 +205,8 @@ def check_same_run(folder: Path, config: ConfigDict) -> None:
     differ = [name for name in workdir.different_fields(ours, theirs) if name in same]
     if differ:
         raise ValueError(
-            f"{folder} holds another run than --config says ({workdir.describe(differ, theirs, ours)}): leave --config "
-            "out, the folder has its own"
+            f"{folder} holds a run of another config than --config ({workdir.describe(differ, theirs, ours)}): "
+            "omit --config, the folder has its own config"
         )
 
 

@@ -23,17 +23,19 @@ from ml_collections import ConfigDict
 from launch import cli, run_config
 
 _MODEL = flags.DEFINE_string("model", "", "Folder of the model; the same as naming it as the first argument.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run; the same as --model.")
-_OUTPUT = flags.DEFINE_string("output", "samples", "Folder for the images and results.json.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "A run folder; the same as --model.")
+_OUTPUT = flags.DEFINE_string("output", "samples", "Output folder for the images and results.json.")
 _NOISE_SEED = flags.DEFINE_integer(
-    "noise_seed", None, "Seed of the masks' noise; default: eval.noise_seed of the model."
+    "noise_seed", None, "Noise seed of the sampled masks; default: eval.noise_seed of the model."
 )
 _SAMPLES = flags.DEFINE_integer("samples", None, "Masks sampled per object and averaged; default: eval.samples.")
 _RESCORE = flags.DEFINE_bool("rescore", False, "Multiply scores by the masks' confidence.")
 _ONE_CLASS = flags.DEFINE_bool(
-    "class_agnostic_nms", False, "Report each object once: of overlapping detections of different classes the best."
+    "class_agnostic_nms",
+    False,
+    "Report each object once: of overlapping detections of different classes keep the best.",
 )
-_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Detections that score less are dropped, 0..1.")
+_MIN_SCORE = flags.DEFINE_float("min_score", 0.3, "Minimum score of a detection, 0..1.")
 
 USAGE = (
     "usage: sample.py MODEL image.jpg ...; MODEL is an export or the folder of a trained run, images may be folders of "

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from launch import cli
 
-_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; it gets one folder per seed.")
+_OUTPUT = flags.DEFINE_string("output", "", "Output folder; it gets one folder per seed.")
 _SEEDS = flags.DEFINE_list("seeds", [str(s) for s in range(10)], "Seeds to sample.")
 
 
@@ -32,18 +32,18 @@ def main(config: ConfigDict, workdir: Path) -> None:
     from maskdiff_jax.data.synthetic import scenes
 
     if not _OUTPUT.value:
-        raise ValueError("the folder to write is missing: give --output=FOLDER")
+        raise ValueError("no output folder given: use --output=FOLDER")
     if not all(s.isdecimal() for s in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)} must be whole numbers, e.g. --seeds=0,1,2")
     if config.data.source in scenes.LEVELS:
-        raise ValueError("the embedded scenes have no json to sample from: give a config of coco or custom")
+        raise ValueError("the generated scenes have no json to sample from: use a config of coco or custom")
     json_path, _ = sources.files(config.data, "support")
     if config.data.counts:
         coco_splits.check_counts(json_path, config.data.counts, "train")
     progress = functools.partial(sources.progress_line, what="sampling, seeds")
     seeds = [int(s) for s in _SEEDS.value]
     count = tfa.write(json_path, _OUTPUT.value, seeds, config.fewshot.sampler, progress=progress)
-    print(f"written: {count} files in {_OUTPUT.value}")
+    print(f"wrote {count} files to {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     if config.stage == "base" and config.weights != "zoo":
         tell_stage_2(config)
     seconds = train.run(config, workdir)
-    phases = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items()) or "no phase has any steps"
+    phases = (
+        ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items()) or "every phase has 0 steps: set train.*.steps"
+    )
     print(f"trained: {workdir} ({phases})")
 
 
@@ -45,7 +47,7 @@ def tell_stage_2(config: ConfigDict) -> None:
     too_many = [str(shots) for shots in usual if shots > slots]
     if too_many and not config.paper:  # the literal mask head is built for one K
         print(
-            f"note: stage 2 with {' or '.join(too_many)} shots will not start from this run, whose mask head has "
+            f"note: stage 2 with {' or '.join(too_many)} shots cannot start from this run, whose mask head has "
             f"model.mask.slots={slots}"
         )
 

@@ -48,7 +48,7 @@ def cannot_write(path: str | Path, error: Exception, *, full: bool = False) -> O
     """
     number = error.errno if isinstance(error, OSError) else None
     if full or number in (errno.ENOSPC, errno.EDQUOT):
-        text = f"the disk is full: free some space, then run it again. Not written: {path}"
+        text = f"the disk is full: free some space, then run the command again. Not written: {path}"
         return OSError(number or errno.ENOSPC, text)
     reason = (isinstance(error, OSError) and error.strerror) or str(error).strip() or type(error).__name__
     text = f"cannot write {path}: {reason.splitlines()[0][:200]}"

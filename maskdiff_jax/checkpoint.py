@@ -68,7 +68,10 @@ class PhaseCheckpoints:
         if latest is None:
             return None
         path, want = self._folder / str(latest.step), template._asdict()
-        fix = "move that folder away to resume from the checkpoint before it, or to start this phase again"
+        fix = (
+            "move that folder away: then the same command resumes from the checkpoint before it, or starts this "
+            "phase again"
+        )
         try:
             metadata = self._manager.metadata(latest.step).custom_metadata
             contents, data = metadata["contents"], metadata["data"]
@@ -137,13 +140,13 @@ def load_params(folder: str | Path, template: Any) -> Any:
     path = Path(folder).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"there are no weights in {path}: train first, or give the folder of a trained run")
-    fix = "restore the folder from a copy, or train that run again in another folder"
+    fix = "restore the folder from a backup, or train that run again in another folder"
     try:
         contents = dict(ocp.metadata(path).custom_metadata or {}).get("contents")
     except Exception as error:
         raise _damaged(path, _reason(error), fix) from error
     if contents is None:
-        print(f"note: {path} has no checksums, since an older version wrote it", file=sys.stderr)
+        print(f"note: {path} has no checksums, because an older version wrote it", file=sys.stderr)
     else:
         _check_model(path, template, contents)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -181,7 +184,7 @@ def _contents(tree: Any, what: str) -> Contents:
         x = np.asarray(jax.device_get(x))
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise FloatingPointError(
-                f"{what} cannot be saved: {name} has a NaN or an infinity. What was saved before is kept. Train into "
+                f"{what} cannot be saved: {name} has a NaN or an infinity. Earlier checkpoints are kept. Train into "
                 "another --workdir with a lower learning rate, or with clip_norm"
             )
         contents[name] = (_kind(x), _checksum(x))
@@ -201,7 +204,7 @@ def _check_model(path: Path, template: Any, contents: Contents) -> None:
         named = [f"{k} is {theirs.get(k, 'missing')} there, {ours.get(k, 'missing')} here" for k in differ[:NAMED]]
         more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
         raise ValueError(
-            f"{path} is of another model ({'; '.join(named)}{more}): give the config that it was trained with"
+            f"{path} is of another model ({'; '.join(named)}{more}): use the config that it was trained with"
         )
 
 

@@ -50,7 +50,7 @@ def several(item: Rule, least: int, most: int) -> Rule:
     """A list or tuple of least..most items."""
     count = f"{least}" if least == most else f"{least} to {most}"
     return Rule(
-        f"a list of {count} items, each {item.must_be}",
+        f"a list of {count} items, each of them {item.must_be}",
         lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(item.accepts(x) for x in v),
     )
 
@@ -66,7 +66,9 @@ def is_text(value: Any) -> bool:
 
 
 FLAG = Rule("true or false", lambda v: type(v) is bool)
-METHOD = Rule("a word of a-z, 0-9, _ or -", lambda v: isinstance(v, str) and bool(re.fullmatch("[a-z0-9_-]{1,64}", v)))
+METHOD = Rule(
+    "a word made of a-z, 0-9, _ and -", lambda v: isinstance(v, str) and bool(re.fullmatch("[a-z0-9_-]{1,64}", v))
+)
 TEXT = Rule("a line of text", is_text)
 SHARE = number(0.0, 1.0)
 SEED = whole(0, 2**32 - 1)
@@ -230,7 +232,7 @@ def find_problem(document: Any) -> str:
     others = list(_other_fields(document, FIELDS, ""))
     if others:
         more = f"; and {len(others) - NAMED} more" if len(others) > NAMED else ""
-        return f"it is of another version of maskdiff_jax ({'; '.join(others[:NAMED])}{more})"
+        return f"it was written by another version of maskdiff_jax ({'; '.join(others[:NAMED])}{more})"
     return next(_wrong_values(document, FIELDS, ""), "")
 
 

@@ -62,8 +62,8 @@ def make_distillation(
     )
     if not np.array_equal(teacher_plan.t[::stride], student_plan.t):
         raise ValueError(
-            f"diffusion.spacing='{spacing}': the times of {steps} steps are not among those of {2 * steps}: "
-            "use 'trailing'"
+            f"diffusion.spacing='{spacing}' does not work: the times of {steps} steps are not among those of "
+            f"{2 * steps}; use 'trailing'"
         )
     return Distillation(schedule, prediction, scale, teacher_plan, stride, guidance)
 

@@ -48,7 +48,11 @@ def owned(folder: str | Path, name: str = LOCK) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise atomic.cannot_write(path, error) from error
-            print(f"note: the file system of {folder} has no locks: let one process alone train there", file=sys.stderr)
+            print(
+                f"note: the file system of {folder} does not support locks: make sure that only one process "
+                "trains in this folder",
+                file=sys.stderr,
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -116,7 +116,9 @@ def _make_settings(net: Net, diffusion: dict[str, Any]) -> Settings:
         )
     first, last = d["guidance_interval"]
     if not 0 <= first < last <= 1:
-        raise ValueError(f"diffusion.guidance_interval is {first, last}: two shares of the steps, 0 <= from < to <= 1")
+        raise ValueError(
+            f"diffusion.guidance_interval is {first, last}: it must be two fractions of the steps, 0 <= from < to <= 1"
+        )
 
     schedule = df.make_schedule(d["schedule"], d["timesteps"])
     plan = sampler.make_plan(schedule, **{k: d[k] for k in ("sampler", "steps", "spacing", "variance", "eta")})
@@ -323,6 +325,8 @@ def plain_unet_head(*, unet: dict[str, Any], diffusion: dict[str, Any], **inputs
         return jnp.full_like(x0, 0.5), x0
 
     def distill(steps, halve, guidance):
-        raise ValueError("model.mask.head='plain_unet' needs one network evaluation already: nothing to distill")
+        raise ValueError(
+            "model.mask.head='plain_unet' already needs only one network evaluation, so there is nothing to distill"
+        )
 
     return MaskHead(net.init, loss, predict, trajectory, distill, net.size)

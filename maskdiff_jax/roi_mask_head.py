@@ -80,5 +80,5 @@ def _targets(gt_masks: Array, gt_boxes: Array, boxes: Array, matched_gt_idx: Arr
 def _refuse(*args: object) -> NoReturn:
     del args
     raise ValueError(
-        "model.mask.head='cnn' is trained with the detector and has neither sampling steps nor a loss of its own"
+        "model.mask.head='cnn' is trained with the detector and has neither sampling steps nor a separate loss"
     )

@@ -64,8 +64,8 @@ NEXT_STAGE = (
 _SECONDS_LOCK = threading.Lock()  # phases may be trained side by side
 NAMED = 8  # fields that a message names
 # what to do about fields that may not differ, while a run trains and after it
-RESUMED = "give these fields as they are there, or give another --workdir"
-AFTER = "trained weights depend on these fields, leave them as they are"
+RESUMED = "use the values of that run for these fields, or give another --workdir"
+AFTER = "trained weights depend on these fields, so do not change them"
 # sections of config.train; the phases of these names are trained with them
 PHASES = ("detector", "refine", "mask", "novel")
 
@@ -165,11 +165,11 @@ def read_config(folder: str | Path) -> "ConfigDict":
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"there is no run in {folder}: train first, or give the folder of a run")
-    document = _read_json(path, f"restore it from a copy, or train into another folder than {folder}")
+    document = _read_json(path, f"restore it from a backup, or train into another folder than {folder}")
     try:
         return config_fields.from_json(document)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}; correct the file, or restore it from a copy") from error
+        raise ValueError(f"{path} cannot be used: {error}; correct the file, or restore it from a backup") from error
 
 
 def _read_json(path: Path, fix: str) -> dict:
@@ -183,7 +183,7 @@ def _read_json(path: Path, fix: str) -> dict:
     except (ValueError, RecursionError) as error:  # no json, no UTF-8, or nested too deeply
         raise ValueError(f"{path} is broken ({error}): {fix}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} is broken (it holds no object): {fix}")
+        raise ValueError(f"{path} is broken (it is not a json object): {fix}")
     return document
 
 
@@ -237,7 +237,10 @@ def check_layout(folder: str | Path, config: "ConfigDict") -> None:
       ValueError: fields of `LAYOUT` differ; names them.
     """
     if not (Path(folder) / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} holds no run to start from: train that stage, or give --config.init_from")
+        raise FileNotFoundError(
+            f"{folder} holds no run to start from: train that stage first, or give another folder with "
+            "--config.init_from"
+        )
     theirs, ours = as_json(read_config(folder)), as_json(config)
     layout = [f"model.detector.{k}" for k in LAYOUT]
     differ = [k for k in different_fields(ours, theirs) if k in layout]
@@ -261,7 +264,7 @@ def model_differences(config: "ConfigDict", before: dict, *others: str, free: It
     differ = [k for k in different_fields(ours, before) if k.startswith("model.") or k in others]
     theirs, ours = flat(before), flat(ours)
     return [
-        f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: give both the same"
+        f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here: use the same value in both"
         for k in differ
         if not covers((*NEXT_STAGE, *free), k)
     ][:NAMED]
@@ -311,7 +314,7 @@ def check_shots(folder: str | Path, shots: Mapping[int, Sequence[int]]) -> None:
     path = Path(folder) / SHOTS
     if not path.is_file():
         return
-    trained = _read_json(path, "restore it from a copy")
+    trained = _read_json(path, "restore it from a backup")
     ours = {str(class_id): list(ids) for class_id, ids in shots.items()}
     differ = [k for k in {**trained, **ours} if trained.get(k) != ours.get(k)]
     if differ:
@@ -327,10 +330,10 @@ def read_seconds(folder: str | Path) -> dict[str, float]:
     Raises:
       ValueError: seconds.json is broken.
     """
-    path, fix = Path(folder) / SECONDS, "delete this file, which holds training times alone"
+    path, fix = Path(folder) / SECONDS, "delete this file, which only holds training times"
     seconds = _read_json(path, fix) if path.exists() else {}
     if not all(type(x) in (int, float) and 0 <= x < float("inf") for x in seconds.values()):
-        raise ValueError(f"{path} is broken (it holds something else than seconds): {fix}")
+        raise ValueError(f"{path} is broken (its values are not seconds): {fix}")
     return seconds
 
 

@@ -63,7 +63,9 @@ def test_truncated_checkpoint_names_itself(tmp_path):
         if file.is_file() and file.stat().st_size > 100 and "METADATA" not in file.name.upper():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with checkpoint.PhaseCheckpoints(tmp_path / "phase", keep=1) as again:
-        with pytest.raises(ValueError, match="phase/1 is damaged .*: move that folder away to resume"):
+        with pytest.raises(
+            ValueError, match="phase/1 is damaged .*: move that folder away: then the same command resumes"
+        ):
             again.restore(state(0))
 
 
@@ -139,7 +141,9 @@ def test_older_weights_stay_until_the_new_ones_are_whole(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp, "save", full)
-        with pytest.raises(OSError, match="the disk is full: free some space, then run it again. Not written: .*p$"):
+        with pytest.raises(
+            OSError, match="the disk is full: free some space, then run the command again. Not written: .*p$"
+        ):
             checkpoint.save_params(tmp_path / "p", second)
     assert [p.name for p in tmp_path.iterdir()] == ["p"]
     equal(checkpoint.load_params(tmp_path / "p", first), first)

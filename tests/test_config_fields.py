@@ -40,7 +40,7 @@ def changed(field, value):
         ("model.mask.size", -3, "model.mask.size is -3, but must be a whole number from 4 to 1024"),
         ("model.mask.size", 32.0, "a whole number"),
         ("model.mask.size", True, "model.mask.size is True"),
-        ("model.detector.blocks", [10**9, 1, 1, 1], "a list of 4 items, each a whole number from 1 to 64"),
+        ("model.detector.blocks", [10**9, 1, 1, 1], "a list of 4 items, each of them a whole number from 1 to 64"),
         ("model.detector.rpn_iou", [0.7, 0.3], "in ascending order"),
         ("model.mask.unet.head_channels", 0, "-1 or a whole number"),
         ("model.mask.diffusion.guidance", float("nan"), "a number from"),
@@ -49,7 +49,7 @@ def changed(field, value):
         ("data.buckets", [[800, 801]], "a multiple of 32"),
         ("data.novel_classes", ["cat", "\ud800"], "a line of text"),
         ("eval", None, "eval is None, but must be an object of fields"),
-        ("eval.sampels", 1, "it is of another version of maskdiff_jax (it has 'eval.sampels')"),
+        ("eval.sampels", 1, "it was written by another version of maskdiff_jax (it has 'eval.sampels')"),
         ("eval.pictures", 1, "another version of maskdiff_jax (it has eval.pictures, now called eval.figures)"),
     ],
 )

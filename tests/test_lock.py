@@ -23,7 +23,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(lock.fcntl, "flock", unknown)
     with lock.owned(tmp_path):
-        assert "has no locks: let one process alone train there" in capsys.readouterr().err
+        assert "does not support locks: make sure that only one process" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

@@ -32,7 +32,7 @@ def test_a_config_comes_back_as_it_was(tmp_path, config):
 @pytest.mark.parametrize("text", ['{"stage": "base", ', "[1, 2]", "\x00\x01", '{"stage": "base"}', ""])
 def test_a_broken_config_is_named_with_its_fix(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json .*restore it from a copy"):
+    with pytest.raises(ValueError, match=r"config\.json .*restore it from a backup"):
         workdir.read_config(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_shots_are_those_of_training(tmp_path):
         ):
             workdir.check_shots(tmp_path, other)
     (tmp_path / "shots.json").write_text('{"0": [3')
-    with pytest.raises(ValueError, match=r"shots\.json is broken .*: restore it from a copy"):
+    with pytest.raises(ValueError, match=r"shots\.json is broken .*: restore it from a backup"):
         workdir.check_shots(tmp_path, shots)
 
 

@@ -13,7 +13,7 @@ from configs import variant
 def get_config(arg=None):
     text, rest = variant.take(arg, "guidance", "5")
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"option 'guidance={text}' must be a whole number from 1 on")
+        raise ValueError(f"option 'guidance={text}' must be a whole number of at least 1")
     weight = int(text)
 
     def change(config):

@@ -11,7 +11,7 @@ from configs import variant
 def get_config(arg=None):
     text, rest = variant.take(arg, "steps", "8")
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"option 'steps={text}' must be a whole number from 1 on")
+        raise ValueError(f"option 'steps={text}' must be a whole number of at least 1")
     steps = int(text)
 
     def change(config):

@@ -50,7 +50,7 @@ def mask_rcnn(config: ConfigDict) -> None:
       ValueError: a smaller model.
     """
     if config.size != "paper":
-        raise ValueError(f"size={config.size} is not possible: baselines have the schedules of their authors")
+        raise ValueError(f"size={config.size} is not possible: baselines use the schedules of their authors")
     config.model.mask.head = "cnn"
     config.model.mask.cnn.class_agnostic = config.model.detector.class_agnostic_boxes = False
     config.model.mask.slots = max(10, config.model.mask.slots)  # the head sees no shots: any K of the tables

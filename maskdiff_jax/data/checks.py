@@ -20,8 +20,8 @@ SMALL = "object too small for the mask head"
 DARK = "16-bit image that decodes to almost black: it uses the lower bits only; scale its values to 0..65535"
 DARKEST = 16  # of 0..255: 12-bit values in a 16-bit file decode to less
 NO_BASE = (
-    "no base class: every class is in data.novel_classes, and stage 1 has nothing to learn from; add classes with many "
-    "objects, or take names out of data.novel_classes"
+    "no base class: every class is in data.novel_classes, so stage 1 has nothing to learn from; add classes with "
+    "many objects, or remove names from data.novel_classes"
 )
 ELSEWHERE = "box that is not around its mask (is bbox x, y, width, height in px?)"
 MANY = "image with more than"
@@ -166,7 +166,9 @@ def stops(
     without = [c.name for k, c in enumerate(dataset.categories) if not shots[k]]
     if without:
         named = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
-        found.append(f"class without a shot: {named}; stage 2 needs an object of every class: outline some")
+        found.append(
+            f"class without a shot: {named}; stage 2 needs an object of every class: outline at least one of each"
+        )
     return found
 
 
@@ -220,7 +222,7 @@ def _possible_shots(dataset: Dataset, shots: Counter) -> list[str]:
             names = ", ".join(f"{dataset.categories[k].name} {shots[k]}" for k in short[:NAMED])
             more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
             answers.append(f"{wanted} no ({names}{more})" if short else f"{wanted} yes")
-        lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "data.novel_classes names none"))
+        lines.append(f"  possible K, {what} classes: " + ("; ".join(answers) or "data.novel_classes is empty"))
     if any("no (" in line for line in lines):
         lines.append("  (with fewshot.short_classes=take_all a class with fewer than K objects uses all of them)")
     return lines

@@ -94,8 +94,8 @@ def open_crops(data: Any, dataset: Dataset, split: str) -> Crops:
         crops = crops_from_dataset(dataset._replace(read=read), data)
         if len(wanted) > SLOW_CROPS:
             print(
-                f"{len(wanted)} objects are cropped from whole images whenever they are needed; "
-                "launch/prepare_data.py crops them once and training loads faster",
+                f"{len(wanted)} objects are cropped from whole images in every step; run launch/prepare_data.py "
+                "to crop them once and load faster",
                 file=sys.stderr,
             )
     available = CropInfos.of(crops.infos).annotation_ids
@@ -115,8 +115,8 @@ def _prepared_shots(data: Any, split: str, crops: Crops, size: int) -> Callable[
     if prepared.is_prepared(folder):
         return prepared.open_shots(folder, crops)
     print(
-        f"no shots of {size} px are prepared for the crops of {split}: launch/prepare_data.py writes them, "
-        "then training loads faster",
+        f"no shots of {size} px are prepared for the crops of {split}: run launch/prepare_data.py to write them "
+        "and load faster",
         file=sys.stderr,
     )
     return None
@@ -144,7 +144,10 @@ def detector_loader(dataset: Dataset, data: Any, *, batch: int, seed: int, mask_
     """
     usable = [i for i, info in enumerate(dataset.infos) if any(a.is_target for a in info.annotations)]
     if not usable:
-        raise ValueError(f"no image of {dataset.name} {dataset.split} has an object to learn from")
+        raise ValueError(
+            f"no image of {dataset.name} {dataset.split} has an object to train on: check the annotations and "
+            "data.novel_classes"
+        )
     decoded = sum(3 * dataset.infos[i].height * dataset.infos[i].width for i in usable)
     read = _cached(dataset.read, _limit(data, _cache_bytes(data), decoded))
     table = detector_batches.image_table(dataset, usable, data.max_boxes, read, masks=mask_side > 0)

@@ -30,7 +30,7 @@ def open_shapes(data: Any, split: str, *, level: str) -> Dataset:
     """The embedded scenes of a level, rendered and written below data.root on first use."""
     folder, settings = _prepared(data, split, "images")
     if not prepared.is_prepared(folder):
-        progress = functools.partial(progress_line, what=f"rendering the {split} scenes of {level}, once")
+        progress = functools.partial(progress_line, what=f"rendering the {split} scenes of {level} (only once)")
         rendered = scenes.scenes(level, split, data.shapes_seed, settings["count"], progress=progress)
         progress = functools.partial(progress_line, what=f"writing them to {folder}")
         prepared.write_images(rendered, folder, settings, progress=progress)
@@ -44,7 +44,7 @@ def open_coco(data: Any, split: str) -> Dataset:
         key, missing = _key(split), "image folder" if json_path.is_file() else "annotation file"
         raise FileNotFoundError(
             f"the {missing} of {data.source} is missing: looked for the {key} annotations in {json_path} and "
-            f"the images in {image_dir}; put both there, or set data.root, data.{key}_json, data.{key}_images"
+            f"the images in {image_dir}; put them there, or set data.root, data.{key}_json, data.{key}_images"
             + (
                 " (docs/paper_recipe.md says where TFA's split files are; coco,split=minival is COCO's own split)"
                 if data.counts
@@ -102,7 +102,8 @@ def tell_outdated(folder: Path, settings: dict[str, Any]) -> None:
     """Says on stderr, once, that a set like that of `folder` was prepared in an older layout, which is not read."""
     if old := prepared.outdated(folder, settings):
         _print_once(
-            f"{old} is of an older layout and is not read: delete that folder, launch/prepare_data.py writes a new one"
+            f"{old} was written by an older version and is not read: delete that folder and run "
+            "launch/prepare_data.py again"
         )
 
 
@@ -187,7 +188,7 @@ def _key(split: str) -> str:
     """The split that is read: coco and custom sample shots from the training images."""
     read = {"train": "train", "support": "train", "test": "test"}
     if split not in read:
-        raise ValueError(f"there is no split '{split}' of a json: choose {', '.join(read)}")
+        raise ValueError(f"unknown split '{split}' of a COCO json: choose {', '.join(read)}")
     return read[split]
 
 
@@ -195,8 +196,8 @@ def files(data: Any, split: str) -> tuple[Path, Path]:
     """The json and the image folder of a split of a source that reads them; VOC's json is made on first use."""
     if data.source == "voc":
         if split != "test":
-            raise ValueError(f"data.source=voc has no '{split}' split, only test: train on another source")
-        progress = functools.partial(progress_line, what="reading the masks of VOC, once")
+            raise ValueError(f"data.source=voc has only the split test, not '{split}': train on another data.source")
+        progress = functools.partial(progress_line, what="reading the masks of VOC (only once)")
         return voc.coco_json(data.root, progress=progress), Path(data.root)
     names = {"train": (data.train_json, data.train_images), "test": (data.test_json, data.test_images)}
     json_name, folder = names[_key(split)]

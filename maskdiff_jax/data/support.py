@@ -146,7 +146,7 @@ def support_set(
             raise ValueError(f"{len(ids)} shots do not fit into {slots} slots: train with model.mask.slots={len(ids)}")
         if ids and not found:
             name = crops.categories[class_id].name
-            raise ValueError(f"no shot of {name} is among the crops: all are too small, set another fewshot.seed")
+            raise ValueError(f"no shot of {name} is large enough for the mask head: set another fewshot.seed")
         for slot, i in enumerate(found):
             packed, box = transforms.pack(*crops.read(i)), np.array(crops.infos[i].box)
             shots[class_id, slot] = transforms.crop_shot(packed, box, size, context)

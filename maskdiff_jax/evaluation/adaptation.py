@@ -45,7 +45,7 @@ def compare(out: Path, model: str | Path, names: Sequence[str], k: int) -> None:
     for dataset, i, trained_on in photos:
         info, image = dataset.infos[i], dataset.read(i)
         objects = [a for a in info.annotations if a.class_id in new and a.is_target]
-        found = {"instant addition": instant(image) if instant else None, "adapted": adapted(image)}
+        found = {"add_class": instant(image) if instant else None, "adapted": adapted(image)}
         if objects and not trained_on & {a.id for a in info.annotations}:
             held_out += [score(a, data.categories[a.class_id].name, found) for a in objects]
             for title, detections in found.items():
@@ -79,7 +79,7 @@ def add_instantly(model: str | Path, data: Dataset, new: list[int], shots: set[i
             name = data.categories[class_id].name
             instant.add_class(name, [data.read(k) for k, _ in chosen], [rles for _, rles in chosen])
     except ValueError as error:
-        print(f"note: without a column of instant addition: {error}")
+        print(f"note: the column of add_class is omitted: {error}")
         return None
     return instant
 

@@ -196,7 +196,7 @@ def _check_same_classes(config: ConfigDict, dataset: Dataset, support_split: Dat
     what, fix = f"the {config.eval.split} split", "list the same categories in its json"
     if config.eval.source:
         what, fix = f"eval.source={config.eval.source}", "set eval.source=''"
-    raise ValueError(f"{what} has other classes than {config.data.source}, which the model was trained on: {fix}")
+    raise ValueError(f"{what} has other classes than {config.data.source}, on which the model was trained: {fix}")
 
 
 def find_objects(config: ConfigDict, setup: Setup) -> Found:

@@ -48,7 +48,7 @@ class Progress:
         if not self._left.total():
             return "none left"
         if not self._seconds:
-            return "time left unknown"
+            return "remaining time unknown"
         every = [s for times in self._seconds.values() for s in times]
         times = {k: self._seconds.get(k, every) for k in self._left}
         return f"about {duration(sum(n * sum(times[k]) / len(times[k]) for k, n in self._left.items()))} left"

@@ -175,7 +175,7 @@ def _check_same(path: Path, config: ConfigDict) -> None:
         theirs, ours = config_fields.ADDED | json.loads(path.read_text())["config"], as_json(config)
         differ = different_fields(ours, theirs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is broken: delete it, and it will be computed again") from error
+        raise ValueError(f"{path} is broken: delete it, and it is computed again") from error
     differ = [name for name in differ if not covers((*FREE, "eval.noise_seed"), name)]
     if differ:
         raise ValueError(
@@ -227,7 +227,7 @@ def summary(model: GridModel, noise_seeds: Sequence[int]) -> str:
         parts.append(f"{where}segm AP {' '.join(f'{k} {v:.1f}' for k, v in means.items())}")
     noise = f"{len(seeds)} noise seeds"
     if model.config.model.mask.head in WITHOUT_NOISE:
-        noise = "a mask head without noise: noise0 alone"
+        noise = "a mask head without noise: only noise0"
     return f"{', '.join(parts)} ({noise})"
 
 

@@ -68,9 +68,9 @@ def _checked(annotations: str | Path, path: Path, folder: str | Path) -> Dataset
             )
     for i, info in enumerate(dataset.infos):
         if dataset.read(i).shape[:2] != (info.height, info.width):
-            raise ValueError(f"{info.file_name} is not of the size that {annotations} says")
+            raise ValueError(f"{info.file_name} has another size than {annotations} says")
         if any(a.area >= info.height * info.width for a in info.annotations if a.is_target):
-            raise ValueError(f"{info.file_name}: a mask covers the whole photo: outline the object alone")
+            raise ValueError(f"{info.file_name}: a mask covers the whole photo: outline only the object")
     return dataset
 
 
@@ -92,8 +92,8 @@ def check_can_adapt(trained: TrainedModel) -> None:
     """
     if trained.config.stage == "distill":
         raise ValueError(
-            "the mask head of this export was distilled to fewer steps, and stage 2 would undo that: export the run "
-            "that it was distilled from, with launch/export.py RUN --base_shots"
+            "the mask head of this export is distilled, and stage 2 would undo that: export the run that was "
+            "distilled instead, with launch/export.py RUN --base_shots"
         )
     if trained.base_shots is None:
         raise ValueError(
@@ -118,7 +118,7 @@ def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int],
     if not new:
         raise ValueError(
             f"no new class: the photos show {', '.join(sorted(counts)) or 'no object'}, and the model knows "
-            f"{', '.join(known)}; name the class of your objects otherwise"
+            f"{', '.join(known)}; give the class of your objects another name"
         )
     data = trained.config.data
     small = [
@@ -129,15 +129,18 @@ def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int],
     ]
     if small:
         raise ValueError(
-            f"{len(small)} objects are too small for this mask head, the first in {small[0]}: they need sides of "
-            f"{data.min_box_side} px; remove them, or give larger parts of the photos"
+            f"{len(small)} objects are too small for this mask head, the first in {small[0]}: they need sides "
+            f"of at least {data.min_box_side} px; remove them, or crop the photos to larger views of the "
+            "objects"
         )
     _check_known(trained, counts)
     notes = []
     for name in new:
         near = [k for k in known if k.casefold() == name.casefold()] or difflib.get_close_matches(name, known, 1, 0.75)
         if near:
-            notes.append(f"'{name}' becomes a new class; the model has '{near[0]}': rename yours if you mean that one")
+            notes.append(
+                f"'{name}' becomes a new class; the model has '{near[0]}': rename your class if you mean the same"
+            )
     return new, notes
 
 
@@ -159,8 +162,8 @@ def _check_known(trained: TrainedModel, counts: Counter) -> None:
     if missing:
         raise ValueError(
             f"stage 2 would forget {', '.join(missing)}: the model knows the class, but neither the export nor your "
-            "annotations have an object of it (classes added in Python are stored without their photos); annotate "
-            "objects of it too, or remove the class with remove_class"
+            "annotations have an object of it (classes added in Python are stored without their photos); "
+            "annotate objects of this class too, or remove it with remove_class"
         )
 
 
@@ -179,7 +182,8 @@ def choose_shots(new: dict[str, int], asked: int, slots: int, least: int) -> int
     shots = asked or min(new[rarest], slots)
     if shots > new[rarest]:
         raise ValueError(
-            f"--shots={shots}, but there are only {new[rarest]} objects of '{rarest}': outline more, or ask for fewer"
+            f"--shots={shots}, but there are only {new[rarest]} objects of '{rarest}': outline more objects, or "
+            "give a smaller --shots"
         )
     if not max(1, least) <= shots <= slots:
         raise ValueError(

@@ -28,7 +28,7 @@ def check_can_add(trained: TrainedModel, name: Any) -> None:
       ValueError: the name is taken or none; or the model's classifier or export is of a kind that cannot be added to.
     """
     if not config_fields.is_text(name) or not name.strip():
-        raise ValueError(f"a class needs a name, not {name!r}")
+        raise ValueError(f"a class needs a name, but {name!r} was given")
     taken = [trained.categories[i].name for i in active_class_ids(trained.config, trained.categories)]
     if name in taken:
         raise ValueError(
@@ -38,12 +38,13 @@ def check_can_add(trained: TrainedModel, name: Any) -> None:
     classifier = trained.config.model.detector.classifier
     if classifier != CLASSIFIER:
         raise ValueError(
-            f"a class can be added to a model with a cosine classifier, and this one's is {classifier}: train stage 2 "
+            f"a class can only be added to a model with a cosine classifier, but this model's is {classifier}: "
+            "train stage 2 "
             "with --config.model.detector.classifier=cosine"
         )
     if trained.calibration is None:
         raise ValueError(
-            "this model holds no features of its classes, which a new class is calibrated against: it is a run, an "
+            "this model holds no features of its classes, against which a new class is calibrated: it is a run, an "
             f"export of an older version, or one made with --nofeatures; {AGAIN}"
         )
 

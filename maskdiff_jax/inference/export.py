@@ -110,7 +110,9 @@ def check_output(output: str | Path, document: str = DOCUMENT) -> None:
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: give another folder with --output")
     if output.exists() and any(output.iterdir()) and not (output / document).is_file():
-        raise FileExistsError(f"{output} is not empty and no export of this format: give another folder with --output")
+        raise FileExistsError(
+            f"{output} is not empty and not an export of this format: give another folder with --output"
+        )
     atomic.check_writable(output.parent)
 
 
@@ -155,7 +157,8 @@ def _as_half(model: TrainedModel) -> TrainedModel:
         largest, limit = float(np.max(np.abs(x), initial=0.0)), float(np.finfo(np.float16).max)
         if largest > limit:
             raise ValueError(
-                f"{name} holds a value of size {largest:.4g}, and float16 ends at {limit:g}: export without --half"
+                f"{name} holds a value of size {largest:.4g}, too large for float16 (at most {limit:g}): export "
+                "without --half"
             )
         return x.astype(np.float16)
 
@@ -240,7 +243,7 @@ def _read_support(path: Path, config: Fields) -> SupportSet:
     if shots.dtype != np.uint8 or shots.shape != shape or count.shape != (classes,) or count.dtype.kind not in "iu":
         raise ValueError(f"{path} holds shots {list(shots.shape)}, but the config says {list(shape)}: {AGAIN}")
     if (count < 0).any() or (count > slots).any():
-        raise ValueError(f"{path} counts shots outside 0..{slots}: {AGAIN}")
+        raise ValueError(f"{path} has shot counts outside 0..{slots}: {AGAIN}")
     return support
 
 
@@ -256,7 +259,7 @@ def _read_params(folder: Path, config: Fields, weights: str) -> PyTree:
         template = jax.eval_shape(build(config.model).init, jax.random.key(0))
     except Exception as error:  # fields that are in range, but do not go together: flax and jax raise many kinds
         raise ValueError(
-            f"{folder / DOCUMENT} describes no model that can be built ({_first_line(error)}): {AGAIN}"
+            f"{folder / DOCUMENT} describes a model that cannot be built ({_first_line(error)}): {AGAIN}"
         ) from error
     stored = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, weights if np.issubdtype(x.dtype, np.floating) else x.dtype), template

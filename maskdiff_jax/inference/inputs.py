@@ -52,7 +52,8 @@ def several(images: Any) -> Iterator[Any]:
                 yield item
     else:
         raise TypeError(
-            f"no image: {type(images).__name__}; give a uint8 array, a PIL image, a file, a folder or a list of these"
+            f"not an image: {type(images).__name__}; give a uint8 array, a PIL image, a file, a folder or a "
+            "list of these"
         )
 
 
@@ -74,7 +75,7 @@ def read(image: Any) -> Photo:
         return Photo(_checked(_from_pillow(image)), None)
     if hasattr(image, "__array__"):
         return Photo(_checked(np.asarray(image)), None)
-    raise TypeError(f"no image: {type(image).__name__}; give a uint8 array, a PIL image or the name of a file")
+    raise TypeError(f"not an image: {type(image).__name__}; give a uint8 array, a PIL image or the name of a file")
 
 
 def as_batch(image: np.ndarray, image_id: int, data: Any) -> Batch:
@@ -130,7 +131,7 @@ def _files(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no file or folder {folder}")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
-        raise FileNotFoundError(f"{folder} holds no image: give a folder with files such as .jpg or .png")
+        raise FileNotFoundError(f"{folder} contains no image: give a folder with image files, such as .jpg or .png")
     return files
 
 
@@ -181,6 +182,6 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 def _too_large(shape: Any) -> str:
     return (
-        f"an image of {shape[0]} x {shape[1]} px has more than {MAX_PIXELS} pixels: make it smaller or divide it into "
-        "tiles"
+        f"an image of {shape[0]} x {shape[1]} px has more than {MAX_PIXELS} pixels: make it smaller or divide it "
+        "into tiles"
     )

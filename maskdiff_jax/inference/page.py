@@ -75,8 +75,8 @@ def _checked_bytes(path: Path) -> bytes:
         raise
     if too_large:
         raise ValueError(
-            f"{path.name} has more than {MAX_PIXELS // 10**6} million pixels, the most that this page takes: make it "
-            "smaller, for example 4000 px wide, and choose it again"
+            f"{path.name} has more than {MAX_PIXELS // 10**6} million pixels, the most that this page accepts: "
+            "make it smaller, for example 4000 px wide, and choose it again"
         )
     return data
 
@@ -151,14 +151,14 @@ def visible(found: Detections, score: float, agnostic_iou: float | None) -> Dete
 
     Args:
       found: the objects of a photo.
-      score: the least score, 0..1.
+      score: the minimum score, 0..1.
       agnostic_iou: as in `segment.detected_objects`: each object once, as the class of the highest score; None: all.
 
     Raises:
       ValueError: no such score.
     """
     if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise ValueError(f"the least score is {score}: give one from 0 to 1")
+        raise ValueError(f"the minimum score is {score}: give one from 0 to 1")
     found = found[found.scores >= score]
     return found if agnostic_iou is None else found[nms.class_agnostic(found.boxes, found.scores, agnostic_iou)]
 
@@ -231,12 +231,12 @@ def nothing_found(found: Detections, score: float) -> str:
 
     Args:
       found: objects of any score.
-      score: the least score that was asked for, 0..1.
+      score: the minimum score that was asked for, 0..1.
     """
     best = f" The best candidate is '{found.labels[0]}' with {found.scores[0]:.2f}." if len(found) else ""
     return (
-        f"Nothing found above score {score:.2f}.{best} Lower the least score, choose another photo, or add the class "
-        "that you look for."
+        f"Nothing found above score {score:.2f}.{best} Lower the minimum score, choose another photo, or add the "
+        "class that you are looking for."
     )
 
 
@@ -267,7 +267,7 @@ def caption(found: Detections, first: Detections, evaluations: int) -> str:
     if len(found):
         lines.append(f"mask confidence {100 * found.confidence.mean():.0f} %")
     if found is not first and len(found):
-        lines.append(f"masks overlap those of A by {100 * overlap(found, first):.0f} % (IoU)")
+        lines.append(f"IoU with the masks of A: {100 * overlap(found, first):.0f} %")
     return "<br>".join(lines)
 
 

@@ -309,7 +309,7 @@ def load(
         None: as it is.
       noise_seed: of the sampler; None: as in the config.
       samples: masks sampled per object and averaged, from 1 on; None: as in the config.
-      min_score: detections below are dropped, 0..1; None: as in the config.
+      min_score: minimum score of a detection, 0..1; None: as in the config.
       keep_samples: Detections hold each of the `samples` masks too.
       batch: images that are detected together, one program per padded size; fewer are filled up. More than 1 pays on a
         GPU with many images.

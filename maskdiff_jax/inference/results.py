@@ -156,7 +156,10 @@ def draw(image: np.ndarray, found: Detections) -> Image.Image:
     """
     if image.shape[:2] != found.hw:
         height, width = image.shape[:2]
-        raise ValueError(f"these objects are of an image of {found.hw[0]} x {found.hw[1]} px, not {height} x {width}")
+        raise ValueError(
+            f"these objects belong to an image of {found.hw[0]} x {found.hw[1]} px, but the image has {height} "
+            f"x {width} px"
+        )
     novel = [found.categories[i].novel for i in found.class_ids]
     colors = [visualize.color(i) for i in found.class_ids]
     masks = found.masks

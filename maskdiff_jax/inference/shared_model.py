@@ -28,7 +28,7 @@ KEPT = 6  # predictors of other settings than the model's; each holds compiled p
 
 
 class Settings(NamedTuple):
-    """How masks are sampled."""
+    """Settings of the sampler."""
 
     guidance: float  # w, 1: none
     steps: int  # S

@@ -33,7 +33,7 @@ def read(images: Any, masks: Any, boxes: Any, category: Category, class_id: int)
         that is not around its mask; other numbers of images, masks and boxes.
     """
     if masks is None:
-        raise ValueError("no masks: give an outline of each object, boxes alone cannot show the mask head what it is")
+        raise ValueError("no masks: give an outline of each object, because the mask head needs the shape of the shots")
     if inputs.is_one(images):
         images, masks, boxes = [images], [masks], None if boxes is None else [boxes]
     photos = [inputs.read(image) for image in inputs.several(images)]
@@ -106,9 +106,7 @@ def _rle(mask: Any, hw: tuple[int, int], where: str) -> dict[str, Any]:
         if not area:
             raise ValueError(f"{where} is empty: it must be nonzero on the object")
     if area == hw[0] * hw[1]:
-        raise ValueError(
-            f"{where} covers the whole image: outline the object alone, or give a larger part of the photo"
-        )
+        raise ValueError(f"{where} covers the whole image: outline only the object, or give a larger part of the photo")
     return rle
 
 
@@ -145,5 +143,7 @@ def _box(rle: dict, box: Any, hw: tuple[int, int], where: str) -> tuple[float, f
     x0, y0, x1, y1 = (float(v) for v in box)
     x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(hw[1])), min(y1, float(hw[0]))
     if not (min(x1, x + w) > max(x0, x) and min(y1, y + h) > max(y0, y)):
-        raise ValueError(f"{where}: its box {[float(v) for v in box]} is not around it: give x0, y0, x1, y1 in pixels")
+        raise ValueError(
+            f"{where}: its box {[float(v) for v in box]} does not enclose it: give x0, y0, x1, y1 in pixels"
+        )
     return x0, y0, x1, y1

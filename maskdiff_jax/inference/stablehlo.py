@@ -82,7 +82,7 @@ def _check(output: str | Path, platforms: Sequence[str]) -> None:
     unknown = [p for p in platforms if p not in KNOWN_PLATFORMS]
     if unknown or not platforms:
         what = f"unknown platform '{unknown[0]}'" if unknown else "no platform"
-        raise ValueError(f"{what}: choose some of {', '.join(KNOWN_PLATFORMS)}, e.g. --platforms={','.join(PLATFORMS)}")
+        raise ValueError(f"{what}: choose from {', '.join(KNOWN_PLATFORMS)}, e.g. --platforms={','.join(PLATFORMS)}")
     try:
         import flatbuffers  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -60,7 +60,10 @@ class Model:
         hw = [max(int(side * min(1, long / max(hw)) + 0.5), 1) for side in hw]
         sizes = [size for size in options["padded_sizes"] if size[0] >= hw[0] and size[1] >= hw[1]]
         if not sizes:
-            raise ValueError(f"an image of {h} x {w} px becomes {hw[0]} x {hw[1]} px: it fits no padded size")
+            raise ValueError(
+                f"an image of {h} x {w} px becomes {hw[0]} x {hw[1]} px, which is larger than every padded size "
+                "of this model"
+            )
         size = min(sizes, key=np.prod)
         region_hw = [max(int(side * min(1, crops / max(h, w)) + 0.5), 1) for side in (h, w)]
         images = padded(image, hw, size), padded(image, region_hw, (crops, crops))
@@ -130,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description="Segments images with the model in this folder.")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--output", default="found", type=Path, help="folder for a .npz file of each image")
-    parser.add_argument("--min_score", type=float, help="detections below are dropped, 0..1")
+    parser.add_argument("--min_score", type=float, help="minimum score of a detection, 0..1")
     options = parser.parse_args()
     try:
         model = Model(Path(__file__).resolve().parent, options.min_score)

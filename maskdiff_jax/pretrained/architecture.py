@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 STEM = "backbone.bottom_up.stem.conv1.weight"  # [width, 3, 7, 7]
 RPN = "proposal_generator.rpn_head.conv.weight"
 FITTING = (
-    "what fits is Faster or Mask R-CNN with FPN and ResNet-50 or ResNet-101 of detectron2 or TFA, e.g. "
+    "supported are Faster and Mask R-CNN with FPN and ResNet-50 or ResNet-101 of detectron2 or TFA, e.g. "
     "COCO-Detection/faster_rcnn_R_50_FPN_3x"
 )
 # a pattern of a name -> what a detector that has it is, where ours has no such part
@@ -26,7 +26,7 @@ OTHERS = {
     r"head\.(cls_score|bbox_pred|cls_subnet\.0)\..*": "a one-stage detector (RetinaNet or FCOS)",
     r"backbone\.fpn_\w+\.norm\..*": "a detector whose FPN has norms",
     r"backbone\.bottom_up\..*\.conv2_offset\..*": "a detector with deformable convolutions",
-    r"backbone\.bottom_up\.(patch_embed|layers|net|blocks|s1)\..*": "a detector whose backbone is no ResNet",
+    r"backbone\.bottom_up\.(patch_embed|layers|net|blocks|s1)\..*": "a detector whose backbone is not a ResNet",
     r"(.*\.)?transformer\..*|sem_seg_head\.pixel_decoder\..*": "a transformer (DETR or Mask2Former)",
 }
 
@@ -34,7 +34,7 @@ OTHERS = {
 def other_kind(names: Mapping[str, Any]) -> str:
     """What a detector of these tensor names is, where it is none that can be read, with the fix; "" if it may be."""
     found = [what for pattern, what in OTHERS.items() if any(re.fullmatch(pattern, name) for name in names)]
-    return f"it is {found[0]}, which has other parts than ours: {FITTING}" if found else ""
+    return f"it is {found[0]}, whose architecture is not supported: {FITTING}" if found else ""
 
 
 def differences(tensors: Mapping[str, np.ndarray], detector: ConfigDict) -> list[str]:

@@ -64,7 +64,9 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
     """
     workdir = Path(workdir)
     if config.stage != "base":
-        raise ValueError("stage 1 starts from pretrained weights, later stages from stage 1: give configs/base.py")
+        raise ValueError(
+            "pretrained weights are for stage 1, and later stages start from stage 1: use --config configs/base.py"
+        )
     if (workdir / CHECKPOINTS).is_dir() and not (workdir / IMPORTED).is_file():
         raise FileExistsError(f"{workdir} holds a trained run: give another --workdir")
     found = {Path(path): files.read(path) for path in paths}
@@ -108,10 +110,10 @@ def check_kind(config: ConfigDict, path: Path, loaded: files.Checkpoint) -> None
     name = f"{path} is of kind '{loaded.kind}' ({files.KINDS[loaded.kind][1]})"
     best = _best_preset(config, loaded)
     if presets and config.weights not in presets:
-        alone = f", and holds a backbone alone; weights={config.weights} is for a whole detector"
+        alone = f", and holds only a backbone; weights={config.weights} needs a whole detector"
         alone = alone if config.weights == "detector" else ""
         raise ValueError(
-            f"{name}, which goes with weights={best}, not weights={config.weights}{alone}: {_fix(config, best)}"
+            f"{name}, which needs weights={best}, not weights={config.weights}{alone}: {_fix(config, best)}"
         )
     if loaded.kind == "detectron2":
         _check_architecture(config, name, loaded)
@@ -149,7 +151,7 @@ def _check_classifier(config: ConfigDict, name: str, loaded: files.Checkpoint) -
     theirs, ours = _classifier(loaded), config.model.detector.classifier
     if theirs != ours and config.weights != "detector":
         raise ValueError(
-            f"{name} with a {theirs} classifier, the config has a {ours} one: "
+            f"{name} with a {theirs} classifier, but the config has a {ours} one: "
             + _fix(config, _best_preset(config, loaded))
         )
 
@@ -205,7 +207,7 @@ def check_norms(config: ConfigDict, params: dict) -> None:
     if without:
         raise ValueError(
             f"{len(without)} frozen norms of the backbone have no statistics (all variances are 1; first: "
-            f"{without[0]}): give a file that holds them, or train from scratch with weights=scratch"
+            f"{without[0]}): use a file that has them, or train from scratch with weights=scratch"
         )
 
 
@@ -225,9 +227,9 @@ def fill(params: dict, path: Path, loaded: files.Checkpoint) -> dict:
         new = rules.convert(loaded.tensors, target.table, template, keep=target.keep)
     except ValueError as error:
         raise ValueError(
-            f"{path} ({loaded.kind}): {error}\nthe config describes the model: model.detector.blocks, "
-            "model.num_classes, model.mask.unet and so on must be as in the file; weights=detector takes a detector of "
-            "other classes"
+            f"{path} ({loaded.kind}): {error}\nthe config must describe the model in the file: check "
+            "model.detector.blocks, model.num_classes and model.mask.unet; weights=detector accepts a detector "
+            "with other classes"
         ) from error
     returned = rules.export(new, target.table, {name: tensor.shape for name, tensor in loaded.tensors.items()})
     wrong = [name for name, tensor in returned.items() if not _same_bits(tensor, loaded.tensors[name])]

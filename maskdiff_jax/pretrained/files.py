@@ -81,7 +81,7 @@ def _kind(path: Path, tensors: dict[str, np.ndarray]) -> str:
         if other := architecture.other_kind(tensors):
             raise ValueError(f"{path} cannot be used: {other}")
         raise ValueError(
-            f"{path} holds {count} ({first} ...), which are of no known kind of checkpoint. The known kinds are {known}"
+            f"{path} holds {count} ({first} ...), which is not a known kind of checkpoint. The known kinds are {known}"
         )
     return found[0]
 
@@ -102,16 +102,16 @@ def _open(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
         return _pickles(file, size)
     except safe_unpickle.Refused as error:
         raise ValueError(
-            f"{path} holds {_printable(error)}, which is neither a tensor nor a plain container, so it is not read: "
-            "save only the model's state_dict, with the program that wrote the file"
+            f"{path} holds {_printable(error)}, which is neither a tensor nor a plain container, so the file is "
+            "not read: save only the model's state_dict, with the program that wrote the file"
         ) from error
     except _Problem as error:
         raise ValueError(f"{path} {_printable(error)}") from error
     except Exception as error:  # damaged pickles and archives raise many kinds
         if not head.startswith((b"PK\x03\x04", b"\x80", b"(", b"}")) and head[8:9] != b"{":
             raise ValueError(
-                f"{path} is no weight file: it begins with {head[:16]!r}, as neither PyTorch's files nor pickles nor "
-                "safetensors do"
+                f"{path} is not a weight file: it begins with {head[:16]!r}, unlike PyTorch's files, pickles "
+                "and safetensors"
             ) from error
         text = f"{type(error).__name__}: {_printable(error)}"[:120]
         raise ValueError(
@@ -182,7 +182,7 @@ def _pickles(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         length = count * (2 if storages[key].code == "bf16" else np.dtype(storages[key].code).itemsize)
         positions[key] = (file.tell(), length)
         if length < 0 or file.seek(length, 1) > size:
-            raise EOFError(f"storage {key} ends behind the end of the file")
+            raise EOFError(f"storage {key} ends after the end of the file")
 
     def read_storage(storage: safe_unpickle.Storage) -> bytes:
         start, length = positions[storage.key]
@@ -228,7 +228,7 @@ def _safetensors(file: BinaryIO, header_size: int, size: int) -> dict[str, np.nd
         dtype, (first, end) = np.dtype(_SAFETENSORS[entry["dtype"]]), entry["data_offsets"]
         count = math.prod(entry["shape"])
         if not 0 <= first <= end <= numbers_size or end - first != count * dtype.itemsize:
-            raise EOFError(f"{name} is said to be at {first}..{end} of {numbers_size} bytes")
+            raise EOFError(f"{name} is listed at bytes {first}..{end}, but there are only {numbers_size} bytes")
         file.seek(8 + header_size + first)
         value = np.frombuffer(file.read(end - first), dtype).reshape(entry["shape"])
         out[name] = safe_unpickle.from_bfloat16(value) if entry["dtype"] == "BF16" else value

@@ -82,7 +82,7 @@ def convert(
         else:
             out[path] = value.astype(wanted[path].dtype)
     out |= {path: wanted[path] for path in wanted if path not in out and any(re.fullmatch(k, path) for k in keep)}
-    problems += [f"{path}: nothing fills it" for path in wanted if path not in out]
+    problems += [f"{path}: no tensor of the file fits it" for path in wanted if path not in out]
     if problems:
         raise ValueError("the weights do not fit the model:\n  " + "\n  ".join(problems))
     return unflatten_dict(out, sep="/")

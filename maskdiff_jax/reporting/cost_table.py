@@ -94,12 +94,12 @@ def cost_table(experiments: Sequence[Experiment]) -> list[Table]:
         "loading to masks as RLE, without compilation. seeds: models."
     )
     if len(blocks) > 1:
-        note += " These runs come from several devices: compare numbers of one device alone, none across blocks."
+        note += " These runs come from several devices: compare only numbers from the same device."
     documents = [e.document for x in experiments for e in x.evaluations]
     if any(is_side_by_side(d) for d in documents):
-        note += " Where detector and mask head were trained side by side, the longer of the two counts."
+        note += " Where detector and mask head were trained side by side, only the longer time counts."
     if any(config_field(d, "detector_from") for d in documents):
-        note += " A detector that several runs share counts for the run that trained it alone."
+        note += " The time of a detector that several runs share counts only for the run that trained it."
     if any(x.key.shots == 1 and is_paper_test_set(x) for x in experiments):
         rows = [_published_row(method, divisor) for method in paper_numbers.TABLE_4]
         blocks.append(Block(f"measured on: {paper_numbers.TABLE_4_DEVICE}", rows))

@@ -36,11 +36,11 @@ def difference_tables(group: Sequence[Experiment], name: str, title: str) -> lis
                 for method in dict.fromkeys(c.method for c in comparisons)
             ]
             k = f"K = {base.key.shots}: " if base.key.shots else ""
-            blocks.append(Block(f"{k}differences to {method_label(base.key.method)}", rows))
+            blocks.append(Block(f"{k}differences from {method_label(base.key.method)}", rows))
         out.append(
             Table(
                 f"{name}{suffix}-differences",
-                f"{title}{kinds}: differences to MaskDiff",
+                f"{title}{kinds}: differences from MaskDiff",
                 headers(shown),
                 blocks,
                 NOTE,
@@ -73,8 +73,8 @@ def warnings(group: Sequence[Experiment]) -> list[str]:
                 k = f" at K = {base.key.shots}" if base.key.shots else ""
                 few.setdefault(f"{n} shot seed{'' if n == 1 else 's'}", []).append(f"{method_label(method)}{k}")
     return _other_shots(group) + [
-        f"Only {n} shared with MaskDiff for {', '.join(names)}: read no finding from such a difference. Its interval "
-        "rests on the assumption that the seeds are normally distributed, which so few cannot show."
+        f"Only {n} shared with MaskDiff for {', '.join(names)}: do not draw conclusions from these differences. "
+        "Their intervals assume normally distributed seeds, which cannot be checked with so few."
         for n, names in few.items()
     ]
 

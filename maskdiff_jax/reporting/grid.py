@@ -44,16 +44,16 @@ def _is_word(value: Any) -> bool:
 
 
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "method": (_is_word, "a word of a-z, 0-9, _ or -"),
-    "stage": (_is_word, "a word of a-z, 0-9, _ or -"),
-    "data.source": (_is_word, "a word of a-z, 0-9, _ or -"),
-    "eval.source": (lambda v: v == "" or _is_word(v), "a word of a-z, 0-9, _ or -, or empty"),
-    "eval.split": (_is_word, "a word of a-z, 0-9, _ or -"),
+    "method": (_is_word, "a word made of a-z, 0-9, _ and -"),
+    "stage": (_is_word, "a word made of a-z, 0-9, _ and -"),
+    "data.source": (_is_word, "a word made of a-z, 0-9, _ and -"),
+    "eval.source": (lambda v: v == "" or _is_word(v), "a word made of a-z, 0-9, _ and -, or empty"),
+    "eval.split": (_is_word, "a word made of a-z, 0-9, _ and -"),
     "eval.noise_seed": (is_count, "a whole number from 0 on"),
     "seed": (is_count, "a whole number from 0 on"),
     "fewshot.shots": (is_count, "a whole number from 0 on"),
     "fewshot.seed": (is_count, "a whole number from 0 on"),
-    "fewshot.classes": (_is_word, "a word of a-z, 0-9, _ or -"),
+    "fewshot.classes": (_is_word, "a word made of a-z, 0-9, _ and -"),
 }
 
 
@@ -211,9 +211,9 @@ def check_same_config(key: Key, evaluations: Sequence[Evaluation]) -> None:
             fields = ", ".join(f"{k} is {_shown(reference, k)} and {_shown(config, k)}" for k in differ[:NAMED])
             more = f", and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
             raise ValueError(
-                f"evaluations of {describe(key)} differ in more than seeds and have no common mean: {fields}{more} "
-                f"(in {first.folder} and in {other.folder}). Give one of them another config.method, or report them "
-                "apart: one report.py command for each"
+                f"evaluations of {describe(key)} differ in more than seeds, so they are not averaged: {fields}{more} "
+                f"(in {first.folder} and in {other.folder}). Give one of them another config.method, or run "
+                "report.py once for each"
             )
 
 
@@ -246,7 +246,7 @@ def _distinct(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list
     if same:
         repeat = "repeats" if len(same) == 1 else "repeat"
         folders = _names([x for x, _ in same])
-        notes.append(f"{_count(same, 'evaluation')} {repeat} others with the same seeds and did not count: {folders}")
+        notes.append(f"{_count(same, 'evaluation')} {repeat} others with the same seeds and are not counted: {folders}")
     for skipped, used in other:
         notes.append(f"{skipped} was skipped: {used} has the same config and seeds, but other metrics")
     return list(kept.values()), notes

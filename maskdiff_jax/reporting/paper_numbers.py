@@ -143,31 +143,31 @@ TABLE_4_CAVEAT = (
     "15 network evaluations per image: not the 1,000 sampling steps of the paper's text."
 )
 TABLE_6_CAVEAT = (
-    "Table 6 does not say of which classes it is, and no other table has its values; it stands in the columns of novel "
-    "classes, which come closest."
+    "Table 6 does not say which classes it is for, and no other table has its values; it is shown in the columns of "
+    "novel classes, which are closest."
 )
 # setting -> what to know before one compares with the published numbers
 CAVEATS = {
     "COCO-All": (
-        "AP over 80 classes must be (60 base AP + 20 novel AP) / 80. MTFA and iMTFA keep to it within 0.01. The "
-        "paper's AP50 of MaskDiff and iFS-RCNN miss it by 1.5 to 4 points, those of MRCN+ft-full by 0.6 to 2.1 (and "
-        "its AP by 1.9 to 3.6): these columns cannot all be true. Compare AP rather than AP50.",
-        "The ± of Table 8 is said to be a standard deviation. For MTFA and iMTFA it is half of iMTFA's 95 % confidence "
-        "interval; for the others it is unknown which of the two it is.",
+        "AP over 80 classes must be (60 base AP + 20 novel AP) / 80. MTFA and iMTFA satisfy this within 0.01. "
+        "The paper's AP50 of MaskDiff and iFS-RCNN violate it by 1.5 to 4 points, those of MRCN+ft-full by 0.6 "
+        "to 2.1 (and its AP by 1.9 to 3.6): these columns cannot all be correct. Compare AP rather than AP50.",
+        "The paper calls the ± of Table 8 a standard deviation. For MTFA and iMTFA it is half of iMTFA's 95 % "
+        "confidence interval; for the others it is not known which of the two it is.",
         "The paper's base AP of boxes (41 to 42 after fine-tuning) is above TFA's base model with ResNet-101 (39.2) "
-        "and above MTFA with the same backbone (31.7 to 33.8); nothing in the text explains it.",
+        "and above MTFA with the same backbone (31.7 to 33.8); the text does not explain it.",
     ),
     "COCO-Novel": (
         "In the paper, MaskDiff and iFS-RCNN have a lower AP in COCO-Novel (Table 2) than for novel classes in "
         "COCO-All (Table 1) at K = 10; MTFA and iMTFA have a higher one.",
     ),
     "COCO2VOC": (
-        "The paper's Table 3 stands beside the scores with gt_classes_only, because MTFA's and iMTFA's rows there were "
-        "made that way.",
+        "The paper's Table 3 is shown beside the scores with gt_classes_only, because its rows for MTFA and "
+        "iMTFA were computed that way.",
     ),
     "COCO2VOC, gt_classes_only": (
         "MTFA's and iMTFA's rows of Table 3 were evaluated with scores of 0 for all classes that are not in an image's "
-        "ground truth (gt_classes_only), which raises AP. The paper does not say how MaskDiff's row was.",
+        "ground truth (gt_classes_only), which raises AP. The paper does not say how MaskDiff's row was computed.",
     ),
 }  # fmt: skip
 

@@ -20,8 +20,9 @@ from maskdiff_jax.reporting.tables import Table, is_paper_test_set, result_table
 TOLERANCE = 0.05  # points, of the identity of AP over 80, 60 and 20 classes
 SCENES = 4  # test images of the strip
 SPREADS = (
-    "The literature mixes two spreads: over shot seeds (other shots, another fine-tuning) and over noise seeds (other "
-    "noise for the same model). Both are here, apart. tables.csv also has the population std (n in the denominator) "
+    "Publications mix two spreads: over shot seeds (other shots, another fine-tuning) and over noise seeds "
+    "(other noise for the same model). This report shows them separately. tables.csv also has the population "
+    "std (n in the denominator) "
     "and 1.96 population stds / sqrt(n), which TFA and iMTFA print as the 95 % interval; for ten seeds it is 18 % "
     "narrower than Student's t."
 )
@@ -144,7 +145,7 @@ def _page(
     for part in parts:
         content = [formats.html_table(table) for table in part.tables]
         if part.differences:
-            content.append("<h3>Differences to MaskDiff</h3>")
+            content.append("<h3>Differences from MaskDiff</h3>")
             content += [f'<p class="warning">{html.text(warning)}</p>' for warning in part.warnings]
             content += [formats.html_table(table) for table in part.differences]
         if part.figures:
@@ -196,9 +197,9 @@ def _cases(groups: Sequence[Sequence[Experiment]]) -> list[str]:
             scenes = [png for name, png in figures.items() if name.startswith("scenes_")][:SCENES]
             pictures = [html.picture(png, f"test image {i}") for i, png in enumerate(scenes)]
             note = (
-                f"{grid.describe(experiment.key)}, shot seed {evaluation.repeat}: of the shot seeds with figures the "
-                "one with the median mask AP on novel classes. Left the ground truth, right the predictions; a star "
-                "marks a novel class."
+                f"{grid.describe(experiment.key)}, shot seed {evaluation.repeat}: the one with the median mask AP "
+                "on novel classes, among the shot seeds that have figures. Left: ground truth; right: predictions. "
+                "A star marks a novel class."
             )
             return [html.section("A median case", f'<div class="strip">{"".join(pictures)}</div>', note=note)]
     return []

@@ -113,9 +113,9 @@ def read_figures(folder: Path) -> tuple[dict[str, bytes], list[str]]:
                 image.verify()  # structure and checksums
             figures[path.name] = path.read_bytes()
         except Exception as error:  # Pillow raises many kinds on damaged files
-            notes.append(f"{path} was skipped, because it is no readable PNG ({type(error).__name__})")
+            notes.append(f"{path} was skipped, because it is not a readable PNG ({type(error).__name__})")
     if not figures:
-        notes.append(f"{folder / 'figures'} has no pictures: evaluate with --config.eval.figures above 0 to get some")
+        notes.append(f"{folder / 'figures'} has no figures: evaluate with --config.eval.figures above 0 to get some")
     return figures, notes
 
 

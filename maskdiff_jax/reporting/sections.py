@@ -24,7 +24,7 @@ LINE_STYLES = ("-", "--", ":")  # of matplotlib, one per group of runs, from the
 STRIPS = {
     "support.png": (
         "Support set",
-        "The K shots of each class, with their background removed. This is all that the model has seen of a novel "
+        "The K shots of each class, with their background removed. The model has seen nothing else of a novel "
         "class (starred).",
     ),
     "forward.png": (
@@ -33,8 +33,8 @@ STRIPS = {
     ),
     "denoising.png": (
         "Sampling a mask",
-        "The reverse process on an object of the test images: above the noisy mask, below the network's estimate of "
-        "the clean mask, over the sampling steps.",
+        "The reverse process on an object of the test images: the noisy mask (top) and the network's estimate "
+        "of the clean mask (bottom) over the sampling steps.",
     ),
     "samples.png": (
         "Several samples of one object",
@@ -179,8 +179,8 @@ def picture_sections(figures: dict[str, bytes]) -> list[str]:
     scenes = [png for name, png in figures.items() if name.startswith("scenes_")]
     if scenes:
         note = (
-            "Left the ground truth, right the predictions with their scores in percent (from 30 on; of boxes that "
-            "overlap only the best). A star marks a novel class."
+            "Left: ground truth; right: predictions with their scores in percent (30 or more; of overlapping boxes "
+            "only the best). A star marks a novel class."
         )
         cells = [html.picture(png, f"test image {i}: ground truth and prediction") for i, png in enumerate(scenes)]
         out.append(html.section("Test images", html.grid(cells), note=note))
@@ -194,7 +194,7 @@ def time_note(groups: Sequence[Sequence[Run]]) -> str:
     """What the numbers of the time table are."""
     note = "Seconds, compilation included."
     if any(is_side_by_side(run.document) for runs in groups for run in runs):
-        note += " Where detector and mask head were trained side by side, the longer of the two counts in the total."
+        note += " Where detector and mask head were trained side by side, only the longer time counts in the total."
     return note
 
 
@@ -225,9 +225,9 @@ def threshold_section(groups: Sequence[Sequence[Run]]) -> list[str]:
         if lines:
             png = charts.line_chart(title, "IoU threshold", "AP in percent", lines, percent=True)
             pictures.append(html.picture(png, f"AP of {title} against the IoU threshold"))
-    note = "The higher the threshold, the more exact an outline must be to count."
+    note = "A higher threshold requires a more exact outline."
     if len(groups) > len(LINE_STYLES):
-        note += f" Of the rows above, the last {len(LINE_STYLES)} are shown."
+        note += f" Only the last {len(LINE_STYLES)} rows above are shown."
     return [html.section("AP against the IoU threshold", html.grid(pictures), note=note)] if pictures else []
 
 
@@ -240,7 +240,7 @@ def loss_section(groups: Sequence[Sequence[Run]]) -> list[str]:
             if lines:
                 title = f"{label(runs[-1].document)}, {phase_name(phase)}"
                 pictures.append(html.picture(charts.line_chart(title, "step", "loss", lines), f"losses of {title}"))
-    note = "Faint: as logged. Strong: running mean."
+    note = "Faint: logged values. Strong: running mean."
     return [html.section("Losses", html.grid(pictures), note=note)] if pictures else []
 
 

@@ -186,8 +186,9 @@ def result_note(group: Sequence[Experiment]) -> str:
     """What the numbers of the table are."""
     of = "training seeds" if group[0].key.setting == STAGE_1 else "shot seeds"
     note = (
-        f"Percent: mean over {of} ± half of its 95 % confidence interval (Student's t), each seed the mean over its "
-        f"noise seeds. std: over {of} (n - 1). noise: std over the noise seeds of one model, averaged over models. "
+        f"Percent: mean over {of} ± half of its 95 % confidence interval (Student's t), each seed is the mean "
+        f"over its noise seeds. std: over {of} (n - 1). noise: std over the noise seeds of one model, averaged "
+        "over models. "
         f"seeds: {of} × noise seeds."
     )
     if len({x.key.method for x in group}) > 1:
@@ -196,5 +197,5 @@ def result_note(group: Sequence[Experiment]) -> str:
             "0.05 after Holm's correction over the methods)."
         )
     if any(is_oracle(x) for x in group):
-        note += " oracle: with boxes or classes of the ground truth, so it does not compete."
+        note += " oracle: uses boxes or classes of the ground truth, so it is not ranked."
     return note

@@ -71,8 +71,8 @@ def inherit(
     for name in ("preset", "paper", "size"):
         if config[name] != before[name]:
             raise ValueError(
-                f"{folder} was trained with {name}={before[name]!r}, this run has {name}={config[name]!r}: give "
-                "--config the same argument, or another --config.init_from"
+                f"{folder} was trained with {name}={before[name]!r}, this run has {name}={config[name]!r}: add "
+                "the same option to --config, or give another --config.init_from"
             )
     ours, theirs = (flat(c.copy_and_resolve_references().to_dict()) for c in (config, before))
     changed = {}
@@ -87,7 +87,7 @@ def inherit(
         else:
             raise ValueError(
                 f"{name}={ours[name]!r} was given, but the run in {folder} that this stage starts from has "
-                f"{name}={value!r}: leave it out, it is inherited"
+                f"{name}={value!r}: omit it, the value is inherited"
             )
     with config.unlocked():
         config.update_from_flattened_dict(changed)
@@ -157,14 +157,14 @@ def check_detector(config: ConfigDict) -> None:
     folder = config.detector_from
     if config.model.mask.head in WITH_DETECTOR:
         raise ValueError(
-            f"model.mask.head='{config.model.mask.head}' is trained with the detector: leave out --config.detector_from"
+            f"model.mask.head='{config.model.mask.head}' is trained with the detector: omit --config.detector_from"
         )
     shots = ("fewshot.shots", "fewshot.seed", "fewshot.classes") if config.stage == "fewshot" else ()
     differ = model_differences(
         config, as_json(read_config(folder)), *OF_DETECTOR, *shots, free=("model.mask.", "model.dtype")
     )
     if differ:
-        raise ValueError(f"the detector of {folder} cannot be taken over (detector_from): {'; '.join(differ)}")
+        raise ValueError(f"the detector of {folder} cannot be used (detector_from): {'; '.join(differ)}")
 
 
 def with_classifier_of_stage1(config: ConfigDict) -> ConfigDict:
@@ -215,10 +215,12 @@ def check_teacher(config: ConfigDict, workdir: Path) -> None:
     check_layout(workdir, config)
     ours, theirs = as_json(config), as_json(read_config(workdir))
     if theirs["stage"] != "fewshot":
-        raise ValueError(f"{workdir} is a run of stage '{theirs['stage']}': distillation starts from one of stage 2")
+        raise ValueError(
+            f"{workdir} is a run of stage '{theirs['stage']}': distillation must start from a run of stage 2"
+        )
     if config.detector_from:
         raise ValueError(
-            "detector_from is given, but distillation keeps the detector of config.init_from: leave it out"
+            "detector_from is given, but distillation keeps the detector of config.init_from: omit detector_from"
         )
     differ = [
         name
@@ -227,5 +229,6 @@ def check_teacher(config: ConfigDict, workdir: Path) -> None:
     ]
     if differ:
         raise ValueError(
-            f"{workdir} was trained with other fields ({describe(differ, theirs, ours)}): give the same to distill it"
+            f"{workdir} was trained with other fields ({describe(differ, theirs, ours)}): use the same values "
+            "to distill it"
         )

@@ -46,7 +46,9 @@ def deferred(stop: threading.Event) -> Iterator[None]:
         # RuntimeError: the signal came while the progress line was being written; OSError: nobody reads stderr now
         with suppress(RuntimeError, OSError):
             print(
-                f"\n{name}: finishing this step and saving it; again {name} stops at once", file=sys.stderr, flush=True
+                f"\n{name}: finishing this step, then saving; a second {name} stops at once",
+                file=sys.stderr,
+                flush=True,
             )
 
     before = {number: signal.signal(number, note) for number in SIGNALS}

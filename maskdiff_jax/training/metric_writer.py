@@ -81,8 +81,9 @@ class MetricWriter:
         """
         if not math.isfinite(metrics["loss"]):
             raise FloatingPointError(
-                f"the loss of phase '{self._phase}' is {metrics['loss']} at step {step}: look at the data of the steps "
-                f"since the last line of {LOG}, or train into another --workdir with a lower learning rate, or with "
+                f"the loss of phase '{self._phase}' is {metrics['loss']} at step {step}: check the data of the "
+                f"steps since the last line of {LOG}, or train into another --workdir with a lower learning "
+                "rate, or with "
                 "clip_norm"
             )
         if not self._on:

@@ -34,7 +34,9 @@ def label_parameters(params: Any, patterns: Sequence[tuple[str, str]]) -> dict[s
         else:
             labels[path] = hit
     if missing:
-        raise ValueError("no pattern says whether to train or to freeze: " + ", ".join(missing))
+        raise ValueError(
+            "no pattern covers these parameters, so it is not known whether to train them: " + ", ".join(missing)
+        )
     return labels
 
 

@@ -32,8 +32,9 @@ JOINT_PARTS = {
 SHOTS = (1, 5, 10)  # the K of the paper's tables
 NAMED = 3  # classes that a note names
 SEEN = (
-    "weights=detector: a detector trained on COCO has seen its 80 classes, the novel ones of the paper's protocol too. "
-    "This start is for classes of your own: scores of novel classes that the detector has seen are no few-shot scores"
+    "weights=detector: a detector trained on COCO has seen all 80 classes, including the novel ones of the paper's "
+    "protocol. Use it for your own classes: scores of novel classes that the detector has seen are not few-shot "
+    "scores"
 )
 BYTES = 4  # of a float32: a parameter, its EMA, a moment
 
@@ -57,7 +58,7 @@ def check(config: ConfigDict, workdir: str | Path) -> list[str]:
     """
     _check_phases(config)
     _check_disk(config, Path(workdir))
-    notes = [] if trained_phases(config) else ["nothing is trained: no phase of this run has any steps"]
+    notes = [] if trained_phases(config) else ["nothing to train: every phase of this run has 0 steps"]
     notes += [SEEN] if config.weights == "detector" else []
     if config.data.source in scenes.LEVELS:
         _check_classes(config, len(scenes.NAMES), config.data.source)
@@ -194,8 +195,8 @@ def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter)
         levels = tfa.LEVELS.get(sampler, (shots,))
         if shots not in levels:
             notes.append(
-                f"stage 2 with {shots} shots: fewshot.sampler={sampler} samples {', '.join(map(str, levels))} only; "
-                "instances samples any number"
+                f"stage 2 with {shots} shots: fewshot.sampler={sampler} supports only K = "
+                f"{', '.join(map(str, levels))}; use fewshot.sampler=instances for any K"
             )
         short = [f"{name} {count[i]}" for i, name in categories.items() if count[i] < shots]
         if short:
@@ -205,7 +206,7 @@ def _check_shots(config: ConfigDict, categories: dict[int, str], count: Counter)
                 f"{', '.join(short[:NAMED])}{more}"
             )
     if notes and config.paper:
-        raise ValueError(f"{notes[0]}; the mask head of paper=true serves no other K")
+        raise ValueError(f"{notes[0]}; the mask head of paper=true works only for this K")
     return notes
 
 

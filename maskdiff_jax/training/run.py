@@ -70,4 +70,4 @@ def _train(config: ConfigDict, workdir: Path, shared: Shared) -> PyTree:
         with interrupts.deferred(stop):
             return train_parts(parts, trains, stop)
     except Interrupted as error:
-        raise KeyboardInterrupt(f"stopped: {error}; the same command resumes there") from error
+        raise KeyboardInterrupt(f"stopped: {error}; the same command resumes from there") from error

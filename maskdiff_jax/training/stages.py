@@ -59,8 +59,8 @@ def base_stage(config: ConfigDict, workdir: Path, shared: Shared | None = None) 
     if config.model.detector.norm == "frozen_bn" and not (config.init_from or config.detector_from):
         size = "" if config.size == "paper" else f",size={config.size}"
         raise ValueError(
-            "model.detector.norm='frozen_bn' is for imported weights: give --config.init_from=WORKDIR, where "
-            "launch/import_weights.py put them, or train from scratch with "
+            "model.detector.norm='frozen_bn' needs imported weights: give --config.init_from=WORKDIR, the "
+            "folder that launch/import_weights.py wrote, or train from scratch with "
             f"configs/base.py:{config.preset}{size},weights=scratch"
         )
     # the data before the weights: an error in the data shows at once, and the weights take a minute to compile

@@ -38,8 +38,8 @@ def starting_params(config: ConfigDict, model: Model) -> PyTree:
     differ = _differences(_flat(params["detector"]), _flat(detector))
     if differ:
         raise ValueError(
-            f"the detector of {config.detector_from} has other weights than this model ({differ}): give the config "
-            "that it was trained with, or another --config.detector_from"
+            f"the detector of {config.detector_from} does not fit this model ({differ}): use the config that it "
+            "was trained with, or give another --config.detector_from"
         )
     return {**params, "detector": detector}
 
@@ -50,8 +50,8 @@ def _new_or_of_a_run(config: ConfigDict, model: Model) -> PyTree:
         return initial_params(config, model)
     if not config.init_from:
         raise ValueError(
-            "train.reset names what starts anew in a run that starts from another one: give --config.init_from too, or "
-            "leave out train.reset"
+            "train.reset names parameters that get new weights in a run that starts from another run: give "
+            "--config.init_from too, or omit train.reset"
         )
     if config.weights == "detector":
         _check_imported(config)
@@ -75,14 +75,14 @@ def _check_imported(config: ConfigDict) -> None:
     folder = Path(config.init_from)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
-            f"{folder} holds no detector to start from: download one and give it to launch/import_weights.py with the "
-            f"same --config ({PUBLIC}), or give --config.init_from"
+            f"{folder} holds no detector to start from: download one and import it with "
+            f"launch/import_weights.py and the same --config ({PUBLIC}), or give --config.init_from"
         )
     if (folder / IMPORTED).is_file():
         filled = json.loads((folder / IMPORTED).read_text())["filled"]
         if not any(name.startswith("detector/box_head/") for name in filled):
             raise ValueError(
-                f"{folder} holds the weights of a backbone, and weights=detector starts from a whole detector: import "
+                f"{folder} holds the weights of a backbone, but weights=detector needs a whole detector: import "
                 f"one ({PUBLIC}), or train with weights={read_config(folder).weights}"
             )
 
@@ -110,8 +110,8 @@ def with_reset(new: PyTree, before: PyTree, patterns: Sequence[str], folder: str
     differ = _differences(*({k: x for k, x in tree.items() if not is_reset(k)} for tree in (ours, theirs)))
     if differ:
         raise ValueError(
-            f"the weights of {folder} are of another model ({differ}): give the config that they were trained with, or "
-            "name them in train.reset to start them anew"
+            f"the weights of {folder} are of another model ({differ}): use the config that they were trained "
+            "with, or name them in train.reset to give them new weights"
         )
     return unflatten_dict({k: x if is_reset(k) else theirs[k] for k, x in ours.items()}, sep="/")
 
@@ -133,10 +133,10 @@ def describe_reset(params: PyTree, before: PyTree, patterns: Sequence[str]) -> l
         else:
             taken[_part(name)] = taken.get(_part(name), 0) + int(ours[name].size)
     parts = [f"{part} ({count:,} parameters)" for part, count in taken.items()]
-    lines = [f"taken over: {', '.join(parts) or 'nothing'}"]
+    lines = [f"copied: {', '.join(parts) or 'nothing'}"]
     for part, names in dropped.items():
         each = [f"{name} {_kind(theirs, name)} (new: {_kind(ours, name)})" for name in names]
-        lines.append(f"dropped: {'; '.join(each) if len(each) <= NAMED else f'{part}, which is new'}")
+        lines.append(f"dropped: {'; '.join(each) if len(each) <= NAMED else f'{part} (all of it is new)'}")
     return lines
 
 

@@ -110,5 +110,5 @@ def test_the_weight_of_guidance():
 @pytest.mark.parametrize("value", ["", "0", "few", "1.5"])
 @pytest.mark.parametrize("name", ["steps", "guidance"])
 def test_wrong_options(name, value):
-    with pytest.raises(ValueError, match=f"option '{name}={value}' must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match=f"option '{name}={value}' must be a whole number of at least 1"):
         get(name, f"shapes,{name}={value}")

@@ -155,7 +155,7 @@ def test_a_detector_of_other_classes_keeps_its_features():
      (fewshot, "coco,optimizer=lion", "optimizer=lion: choose adamw or sgd"),
      (fewshot, "optimizer=sgd", "shapes has a recipe of its own"),
      (base, "coco,paper=true,weights=detector", "have seen novel classes"),
-     (base, "coco,shots=5", "belongs to paper=true")],
+     (base, "coco,shots=5", "needs paper=true")],
 )  # fmt: skip
 def test_impossible_options_are_errors(get, arg, word):
     with pytest.raises(ValueError, match=word):

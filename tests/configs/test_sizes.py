@@ -91,15 +91,23 @@ def test_size_tiny_trains_from_scratch():
     "get, arg, words",
     [
         (base, "custom,size=huge", "size=huge is not possible: choose paper, small, tiny"),
-        (base, "shapes,size=tiny", "size=tiny is not possible: shapes has a small model of its own"),
-        (fewshot, "size=paper", "size=paper is not possible: shapes has a small model of its own"),
+        (base, "shapes,size=tiny", "size=tiny is not possible: shapes has its own small model"),
+        (fewshot, "size=paper", "size=paper is not possible: shapes has its own small model"),
         (base, "coco,size=small,paper=true", "size=small is not possible with paper=true"),
         (base, "coco,size=tiny,weights=msra", "weights=msra is not possible: size=tiny has a small detector"),
         (fewshot, "custom,size=tiny,weights=torchvision", "weights=torchvision is not possible: size=tiny has"),
         (fewshot, "custom,size=small,optimizer=sgd", "optimizer=sgd: size=small has a recipe of its own"),
-        (fewshot, "shapes,classes=3", "classes=3 is not possible: shapes has 12 classes and steps of its own"),
-        (base, "custom,sise=tiny", "unknown option 'sise' in .* known are paper, weights, split, size, shots"),
-        (mtfa, "coco,size=small", "size=small is not possible: baselines have the schedules of their authors"),
+        (
+            fewshot,
+            "shapes,classes=3",
+            "classes=3 is not possible: shapes has a fixed set of 12 classes and its own number of steps",
+        ),
+        (
+            base,
+            "custom,sise=tiny",
+            "unknown option 'sise' in .* the known options are paper, weights, split, size, shots",
+        ),
+        (mtfa, "coco,size=small", "size=small is not possible: baselines use the schedules of their authors"),
         (imtfa, "coco,stage=base,size=tiny", "size=tiny is not possible: baselines"),
     ],
 )
@@ -154,7 +162,7 @@ def test_steps_of_the_mask_head_are_for_the_classes_of_stage_1(first_stage):
 
 
 def test_another_size_than_that_of_stage_1_is_refused(first_stage):
-    words = "runs/base-custom was trained with size='tiny', this run has size='small': give --config the same"
+    words = "runs/base-custom was trained with size='tiny', this run has size='small': add the same option"
     with pytest.raises(ValueError, match=words):
         read("fewshot.py:custom,size=small")
 

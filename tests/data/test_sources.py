@@ -76,7 +76,7 @@ def test_crops_of_an_older_layout_are_named(shapes_data, support_split, tmp_path
     settings = {k: v for k, v in settings.items() if k != "layout"} | {"records_version": shards.VERSION}
     (old / "settings.json").write_text(json.dumps(settings))
     assert pipeline.open_crops(data, support_split, "support").infos
-    assert f"{old} is of an older layout" in capsys.readouterr().err
+    assert f"{old} was written by an older version" in capsys.readouterr().err
     settings["crop_margin"] += 1.0  # made with other settings: another dataset, as good as none
     (old / "settings.json").write_text(json.dumps(settings))
     pipeline.open_crops(data, support_split, "support")
@@ -91,4 +91,6 @@ def test_images_of_an_older_layout_are_named(custom, capsys):
     (old / "settings.json").write_text(json.dumps(settings))
     for _ in range(2):
         assert len(pipeline.open_split(custom, "train").infos) == 4
-    assert capsys.readouterr().err.count(f"{old} is of an older layout and is not read: delete that folder") == 1
+    assert (
+        capsys.readouterr().err.count(f"{old} was written by an older version and is not read: delete that folder") == 1
+    )

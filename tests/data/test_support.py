@@ -85,5 +85,5 @@ def test_support_set(shapes_data):
     assert (wide.shots[0, 0, 0, :, 3] < 128).all()
     with pytest.raises(ValueError, match="slots"):
         support_set(crops, {0: (3, 1)}, num_classes=3, slots=1, size=8)
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="no shot of a is large enough"):
         support_set(crops, {0: (99,)}, num_classes=3, slots=1, size=8)

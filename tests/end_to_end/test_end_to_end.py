@@ -88,7 +88,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
     refused("data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; .*prediction: 'sigmoid' there, 'v' here")
     theirs.stage = "base"
     (tmp_path / "config.json").write_text(theirs.to_json_best_effort())
-    refused("starts from one of stage 2")
+    refused("must start from a run of stage 2")
 
 
 def test_training_leaves_what_others_rely_on(trained):

@@ -37,7 +37,10 @@ def folder(tmp_path_factory):
         patch.setattr(weights, "BLOCKS", (1, 1, 1, 1))
         weights.write_zoo(folder / "detector.pkl", width=8, fpn=16, fc=32)
     done = launch(folder, "import_weights", "base.py:custom,weights=detector", "detector.pkl")
-    assert "runs/weights-detector\nto train from them: launch/train.py with the same --config\n" in done.out
+    assert (
+        "runs/weights-detector\nto start training from these weights: launch/train.py with the same --config\n"
+        in done.out
+    )
     for split, kind, count in (("train", "support", 40), ("test", "test", 4)):
         coco.save(scenes.scenes("shapes", kind, 0, count), folder / f"data/{split}.json", folder / f"data/{split}")
     return folder
@@ -66,7 +69,7 @@ def test_both_stages_and_an_export(folder, novel):
         folder, "train", "base.py:custom,weights=detector", *options, f"--workdir={first}", data__novel_classes=novel
     )
     assert "note: weights=detector: a detector trained on COCO has seen its 80 classes" in done.out
-    assert "from runs/weights-detector: taken over: detector/backbone (" in done.out
+    assert "from runs/weights-detector: copied: detector/backbone (" in done.out
     assert "box_predictor/cls_score/kernel float32[32, 81] (new: float32[32, 13])" in done.out
     assert "box_predictor/cls_score/bias float32[81] (new: missing)" in done.out
     assert "dropped: mask_head, which is new" in done.out
@@ -103,6 +106,6 @@ def test_what_is_missing_is_said(folder, tmp_path):
     workdir.create(tmp_path, workdir.read_config(folder / "runs/weights-detector"))
     (tmp_path / workdir.IMPORTED).write_text(json.dumps(document))
     done = launch(folder, "train", config, f"--config.init_from={tmp_path}", code=2)
-    assert "holds the weights of a backbone, and weights=detector starts from a whole detector" in done.err
+    assert "holds the weights of a backbone, but weights=detector needs a whole detector" in done.err
     done = launch(folder, "train", config, model__detector__width=16, code=2)
     assert "model.detector.width is 8 there and 16 here" in done.err

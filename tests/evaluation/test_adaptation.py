@@ -33,7 +33,7 @@ def test_hits_and_false_detections():
     rle = segmentation.encode_mask(np.eye(8, dtype=bool))
     mug = Annotation(1, 1, 1, (0, 0, 8, 8), rle, 8.0, False)
     categories = (Category(1, "cup", False), Category(2, "mug", True))
-    assert adaptation.score(mug, "mug", {"adapted": Found(), "instant addition": None}) == {"adapted": 1.0}
+    assert adaptation.score(mug, "mug", {"adapted": Found(), "add_class": None}) == {"adapted": 1.0}
     assert adaptation.false_detections([mug], categories, [1], Found()) == 1
     assert adaptation.false_detections([], categories, [1], Found()) == 2
     assert adaptation.summarize([{"a": 1.0}, {"a": 0.4}]) == {"a": {"objects": 2, "found": 1, "iou": 0.7}}

@@ -28,7 +28,7 @@ def test_a_run_is_evaluated_into_another_folder(run, tmp_path):
     )
     assert done.code == 0, done.err
     assert f"evaluated: {tmp_path / 'metrics.json'}" in done.out
-    assert "only classes that the ground truth of an image has: bbox/AP" in done.out
+    assert "only classes in the ground truth of each image: bbox/AP" in done.out
     assert sorted(p.name for p in run.iterdir()) == before
     document = json.loads((tmp_path / "metrics.json").read_text())
     assert (document["stage"], document["preset"], document["shots"], document["noise_seed"]) == (

@@ -28,7 +28,7 @@ def test_a_terminal_shows_the_model_in_work():
     progress = Progress([1], out)
     progress.start("a")
     progress.finish("a", 1, "AP 3", 10.0)
-    assert out.getvalue() == "\r\033[K[1/1] a ...; time left unknown\r\033[K[1/1] a: AP 3; 10 s; none left\n"
+    assert out.getvalue() == "\r\033[K[1/1] a ...; remaining time unknown\r\033[K[1/1] a: AP 3; 10 s; none left\n"
 
 
 @pytest.mark.parametrize("seconds, text", [(48.4, "48 s"), (720, "12 min"), (12600, "3.5 h")])

@@ -61,7 +61,7 @@ def test_a_head_without_noise_is_sampled_once(tmp_path):
     finish(plain, 0, **{"segm/base/AP": 50.0, "segm/novel/AP": 20.0})
     assert protocol.unfinished(plain, [3, 4]) == {}
     assert protocol.summary(plain, [3, 4]) == (
-        "segm AP base 50.0 novel 20.0 (a mask head without noise: noise0 alone)"
+        "segm AP base 50.0 novel 20.0 (a mask head without noise: only noise0)"
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def test_exports_that_stage_2_cannot_start_from():
         adaptation.check_can_adapt(model(False))
     distilled = tiny.config().unlock()
     distilled.stage = "distill"
-    with pytest.raises(ValueError, match="distilled .* stage 2 would undo that: export the run that it was distilled"):
+    with pytest.raises(ValueError, match="distilled.* stage 2 would undo that: export the run that was distilled"):
         adaptation.check_can_adapt(model()._replace(config=distilled))
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_added(tmp_path):
 
 def test_a_name_that_is_nearly_known_gets_a_note(tmp_path):
     _, notes = adaptation.new_classes(model(), photos(tmp_path, ("Class3", "mug")))
-    assert notes == ["'Class3' becomes a new class; the model has 'class3': rename yours if you mean that one"]
+    assert notes == ["'Class3' becomes a new class; the model has 'class3': rename your class if you mean the same"]
 
 
 def test_shots():

@@ -65,7 +65,7 @@ def test_no_export(tmp_path):
 
 def test_fields_that_do_not_go_together(copied):
     rewrite(copied, lambda d: d["config"]["model"]["mask"]["unet"].update(heads=3, attention=[8]))
-    with pytest.raises(ValueError, match="describes no model that can be built .*heads.*export the run again"):
+    with pytest.raises(ValueError, match="describes a model that cannot be built .*heads.*export the run again"):
         export.read(copied)
 
 
@@ -103,7 +103,7 @@ def test_damaged_shots(copied):
             export.read(copied)
     with open(path, "wb") as file:
         np.savez(file, shots=tiny.trained().support.shots, count=np.full(12, 3))
-    with pytest.raises(ValueError, match=r"counts shots outside 0\.\.2"):
+    with pytest.raises(ValueError, match=r"has shot counts outside 0\.\.2"):
         export.read(copied)
 
 

@@ -108,9 +108,9 @@ def test_files_that_are_no_images(tmp_path):
         inputs.read(tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError, match="is a directory.*: give a file, or a list of files|Is a directory"):
         inputs.read(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no image: give a folder with files such as"):
+    with pytest.raises(FileNotFoundError, match="contains no image: give a folder with image files"):
         list(inputs.several(tmp_path))
-    with pytest.raises(TypeError, match="no image: NoneType; give a uint8 array, a PIL image"):
+    with pytest.raises(TypeError, match="not an image: NoneType; give a uint8 array, a PIL image"):
         inputs.read(None)
-    with pytest.raises(TypeError, match="no image: int; "):
+    with pytest.raises(TypeError, match="not an image: int; "):
         list(inputs.several(5))

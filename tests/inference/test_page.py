@@ -124,7 +124,7 @@ def test_only_high_scores():
     found = found_in(20, 30)
     assert page.visible(found, 0.5, None).labels == ["cup"] and len(page.visible(found, 0.95, None)) == 0
     text = page.nothing_found(found, 0.95)
-    assert "above score 0.95" in text and "'cup' with 0.90" in text and "Lower the least score" in text
+    assert "above score 0.95" in text and "'cup' with 0.90" in text and "Lower the minimum score" in text
     assert "best" not in page.nothing_found(found[:0], 0.3)
 
 
@@ -181,7 +181,7 @@ def test_captions_compare_with_the_first():
     assert "overlap" not in page.caption(found, found, 8) and "2 objects, 8 network eval" in page.caption(
         found, found, 8
     )
-    assert "masks overlap those of A by 100 % (IoU)" in page.caption(other, found, 8)
+    assert "IoU with the masks of A: 100 %" in page.caption(other, found, 8)
     half = encode_mask(found.mask(0) & (np.arange(20) < 10)[:, None])
     assert page.overlap(dataclasses.replace(found, rles=[half, found.rles[1]]), found) == pytest.approx(0.75)
     assert page.overlap(found[:0], found[:0]) == 1.0 and "confidence" not in page.caption(found[:0], found[:0], 8)

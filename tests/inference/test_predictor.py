@@ -170,7 +170,7 @@ def test_what_is_no_image(model, tmp_path):
     for wrong in (None, 5, [photo(8, 8), None], b"what a file holds"):
         with pytest.raises(TypeError, match="no image: (NoneType|int|bytes); give a uint8 array"):
             model(wrong)
-    with pytest.raises(FileNotFoundError, match="holds no image: give a folder with files such as"):
+    with pytest.raises(FileNotFoundError, match="contains no image: give a folder with image files"):
         model(tmp_path)
     for image_id in (-1, 2**31):
         with pytest.raises(ValueError, match="image_id"):

@@ -137,7 +137,7 @@ def test_threads_take_turns(model):
 
 def test_nothing_else_is_overwritten(model, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not lose me")
-    with pytest.raises(FileExistsError, match="is not empty and no export"):
+    with pytest.raises(FileExistsError, match="is not empty and not an export"):
         model.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

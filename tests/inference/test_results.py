@@ -80,7 +80,7 @@ def test_pictures(tmp_path):
     assert (np.asarray(found()[:0].plot()) == 128).all()
     with pytest.raises(ValueError, match="found.gif: the name must end in .png, .jpg"):
         found().save(tmp_path / "found.gif")
-    with pytest.raises(ValueError, match="of an image of 30 x 40 px, not 40 x 30"):
+    with pytest.raises(ValueError, match="to an image of 30 x 40 px, but the image has 40 x 30"):
         results.draw(np.zeros((40, 30, 3), np.uint8), found())
 
 

@@ -79,7 +79,7 @@ def test_boxes():
     assert objects(read(IMAGE, MASK, [7, 4, 99, 16]))[0][2] == (7, 4, 30, 16)
     assert objects(read([IMAGE], [[MASK, OTHER]], [[[7, 4, 26, 16], [1, 1, 8, 8]]]))[1][2] == (1, 1, 8, 8)
     for boxes, message in (
-        ([25, 16, 29, 19], r"image 1, mask 1: its box \[25.0, 16.0, 29.0, 19.0\] is not around it"),
+        ([25, 16, 29, 19], r"image 1, mask 1: its box \[25.0, 16.0, 29.0, 19.0\] does not enclose it"),
         ([[7, 4, 26, 16], [1, 1, 8, 8]], "image 1: 1 masks, but 2 boxes"),
         ([7, 4, 26], "image 1: boxes must be x0, y0, x1, y1 in pixels, four numbers for each mask"),
         (["left"], "image 1: boxes must be x0, y0, x1, y1 in pixels"),
@@ -92,7 +92,7 @@ def test_boxes():
     "mask, message",
     [
         (np.zeros(HW, bool), "image 1, mask 1 is empty: it must be nonzero on the object"),
-        (np.ones(HW, bool), "image 1, mask 1 covers the whole image: outline the object alone"),
+        (np.ones(HW, bool), "image 1, mask 1 covers the whole image: outline only the object"),
         ([[-9, -9, 99, -9, 99, 99, -9, 99]], "covers the whole image"),
         (MASK.T, "mask 1 is 30 x 20 px, but the image is 20 x 30 px: give the mask in the image's size"),
         ([[50, 50, 60, 50, 60, 60]], "mask 1 lies outside the image of 20 x 30 px"),

@@ -67,7 +67,7 @@ def test_an_older_export_is_replaced_and_other_files_are_not(tmp_path, quick):
     (tmp_path / "mine" / "thesis.tex").write_text("do not lose me")
     export.write(tmp_path / "orbax", tiny.trained())
     for folder in ("mine", "orbax"):
-        with pytest.raises(FileExistsError, match="no export of this format: give another folder with --output"):
+        with pytest.raises(FileExistsError, match="not an export of this format: give another folder with --output"):
             stablehlo.run(tiny.config(), tmp_path / "no run", tmp_path / folder)
     assert (tmp_path / "mine" / "thesis.tex").exists() and (tmp_path / "orbax" / "export.json").exists()
     stablehlo.write(tmp_path / "model", tiny.trained())

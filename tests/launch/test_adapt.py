@@ -68,11 +68,11 @@ def test_one_base_class_and_one_new_class(folder):
     assert summary["shots"] == 2 and summary["held_out"]["adapted"]["objects"] == 1
     line = summary["held_out"]["adapted"]
     assert 0 <= line["iou"] <= 1 and line["found"] in (0, 1) and line["false"] >= 0
-    assert set(summary["held_out"]) == {"adapted", "instant addition"}
+    assert set(summary["held_out"]) == {"adapted", "add_class"}
     sheet = images.decode_image((folder / "out" / "before_after.png").read_bytes(), "sheet")
     assert sheet.shape[1] > 900 and np.ptp(sheet) > 0
     again = adapt(folder, "--shots=2", *SHORT)
-    assert again.code == 0 and again.out == "done already: out/model\n"
+    assert again.code == 0 and again.out == "already done: out/model\n"
     other = adapt(folder, "--shots=1", *SHORT)
     assert other.code == 2
     assert "out exists and is not of this call (other --shots): give another folder with --out" in other.err

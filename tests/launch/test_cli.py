@@ -59,7 +59,7 @@ def test_a_script_that_makes_a_run(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "which config?"),
+        ([], "no config given"),
         (["--config=nowhere.py"], "cannot read the config file: .*nowhere.py"),
         ([f"--config={BASE}:shape"], "unknown preset 'shape'"),
         ([f"--config={BASE}", "--config.train.mask.stepz=3"], "no such field or value: stepz: did you mean steps[?]$"),
@@ -103,9 +103,9 @@ def test_a_run_folder_is_enough(monkeypatch, run_folder):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "which run? give its folder"),
+        ([], "no run given: name its folder"),
         (["nowhere"], "no run in nowhere: train first"),
-        (["runs/base-shapes", "runs/other"], "one run at a time"),
+        (["runs/base-shapes", "runs/other"], "2 run folders given, but one is needed"),
         (["runs/base-shapes", "--config.eval.sample=3"], "no such field"),
         (
             ["runs/base-shapes", "--config.train.mask.steps=8"],
@@ -133,7 +133,7 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         cli.guarded(stop)
     assert end.value.code == 1
-    assert capsys.readouterr().err == "script.py: stopped: run the same command again to finish\n"
+    assert capsys.readouterr().err == "script.py: stopped: run the same command again to resume\n"
 
 
 @pytest.mark.parametrize(

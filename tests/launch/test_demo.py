@@ -178,7 +178,7 @@ def test_a_painted_shot(tab, tmp_path):
     "arguments, words",
     [
         (["nowhere"], "nowhere holds no model"),
-        (["a", "b"], "one model at a time, not 2: a, b"),
+        (["a", "b"], "2 models given, but one is needed: a, b"),
         (["{exported}", "--port=99999"], "--port=99999: give a number in 0..65535"),
         (["{exported}", "--config.eval.samples=2"], "Unknown command line flag 'config.eval.samples'"),
     ],

@@ -112,7 +112,7 @@ def test_two_or_three_settings(page, visit, tmp_path):
     two = page.compare(visit, 0.0, False, False, *values)
     assert [v is None for v in two.values()] == [False] * 4 + [True] * 2
     captions = [two[page.compared[k]] for k in (1, 3)]
-    assert "2 network evaluations" in captions[0] and "masks overlap those of A" in captions[1]
+    assert "2 network evaluations" in captions[0] and "IoU with the masks of A" in captions[1]
     assert all(v is not None for v in page.compare(visit, 0.0, False, True, *values).values())
 
 
@@ -125,8 +125,8 @@ def test_numbers_that_no_slider_sends_are_a_message(page, visit, tmp_path):
         ((0.3, True, 1e6, 2, 1), "the guidance weight is 1000000.0: give one from 0 to 20"),
         ((0.3, True, 1.0, 1e6, 1), "the number of steps is 1000000: give one from 1 to 1000"),
         ((0.3, True, 1.0, 2, 0), "the number of samples is 0: give one from 1 to 16"),
-        ((1e6, True, 1.0, 2, 1), "the least score is 1000000.0: give one from 0 to 1"),
-        (("many", True, 1.0, 2, 1), "the least score is many"),
+        ((1e6, True, 1.0, 2, 1), "the minimum score is 1000000.0: give one from 0 to 1"),
+        (("many", True, 1.0, 2, 1), "the minimum score is many"),
     ):
         with pytest.raises(ValueError, match=words):
             page.find(visit, *values)

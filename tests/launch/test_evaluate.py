@@ -13,9 +13,9 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "which run? give its folder"),
+        ([], "no run given: name its folder"),
         (["nowhere"], "nowhere"),
-        (["{run}", "{run}"], "one run at a time, not 2"),
+        (["{run}", "{run}"], "2 run folders given, but one is needed"),
         (["{run}", "--config.model.mask.size=32"], "model.mask.size"),
         (["{run}", "--config.eval.sampels=2"], "sampels"),
     ],
@@ -30,4 +30,4 @@ def test_ap_of_ground_truth_classes_is_printed_where_asked_for(capsys):
     write({"bbox/AP": 1.0})
     assert capsys.readouterr().out == ""
     write({"bbox/AP": 1.0, "gt_classes_only/segm/AP50": 2.25, "gt_classes_only/segm/APs": 3.0})
-    assert capsys.readouterr().out == "only classes that the ground truth of an image has: segm/AP50 2.2\n"
+    assert capsys.readouterr().out == "only classes in the ground truth of each image: segm/AP50 2.2\n"

@@ -59,11 +59,11 @@ def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "which run? give its folder"),
+        ([], "no run given: name its folder"),
         (["nowhere"], "nowhere"),
         (["{run}", "--config.model.detector.width=16"], "model.detector.width"),
-        (["{run}", "--format=stablehlo", "--base_shots"], "--base_shots goes with --format=orbax"),
-        (["{run}", "--format=stablehlo", "--half"], "--half goes with --format=orbax"),
+        (["{run}", "--format=stablehlo", "--base_shots"], "--base_shots needs --format=orbax"),
+        (["{run}", "--format=stablehlo", "--half"], "--half needs --format=orbax"),
         (["{run}", "--format=onnx"], "unknown --format=onnx: choose orbax or stablehlo"),
         (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose some of cpu, cuda, tpu"),
     ],

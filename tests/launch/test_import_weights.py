@@ -33,10 +33,11 @@ def test_the_script_from_file_to_run(tmp_path):
     assert out.stdout.splitlines() == [
         f"R-50.pkl: msra, {len(state) - 1} tensors with {count:,} parameters; round trip: equal",
         "  unused keys: conv1_b",
-        "filled from the files: detector/backbone",
-        "new, to be trained: detector/box_head, detector/box_predictor, detector/fpn, detector/rpn, mask_head",
+        "loaded from the files: detector/backbone",
+        "new weights, to be trained: detector/box_head, detector/box_predictor, detector/fpn, detector/rpn, mask_head",
         "imported: runs/weights-msra",
-        "to train from them: launch/train.py with the same --config and --config.init_from=runs/weights-msra",
+        "to start training from these weights: launch/train.py with the same --config and "
+        "--config.init_from=runs/weights-msra",
     ]
     folder = tmp_path / "runs/weights-msra"
     params = load_weights(folder, build(config("coco,weights=msra").model))

@@ -109,7 +109,7 @@ def test_a_dataset_that_cannot_be_opened_is_a_wrong_request(dataset, tmp_path):
     for splits, words in (
         ("--splits=trian", "--splits=trian: choose among train, support, val, test"),
         ("--splits=", "--splits=: choose among"),
-        ("--splits=val", "there is no split 'val' of a json: choose train, support, test"),
+        ("--splits=val", "unknown split 'val' of a COCO json: choose train, support, test"),
     ):
         done = check(splits)
         assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done

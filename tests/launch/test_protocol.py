@@ -93,7 +93,7 @@ def test_a_grid_is_trained_and_scored(grid):
     lines = done.out.splitlines()
     assert lines[-3].startswith(f"[1/2] {NAMES[0]}: segm AP base ") and lines[-3].endswith(" left")
     assert lines[-2].startswith(f"[2/2] {NAMES[1]}: ") and lines[-2].endswith("; none left")
-    assert lines[-1] == "finished: 2 models, 0 of them before" and done.err == ""
+    assert lines[-1] == "finished: 2 models, 0 of them in earlier calls" and done.err == ""
     files = {str(p.relative_to(folder / "grid" / NAMES[1])) for p in (folder / "grid" / NAMES[1]).rglob("*.*")}
     assert "noise0/figures/scenes_00.png" in files and not any(x.startswith("noise1/figures") for x in files)
     assert not any("predictions.json" in x for x in files)
@@ -124,7 +124,7 @@ def test_a_finished_grid_is_not_computed_again(grid, monkeypatch, compiled):
     monkeypatch.setattr(evaluate, "open_run", lambda *_: pytest.fail("evaluated again"))
     compiled.clear()
     done = launch(folder, "--shot_seeds=0:2", "--noise_seeds=0:2")
-    assert done.code == 0 and done.out.splitlines()[-1] == "finished: 2 models, 2 of them before"
+    assert done.code == 0 and done.out.splitlines()[-1] == "finished: 2 models, 2 of them in earlier calls"
     assert compiled == []
     assert {p: p.stat().st_mtime_ns for p in (folder / "grid").rglob("*")} == before
 
@@ -206,13 +206,13 @@ def test_missing_runs_of_stage_1_are_all_listed_first(tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--config={}/fewshot.py:shapes,shots=5"], "names one model: give --shots and --shot_seeds"),
-        (["--config={}/base.py"], "is of stage 'base': a grid is of stage 2"),
-        (["--config={}/fewshot.py", "--settings=all,base"], "choose among all, novel, voc"),
+        (["--config={}/fewshot.py:shapes,shots=5"], "are for one model: use --shots and --shot_seeds"),
+        (["--config={}/base.py"], "is a config of stage 'base': the grid needs one of stage 2"),
+        (["--config={}/fewshot.py", "--settings=all,base"], "choose from all, novel, voc"),
         (["--config={}/fewshot.py", "--shots=one"], "--shots=one: give numbers"),
         (["--config={}/fewshot.py", "--shot_seeds=3:3"], "--shot_seeds=3:3 is empty"),
         (["--config={}/fewshot.py", "--workdir=x"], "give the folder of the grid with --output"),
-        ([], "which config?"),
+        ([], "no config given"),
     ],
 )
 def test_mistakes_are_one_sentence(flags, words, tmp_path):

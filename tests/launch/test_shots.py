@@ -29,7 +29,7 @@ def test_a_file_for_each_class_seed_and_k(tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--config={configs}/fewshot.py:coco"], "give --output=FOLDER"),
+        (["--config={configs}/fewshot.py:coco"], "use --output=FOLDER"),
         (["--config={configs}/fewshot.py:coco", "--output=x", "--seeds=1,b"], "--seeds=1,b must be whole numbers"),
         (["--config={configs}/fewshot.py:shapes", "--output=x"], "no json to sample from"),
     ],

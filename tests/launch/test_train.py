@@ -16,7 +16,7 @@ def test_stage_1_says_which_k_stage_2_cannot_have(capsys):
     config.model.mask.slots = 4
     train.tell_stage_2(config)
     out = capsys.readouterr().out
-    assert "stage 2 with 5 or 10 shots will not start" in out and "model.mask.slots=4" in out
+    assert "stage 2 with 5 or 10 shots cannot start" in out and "model.mask.slots=4" in out
 
 
 def test_a_trained_run_is_left_as_it_is(tmp_path):
@@ -36,7 +36,7 @@ def test_a_trained_run_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "which config? give --config configs/base.py (stage 1) or configs/fewshot.py (stage 2)"),
+        ([], "no config given: use --config configs/base.py (stage 1) or --config configs/fewshot.py (stage 2)"),
         (["--config=nowhere.py"], "cannot read the config file"),
         (["--config={configs}/base.py", "--config.train.mask.stepz=3"], "stepz"),
         (["--config={configs}/base.py", "runs/mine"], "unknown argument 'runs/mine'"),

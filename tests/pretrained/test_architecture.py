@@ -23,12 +23,12 @@ def test_the_same_net_has_no_differences():
         (names.detector(blocks=(1, 1, 2, 1)), r'backbone has blocks=\(1, 1, 2, 1\),.* give .*blocks="\(1, 1, 2, 1\)"'),
         (names.detector(width=16, fpn=32), "stem has width=16.*; its FPN has fpn_channels=32, the config 16: give"),
         (names.detector(fc=16), "its box head has fc_channels=16, the config 32: give .*fc_channels=16, here and in"),
-        (names.detector() | {"roi_heads.box_head.0.fc1.weight": np.zeros(1)}, "Cascade R-CNN.*what fits is Faster"),
+        (names.detector() | {"roi_heads.box_head.0.fc1.weight": np.zeros(1)}, "Cascade R-CNN.*supported are Faster"),
         (names.detector() | {"backbone.bottom_up.res2.0.conv2.weight": np.zeros((8, 1, 3, 3))}, "8 groups, a ResNeXt"),
         ({"backbone.stem.conv1.weight": np.zeros(1), "roi_heads.res5.0.conv1.weight": np.zeros(1)}, "without FPN"),
         ({"backbone.bottom_up.stem.conv1.weight": np.zeros(1), "head.cls_score.bias": np.zeros(1)}, "one-stage"),
-        ({"backbone.body.conv1.weight": np.zeros(1)}, "it is a detector of torchvision, .* what fits is Faster"),
-        (names.backbone(names.msra_name), "a backbone alone; weights=detector is for a whole detector: use .*=msra"),
+        ({"backbone.body.conv1.weight": np.zeros(1)}, "it is a detector of torchvision, .* supported are Faster"),
+        (names.backbone(names.msra_name), "only a backbone; weights=detector needs a whole detector: use .*=msra"),
     ],
 )  # fmt: skip
 def test_a_detector_of_another_architecture(state, words, tmp_path):

@@ -195,7 +195,7 @@ def test_other_stages_folders_and_weights_are_refused(tmp_path):
         assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
     with pytest.raises(ValueError, match="base.py:coco,weights=msra"):
         convert.run(config("shapes"), tmp_path / "x", [path])
-    with pytest.raises(ValueError, match="give configs/base.py"):
+    with pytest.raises(ValueError, match="use --config configs/base.py"):
         convert.run(config("coco", fewshot.get_config), tmp_path / "x", [path])
     (tmp_path / "trained/checkpoints/final").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="holds a trained run"):

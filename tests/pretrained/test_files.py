@@ -230,8 +230,8 @@ def npz():
         (gzip.compress(b"weights", mtime=0), "unpack it first"),
         (b"\0" * 257 + b"ustar\0" + b"\0" * 300, "tar archive"),
         (npz(), "zip archive that PyTorch did not write"),
-        (b"just some text, " * 40, "is no weight file"),
-        (b'{"error": "not found"}', "is no weight file"),
+        (b"just some text, " * 40, "is not a weight file"),
+        (b'{"error": "not found"}', "is not a weight file"),
         (pickle.dumps([1, 2]), "holds a list instead of named tensors"),
         (pickle.dumps({"a": 1, "b": "c"}), "holds no named tensors (it holds a, b)"),
         (recursive(), "holds no named tensors"),
@@ -275,5 +275,5 @@ def test_an_unknown_kind_is_described_with_the_known_ones(tmp_path):
     text = str(error.value)
     assert "2 tensors (cls_token, pos_embed ...)" in text and all(kind in text for kind in files.KINDS)
     both = names.backbone(names.msra_name) | names.backbone(names.torchvision_name)
-    with pytest.raises(ValueError, match="of no known kind"):
+    with pytest.raises(ValueError, match="not a known kind"):
         files.read(write(tmp_path, pickle.dumps(both)))

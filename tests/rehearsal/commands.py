@@ -113,7 +113,7 @@ def _grid() -> list[Command]:
     return [
         Command(
             f"protocol.py --config configs/fewshot.py:coco --shots=5 {seeds} --predictions",
-            f"{two}/metrics.json", says="finished: 2 models, 0 of them before", metrics=(*AP, *BASE, *NOVEL),
+            f"{two}/metrics.json", says="finished: 2 models, 0 of them in earlier calls", metrics=(*AP, *BASE, *NOVEL),
         ),
         Command(
             "protocol.py --config configs/fewshot.py:coco --shots=1 --shot_seeds=0 --noise_seeds=0 "

@@ -39,7 +39,7 @@ def test_the_generated_coco(coco):
     ) == 20
     text = checks.describe(train, problems, min_box_side=coco.min_box_side, min_mask_area=coco.min_mask_area)
     assert "possible K, all classes: 1 yes; 5 yes; 10 yes" in text and "no problems" in text
-    assert problems[checks.SMALL] > 10 and problems["crowd region (no target)"] > 10
+    assert problems[checks.SMALL] > 10 and problems["crowd region (not used as a target)"] > 10
     objects = Counter(a.class_id for i in train.infos for a in i.annotations if not a.crowd)
     assert len(objects) == 80 and min(objects.values()) >= 11
     assert {i.file_name.split("/")[0] for i in train.infos} == {"train2014", "val2014"}

@@ -22,7 +22,7 @@ def test_costs_of_both_stages_and_speed(tmp_path):
     assert ours.title == "measured on: 1 x a GPU" and [c.value for c in ours.rows[0].cells] == ["3.00", "0.08", "8.00"]
     assert table.headers == [[("stage 1, hours", 1), ("stage 2, hours", 1), ("images/s", 1)]]
     assert "RTX 3090" in paper.title and [c.value for c in paper.rows[-1].cells] == ["32.3", "16.1", "8.27"]
-    assert "across" not in table.note
+    assert "compare only" not in table.note
 
 
 def test_several_devices_are_kept_apart_and_named(tmp_path):
@@ -34,7 +34,7 @@ def test_several_devices_are_kept_apart_and_named(tmp_path):
     assert math.isnan(first.stage_1) and first.stage_2 == 300.0
     (table,) = cost_table.cost_table(experiments_of(tmp_path))
     assert [b.title for b in table.blocks] == ["measured on: device 0", "measured on: device 1"]
-    assert "compare numbers of one device alone" in table.note
+    assert "compare only numbers from the same device" in table.note
 
 
 def test_stage_1_of_another_method(tmp_path):
@@ -70,5 +70,5 @@ def test_a_shared_detector_is_mentioned(tmp_path):
     doc["config"]["detector_from"] = "runs/base"
     write_document(tmp_path / "a", doc)
     (table,) = cost_table.cost_table(experiments_of(tmp_path))
-    assert "A detector that several runs share" in table.note
+    assert "The time of a detector that several runs share" in table.note
     assert [c.value for c in table.blocks[1].rows[0].cells[:2]] == ["88560", "46080"]  # seconds, as ours

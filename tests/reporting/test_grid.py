@@ -110,7 +110,7 @@ def test_runs_that_differ_in_more_than_seeds_are_refused(tmp_path):
     assert text.startswith("evaluations of MTFA, K = 1, COCO-All (coco, test) differ in more than seeds")
     assert "train.novel.lr is 0.01 and 0.02" in text and "train.novel.ema is absent and 0.9" in text
     assert f"in {root}/mtfa/fewshot-1shot-seed0/noise0 and in {folder}" in text
-    assert "another config.method" in text and "report them apart" in text
+    assert "another config.method" in text and "run report.py once for each" in text
 
 
 def test_a_field_that_one_run_lacks_is_a_difference_even_if_the_other_has_it_empty(tmp_path):
@@ -140,7 +140,7 @@ def test_evaluations_that_are_there_twice_count_once(tmp_path):
     (experiment,), notes = grouped([tmp_path])
     assert [e.folder.name for e in experiment.evaluations] == ["b", "d"]
     assert notes == [
-        f"1 evaluation repeats others with the same seeds and did not count: {tmp_path / 'a'}",
+        f"1 evaluation repeats others with the same seeds and are not counted: {tmp_path / 'a'}",
         f"{tmp_path / 'c'} was skipped: {tmp_path / 'd'} has the same config and seeds, but other metrics",
     ]
 

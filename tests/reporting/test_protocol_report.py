@@ -24,7 +24,7 @@ def test_files_and_sections(tmp_path):
     page = read_page(tmp_path / "out/index.html")
     titles = [
         "COCO-All",
-        "Differences to MaskDiff",
+        "Differences from MaskDiff",
         "AP against the IoU threshold",
         "stage 1",
         "Spread over noise seeds",
@@ -32,8 +32,8 @@ def test_files_and_sections(tmp_path):
     titles += ["Training time and speed", "A median case", "How to read the spreads", "How it was made", "Notes"]
     positions = [page.text.index(title) for title in titles[:3]] + [page.text.rindex(title) for title in titles[4:]]
     assert positions == sorted(positions)
-    assert "Only 3 shot seeds shared" in page.text and "shot seed 1: of the shot seeds with figures" in page.text
-    assert "cannot all be true" in page.text and all(link.startswith("data:") for link in page.links)
+    assert "Only 3 shot seeds shared" in page.text and "shot seed 1: the one with the median mask AP" in page.text
+    assert "cannot all be correct" in page.text and all(link.startswith("data:") for link in page.links)
     assert written.notes == [f"1 run without metrics.json is not counted yet: {root / 'later'}"]
     assert written.notes[0] in page.text and written.summary[0] in page.text
     text = (tmp_path / "out/tables.tex").read_text()

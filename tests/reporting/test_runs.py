@@ -118,7 +118,7 @@ def test_figures(tmp_path):
     (folder / "figures/folder.png").mkdir()
     figures, notes = runs.read_figures(folder)
     assert list(figures) == ["denoising.png", "scenes_00.png"] and len(notes) == 4
-    assert f"{folder / 'figures/support.png'} was skipped, because it is no readable PNG" in notes[-1]
+    assert f"{folder / 'figures/support.png'} was skipped, because it is not a readable PNG" in notes[-1]
 
 
 def test_a_run_without_figures_says_how_to_get_them(tmp_path):

@@ -119,7 +119,7 @@ def test_curves_of_the_last_three_groups(monkeypatch):
     (section,) = sections.threshold_section(groups)
     labels = [(line.label, line.style) for line in made[0][3]]
     assert labels == [("all, 10 shots", "-"), ("all, 5 shots", "--"), ("all, 2 shots", ":")]
-    assert "the last 3 are shown" in section and "are shown" not in sections.threshold_section(groups[:3])[0]
+    assert "Only the last 3 rows" in section and "Only the last" not in sections.threshold_section(groups[:3])[0]
 
 
 def test_losses_of_one_run_with_their_terms_and_of_several_by_seed(monkeypatch):

@@ -58,7 +58,9 @@ def test_the_place_of_the_data_and_image_sizes_are_inherited():
 @pytest.mark.parametrize("name, value", [("model.mask.unet.width", 8), ("data.novel_classes", ("star",))])
 def test_a_given_field_that_cannot_differ_is_named(name, value):
     config = changed(fewshot.get_config("shapes"), **{name: value})
-    with pytest.raises(ValueError, match=rf"^{name}=.* was given, but the run in runs/before .* it is inherited$"):
+    with pytest.raises(
+        ValueError, match=rf"^{name}=.* was given, but the run in runs/before .* the value is inherited$"
+    ):
         compatibility.inherit(config, base.get_config("shapes"), FOLDER, given=frozenset({name}), own=OWN)
 
 
@@ -116,7 +118,7 @@ def test_what_starts_anew_may_differ():
     assert len(compatibility.stage2_problems(config, before)) == 2
     config = changed(config, **{"train.reset": ("mask_head/.*",)})
     assert compatibility.stage2_problems(config, before) == [
-        "model.detector.classifier is 'cosine' there and 'linear' here: give both the same"
+        "model.detector.classifier is 'cosine' there and 'linear' here: use the same value in both"
     ]
     config = changed(config, **{"train.reset": ("mask_head/.*", "detector/box_predictor/cls_score/.*")})
     assert compatibility.stage2_problems(config, before) == []
@@ -139,7 +141,7 @@ def test_a_detector_is_taken_over_where_it_fits(start, fields, words):
     free = {"model.mask.head": "plain_unet", "model.mask.slots": 1, "train.detector.steps": 1, "paper": True}
     config = changed(base.get_config("shapes"), detector_from=str(folder), **free)
     compatibility.check_detector(config)
-    with pytest.raises(ValueError, match=f"cannot be taken over .detector_from.: {words}"):
+    with pytest.raises(ValueError, match=f"cannot be used .detector_from.: {words}"):
         compatibility.check_detector(changed(config, **fields))
     with pytest.raises(FileNotFoundError, match="there is no run in"):
         compatibility.check_detector(changed(config, detector_from=str(folder / "none")))
@@ -147,7 +149,7 @@ def test_a_detector_is_taken_over_where_it_fits(start, fields, words):
 
 def test_a_head_that_is_trained_with_its_detector_takes_over_none():
     config = changed(base.get_config("shapes"), detector_from="runs/other", **{"model.mask.head": "cnn"})
-    with pytest.raises(ValueError, match="head='cnn' is trained with the detector: leave out --config.detector_from"):
+    with pytest.raises(ValueError, match="head='cnn' is trained with the detector: omit --config.detector_from"):
         compatibility.check_detector(config)
 
 
@@ -187,7 +189,7 @@ def test_a_teacher_has_the_same_head_and_shots(start):
         "(data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; model.mask.diffusion.prediction: 'sigmoid' "
         "there, 'v' here): give the same to distill it"
     ) in str(error.value)
-    with pytest.raises(ValueError, match="is a run of stage 'base': distillation starts from one of stage 2"):
+    with pytest.raises(ValueError, match="is a run of stage 'base': distillation must start from a run of stage 2"):
         compatibility.check_teacher(config, start(base.get_config("shapes")))
 
 
@@ -206,7 +208,7 @@ def test_stage_2_may_have_a_cosine_classifier_after_a_linear_one():
     assert not compatibility.stage2_problems(cosine, workdir.as_json(linear))
     after = changed(fewshot.get_config("shapes"), **{"model.detector.classifier": "linear"})
     problems = compatibility.stage2_problems(after, workdir.as_json(base.get_config("shapes")))
-    assert problems == ["model.detector.classifier is 'cosine' there and 'linear' here: give both the same"]
+    assert problems == ["model.detector.classifier is 'cosine' there and 'linear' here: use the same value in both"]
     own = frozenset({compatibility.CLASSIFIER})
     assert compatibility.inherit(cosine, linear, FOLDER, given=frozenset(), own=OWN | own) == {}
     found = compatibility.inherit(cosine, linear, FOLDER, given=frozenset(), own=OWN)

@@ -20,7 +20,7 @@ def test_the_first_signal_asks_to_stop(capsys, number, name):
         os.kill(os.getpid(), number)
         assert stop.is_set()
         assert signal.getsignal(number) is before  # the second is obeyed at once
-    assert f"{name}: finishing this step and saving it; again {name} stops at once" in capsys.readouterr().err
+    assert f"{name}: finishing this step, then saving; a second {name} stops at once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [RuntimeError("reentrant call"), BrokenPipeError()])

@@ -58,7 +58,7 @@ def test_a_line_that_was_damaged_later_is_named(tmp_path, capsys):
 def test_a_loss_that_is_not_finite(tmp_path):
     with MetricWriter(tmp_path, "mask", 10, 0) as writer:
         with pytest.raises(
-            FloatingPointError, match="the loss of phase 'mask' is nan at step 3: look at the data .* another --workdir"
+            FloatingPointError, match="the loss of phase 'mask' is nan at step 3: check the data .* another --workdir"
         ):
             writer.write(3, {"loss": float("nan")})
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -73,7 +73,9 @@ def test_a_full_disk_is_one_sentence_and_does_not_hang(tmp_path, monkeypatch, me
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="the disk is full: free some space, then run it again. Not written: .*jsonl"):
+    with pytest.raises(
+        OSError, match="the disk is full: free some space, then run the command again. Not written: .*jsonl"
+    ):
         with MetricWriter(tmp_path, "mask", 10, 1) as writer:
             monkeypatch.setattr(EventsWriter, method, full)
             writer.write(2, {"loss": 1.0})

@@ -109,10 +109,12 @@ def test_shots_that_stage_2_will_want(custom, tmp_path):
     assert [int(re.match(r"stage 2 with (\d+) shots", n)[1]) for n in notes] == [1, 5, 10]
     assert "train.json has too few objects of " in notes[0] and "more classes" in notes[0]
     custom.paper, custom.fewshot.shots = True, 5  # the mask head has inputs for 5 shots, neither more nor fewer
-    with pytest.raises(ValueError, match="stage 2 with 5 shots: .* has too few objects .*serves no other K"):
+    with pytest.raises(ValueError, match="stage 2 with 5 shots: .* has too few objects .*works only for this K"):
         preflight.check(custom, tmp_path)
     custom.fewshot.update(sampler="imtfa", shots=3)
-    with pytest.raises(ValueError, match="3 shots: fewshot.sampler=imtfa samples 1, 5, 10 only; instances samples any"):
+    with pytest.raises(
+        ValueError, match="3 shots: fewshot.sampler=imtfa supports only K = 1, 5, 10; use fewshot.sampler=instances"
+    ):
         preflight.check(custom, tmp_path)
 
 
@@ -225,7 +227,7 @@ def test_a_run_that_trains_nothing_says_so():
     config = narrow(base.get_config("shapes"))
     assert preflight.check(config, "runs/none") == []
     config.train.detector.steps = config.train.mask.steps = 0
-    assert preflight.check(config, "runs/none") == ["nothing is trained: no phase of this run has any steps"]
+    assert preflight.check(config, "runs/none") == ["nothing to train: every phase of this run has 0 steps"]
 
 
 def test_the_plan_counts_what_is_trained():

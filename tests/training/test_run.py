@@ -82,7 +82,7 @@ def test_a_stopped_run_is_saved_and_resumes(monkeypatch, tmp_path, config, whole
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt, match="stopped: step 5 of 12 of phase 'line' is saved; the same command"):
         run.run(config, tmp_path / "cut")
-    assert "finishing this step and saving it" in capsys.readouterr().err
+    assert "finishing this step, then saving" in capsys.readouterr().err
     assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     assert [p.name for p in (tmp_path / "cut/checkpoints/line").iterdir()] == ["5"]
     assert workdir.read_seconds(tmp_path / "cut").keys() == {"line"}

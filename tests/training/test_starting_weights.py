@@ -56,7 +56,7 @@ def test_reset_parameters_are_new_and_may_have_another_shape(before):
 def test_reset_needs_a_run_to_start_from():
     config = base.get_config("shapes").unlock()
     config.train.reset = RESET
-    with pytest.raises(ValueError, match="give --config.init_from too, or leave out train.reset"):
+    with pytest.raises(ValueError, match="give --config.init_from too, or omit train.reset"):
         starting_weights.starting_params(config, Small(7.0, 5))
 
 
@@ -66,7 +66,7 @@ def test_a_detector_of_other_shapes_is_not_taken_over(before):
     params = starting_weights.starting_params(config, Small(7.0, 3, bias=True))
     assert jax.tree.all(jax.tree.map(lambda x: bool((x == 1).all()), params["detector"]))
     np.testing.assert_array_equal(params["mask_head"]["w"], np.full(3, 7.0))
-    with pytest.raises(ValueError, match=r"bias is float32\[3\] there, missing here.*: give the config that it was"):
+    with pytest.raises(ValueError, match=r"bias is float32\[3\] there, missing here.*: use the config that it was"):
         starting_weights.starting_params(config, Small(7.0, 3))
 
 
@@ -90,7 +90,7 @@ def test_the_log_says_what_is_taken_over_and_what_is_dropped(before, capsys):
     config.train.reset = ("detector/box_predictor/.*", "mask_head/.*")
     starting_weights.starting_params(config, Small(7.0, 5))
     assert capsys.readouterr().out.splitlines() == [
-        f"from {before}: taken over: nothing",
+        f"from {before}: copied: nothing",
         f"from {before}: dropped: detector/box_predictor/bbox_pred/kernel float32[2, 4] (new: float32[2, 4]); "
         "detector/box_predictor/cls_score/bias float32[3] (new: missing); "
         "detector/box_predictor/cls_score/kernel float32[2, 3] (new: float32[2, 5])",
@@ -99,7 +99,7 @@ def test_the_log_says_what_is_taken_over_and_what_is_dropped(before, capsys):
     config.model.num_classes, config.train.reset = 12, RESET
     starting_weights.starting_params(config, Small(7.0, 5))
     taken = capsys.readouterr().out.splitlines()[0]
-    assert taken == f"from {before}: taken over: detector/box_predictor (8 parameters), mask_head (3 parameters)"
+    assert taken == f"from {before}: copied: detector/box_predictor (8 parameters), mask_head (3 parameters)"
 
 
 def test_a_pattern_that_names_nothing_is_an_error():

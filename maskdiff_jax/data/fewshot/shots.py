@@ -66,7 +66,7 @@ def sample(
     if short_classes not in ("error", "take_all"):
         raise ValueError(f"fewshot.short_classes is '{short_classes}': choose error or take_all")
     if shots < 1:
-        raise ValueError(f"fewshot.shots is {shots}: at least 1 is needed")
+        raise ValueError(f"fewshot.shots is {shots}: it must be at least 1")
     wanted = range(len(dataset.categories)) if class_ids is None else class_ids
     if sampler in tfa.LEVELS:
         return _sample_by_images(dataset, table, shots, seed, sampler, short_classes, wanted)
@@ -106,7 +106,8 @@ def shot_dataset(dataset: Dataset, shot_set: ShotSet, unlabeled: str) -> Dataset
     for shot in (s for ids in shot_set.values() for s in ids):
         if shot not in known:
             raise ValueError(
-                f"shot {shot} is not an annotation of {dataset.name} {dataset.split}: the data has changed, start again"
+                f"shot {shot} is not an annotation of {dataset.name} {dataset.split}: the dataset has changed "
+                "since the shots were sampled; train again in a new --workdir"
             )
         i, annotation = known[shot]
         others = ()
@@ -167,8 +168,8 @@ def _sample_by_images(
             stuck.append(dataset.categories[c].name + (f" (already at {first})" if first < shots else ""))
     if stuck:
         raise ValueError(
-            f"fewshot.sampler={sampler} takes all objects of a class in an image and cannot reach exactly {shots} "
-            f"with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
+            f"fewshot.sampler={sampler} uses all objects of a class in an image and cannot reach exactly "
+            f"{shots} shots with seed {seed} for: {', '.join(stuck)}; set fewshot.sampler=instances"
         )
     known = {a.id for info in dataset.infos for a in info.annotations}
     lost = [f"{i} ({dataset.categories[c].name})" for c, ids in chosen.items() for i in ids if i not in known]

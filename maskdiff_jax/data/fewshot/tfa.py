@@ -147,8 +147,9 @@ def write(
         ]
         if stuck:
             raise ValueError(
-                f"{json_path}: all objects of a class in an image are sampled together, and with seed {seed} exactly "
-                f"K cannot be reached for {', '.join(stuck)}: sample from more images"
+                f"{json_path}: all objects of a class in an image are sampled together, and with seed {seed} no "
+                f"set of images has exactly K objects of {', '.join(stuck)}: use more training images or "
+                "another seed"
             )
         for c, sets in sampled.items():
             for shots, ids in sets.items():
@@ -241,9 +242,9 @@ def _check_found(dataset: Dataset, folder: Path, shots: int, lost: list[str], sh
     """ValueError if annotations are `lost`, not in the dataset, or classes are `short`, with fewer than K objects."""
     if lost:
         raise ValueError(
-            f"{len(lost)} annotations of {folder} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: the "
-            "files are of another dataset, or those objects have no mask or box; change fewshot.shots_from or fix "
-            "the json"
+            f"{len(lost)} annotations of {folder} are not in {dataset.name} {dataset.split}, e.g. {lost[0]}: "
+            "the files belong to another dataset, or those objects have no mask or box; change "
+            "fewshot.shots_from or fix the json"
         )
     if short:
         raise ValueError(
@@ -268,7 +269,7 @@ def _ids(path: Path, dataset: Dataset, class_id: int, known: Mapping[int, Annota
         if category_id != category.id:
             raise ValueError(
                 f"{path}: annotation {i} is of category {category_id}, but {category.name} is {category.id} in "
-                f"{dataset.name}: these files are of another dataset"
+                f"{dataset.name}: these files belong to another dataset"
             )
         if crowd:
             continue

@@ -20,10 +20,10 @@ OVERHANG = 1.0  # px: a box that leaves its image by less is rounding and is cli
 
 # kinds of problems that other modules and tests name
 DROPPED = "(dropped)"
-RENUMBERED = "annotation id missing, not a whole number or used before (got a new id)"
-CROWD = "crowd region (no target)"
+RENUMBERED = "annotation id missing, not a whole number or used twice (got a new id)"
+CROWD = "crowd region (not used as a target)"
 EMPTY = "image without annotations"
-REFUSED = "file that training refuses: more than half of its annotations are dropped"
+REFUSED = "file that training rejects: more than half of its annotations are dropped"
 
 
 def load(
@@ -235,7 +235,7 @@ def _annotation(
     area = raw.get("area", pixels)
     # the area inside a polygon may exceed the image's where the polygon leaves the image
     if type(area) not in (int, float) or not 0 < area <= 2 * image.height * image.width:
-        fixes.append("area is not a possible number of pixels (taken from the mask)")
+        fixes.append("area is not a possible number of pixels (computed from the mask)")
         area = pixels
     return Annotation(raw.get("id"), image.id, class_id, box, rle, float(area), bool(crowd))
 
@@ -250,7 +250,7 @@ def _box(raw: Any, fixes: list[str]) -> tuple[float, float, float, float] | None
             return float(x), float(y), float(w), float(h)
     except (TypeError, ValueError, OverflowError):
         pass
-    fixes.append("bbox is not four numbers (taken from the mask)")
+    fixes.append("bbox is not four numbers (computed from the mask)")
     return None
 
 

@@ -46,7 +46,7 @@ def parse(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(data)  # bytes: UTF-8, -16 or -32, with or without a byte-order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid json ({error}): write it again") from None
     if is_coco(raw):
@@ -77,11 +77,11 @@ def _other_format(document: Any) -> str:
     """The format of a json that is not COCO's, and what to do; "" if it is unknown."""
     if isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document:
         return (
-            "a json of LabelMe, which has one per image: convert their folder, "
-            "python launch/prepare_data.py --convert=FOLDER --output=datasets/custom"
+            "a json of LabelMe, which has one json per image: convert the whole folder with python "
+            "launch/prepare_data.py --convert=FOLDER --output=datasets/custom"
         )
     if isinstance(document, dict) and "_via_img_metadata" in document:
-        return "a project of VIA: export the annotations in COCO format there"
+        return "a project of VIA: export the annotations in COCO format from VIA"
     if isinstance(document, list) and document and isinstance(document[0], dict) and "annotations" in document[0]:
         return "an export of Label Studio in its own format: choose COCO when exporting"
     return ""
@@ -111,7 +111,7 @@ def images(entries: Sequence, path: Path) -> list[Image]:
         height, width = _side(height, "height", where), _side(width, "width", where)
         if height * width > MAX_PIXELS:
             raise ValueError(
-                f"{where} has {width} x {height} px, more than can be read ({MAX_PIXELS}): divide it into tiles"
+                f"{where} has {width} x {height} px, more than the limit of {MAX_PIXELS} pixels: divide it into tiles"
             )
         if not _inside(_text(name, "file_name", where)):
             raise ValueError(f"{where} has the file_name {name!r}: it must be a path inside the image folder")
@@ -143,7 +143,7 @@ def _side(value: Any, key: str, where: str) -> int:
 
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a non-empty text")
+        raise ValueError(f"{where} has the {key} {_short(value)}: it must be a non-empty string")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -92,7 +92,7 @@ def check_counts(json_path: str | Path, counts: str, split: str) -> None:
     if wrong:
         raise ValueError(
             f"{json_path} is not the published {split} file that data.counts='{counts}' names: {'; '.join(wrong)}. "
-            "Fetch the file again, or set --config.data.counts='' if it differs on purpose"
+            "Download the file again, or set --config.data.counts='' if it differs on purpose"
         )
 
 

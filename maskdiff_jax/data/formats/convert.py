@@ -64,7 +64,7 @@ def write(source: Collected, output: str | Path, share: float = TEST_SHARE) -> s
     """
     output = Path(output)
     if not 0 <= share < 1:
-        raise ValueError(f"the share of test images is {share}: give a number from 0 to below 1")
+        raise ValueError(f"the share of test images is {share}: give a number from 0 to less than 1")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty: give another --output, or remove it")
     documents = split(source.documents["all"], share) if "all" in source.documents else source.documents
@@ -110,8 +110,10 @@ def _describe(source: Collected, documents: dict[str, dict[str, Any]], output: P
         lines.append(f"wrote {output / name}.json and {output / name}/: {size}")
     if "all" in source.documents and "test" in documents:
         chosen = ", ".join(Path(i["file_name"]).name for i in documents["test"]["images"])
-        lines.append(f"there was one set; the test images are: {chosen}")
+        lines.append(f"the source has a single set; chosen as test images: {chosen}")
     elif "test" not in documents:
-        lines.append('no test set (a class keeps its last training image): train with --config.data.test_json=""')
+        lines.append(
+            'no test set (every class needs at least one training image): train with --config.data.test_json=""'
+        )
     lines.append("classes: " + ", ".join(c["name"] for c in documents["train"]["categories"]))
     return lines

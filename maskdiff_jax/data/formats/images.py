@@ -167,7 +167,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         # the upper byte, which is also what Pillow keeps of 16-bit colors
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of 32 bit, mode {image.mode}, have no known range; save it with 8 or 16 bit")
+        raise ValueError(
+            f"pixels of 32 bit, mode {image.mode}, have no known value range; save the image with 8 or 16 bits"
+        )
     return image.convert("RGB")
 
 
@@ -186,8 +188,8 @@ def _check_size(found: tuple[int, ...], wanted: tuple[int, ...], data: bytes, pa
     text = f"{path} is {found[1]} x {found[0]} px, its json says {wanted[1]} x {wanted[0]}"
     if found == wanted[::-1] and _stored_size(data) == wanted:
         raise ValueError(
-            f"{text}, which is its size before the rotation that its EXIF asks for: if the annotations fit the "
-            "image as stored, remove the EXIF orientation from the file, else correct the json"
+            f"{text}, which is its size before the rotation in its EXIF data: if the annotations fit the image "
+            "as stored, remove the EXIF orientation from the file, otherwise correct the json"
         )
     raise ValueError(f"{text}: correct width and height in the json")
 

@@ -91,8 +91,8 @@ def _is_turned(path: Path, document: dict, size: images.Size) -> bool:
     if said == size.stored:
         return True
     raise ValueError(
-        f"{path} says that its image has {said[1]} x {said[0]} px, but it has {size.width} x {size.height}: the image "
-        "was resized or is another one; take the image that was annotated"
+        f"{path} says that its image has {said[1]} x {said[0]} px, but it has {size.width} x {size.height}: the "
+        "image was resized or is another one; use the image that was annotated"
     )
 
 
@@ -109,7 +109,7 @@ def _part(shape: dict, size: images.Size, turned: bool, where: str, notes: Count
         radius, step = math.dist((x, y), edge), 2 * math.pi / CIRCLE_POINTS
         points = [(x + radius * math.cos(k * step), y + radius * math.sin(k * step)) for k in range(CIRCLE_POINTS)]
     elif kind not in ("polygon", "rectangle", "oriented_rectangle") or len(points) < 3:
-        notes[f"shape that encloses nothing: {kind} of {len(points)} points (first: {where})"] += 1
+        notes[f"shape without area: {kind} of {len(points)} points (first: {where})"] += 1
         return None
     return [v for p in points for v in (_upright(p, size) if turned else p)]
 
@@ -138,7 +138,7 @@ def _mask(shape: dict, points: Points, size: images.Size, turned: bool, where: s
             pixels = np.asarray(image.convert("L")) > 0
         left, top = (round(v) for v in points[0])
     except (KeyError, IndexError, TypeError, binascii.Error, OSError):
-        raise ValueError(f"{where} is of type mask but has no PNG in it: save it again in LabelMe") from None
+        raise ValueError(f"{where} is of type mask but contains no PNG: save it again in LabelMe") from None
     full = np.zeros(size.stored if turned else (size.height, size.width), bool)
     if left < 0 or top < 0:
         pixels = pixels[max(-top, 0) :, max(-left, 0) :]

@@ -74,7 +74,8 @@ def _class_folders(folder: Path) -> Masks:
             photo = of_stem.get(path.stem) or of_stem.get(re.sub(r"_\d+$", "", path.stem))
             if photo is None:
                 raise ValueError(
-                    f"{path} belongs to no photo: call it like its photo, perhaps with _1, _2 ... at the end"
+                    f"{path} belongs to no photo: give it the name of its photo, with _1, _2 ... at the end for "
+                    "several objects"
                 )
             found[photo].append((class_folder.name, path))
     if not any(found.values()):
@@ -92,8 +93,8 @@ def _read_image(photo: Path, masks: list[tuple[str, Path]], per_class: bool, not
         if per_class and len(distinct) > 2:
             if len(ids) > MAX_INSTANCES:
                 raise ValueError(
-                    f"{path} has {len(ids)} values: an instance mask has one value for each object, another mask two; "
-                    "save it without smoothing, as PNG"
+                    f"{path} has {len(ids)} values: an instance mask has one value for each object, a mask of "
+                    "one object has two; save it without smoothing, as PNG"
                 )
             shapes = [segmentation.encode_mask(values == i) for i in ids]
         else:
@@ -114,7 +115,7 @@ def _values(path: Path, photo: Path, size: images.Size) -> np.ndarray:
         return values
     if values.shape != size.stored:
         raise ValueError(
-            f"{path} is {values.shape[1]} x {values.shape[0]} px, its photo {photo.name} {size.width} x {size.height}: "
-            "a mask has the size of its photo"
+            f"{path} is {values.shape[1]} x {values.shape[0]} px, its photo {photo.name} {size.width} x "
+            f"{size.height}: a mask must have the size of its photo"
         )
     return np.asarray(images.turned(values, size.orientation))

@@ -37,7 +37,7 @@ def read_annotations(path: str | Path) -> collected.Collected:
         return yolo.read(path.parent)
     if not path.is_dir():
         if path.exists():
-            raise ValueError(f"{path} is no annotation file: give {FORMS}")
+            raise ValueError(f"{path} is not an annotation file: give {FORMS}")
         raise FileNotFoundError(f"{path} does not exist: give {FORMS}")
     coco_files, labelme_files = _json_files(path)
     found = {
@@ -93,7 +93,8 @@ def _splits(files: list[Path], folder: Path) -> dict[str, list[Path]]:
         return found
     listed = ", ".join(str(p.relative_to(folder)) for p in files[:4])
     raise ValueError(
-        f"{folder} has {len(files)} COCO-format json files ({listed}): give one, or keep train.json and test.json"
+        f"{folder} has {len(files)} COCO-format json files ({listed}): give one of them, or keep only "
+        "train.json and test.json"
     )
 
 
@@ -119,7 +120,7 @@ def _read_json(path: Path, notes: Counter) -> tuple[dict[str, Any], Path]:
     coco_json.categories(document["categories"], path)
     listed = coco_json.images(document["images"], path)
     if not listed:
-        raise ValueError(f"{path} lists no image")
+        raise ValueError(f"{path} lists no images")
     dummies = coco_json.dummies(document)
     for name in dummies:
         notes[f"category '{name}', the empty supercategory that Roboflow adds (dropped)"] += 1
@@ -149,8 +150,8 @@ def _image_dir(path: Path, name: str) -> Path:
         if (folder / name).is_file():
             return folder
     raise FileNotFoundError(
-        f"{path} names the image {name}, which is missing: put the images beside the json, into a folder images beside "
-        f"it, or into one called {path.stem}"
+        f"{path} names the image {name}, which is missing: put the images beside the json, into a folder "
+        f"'images' beside it, or into a folder '{path.stem}'"
     )
 
 

@@ -110,7 +110,7 @@ def from_outlines(polygons: Any, height: int, width: int) -> dict[str, Any] | No
 def _from_polygons(polygons: list, height: int, width: int, fixes: list[str]) -> tuple[str, int]:
     if isinstance(polygons[0], (int, float)):
         polygons = [polygons]
-        fixes.append("polygon is not in a list of polygons (read as the only one)")
+        fixes.append("polygon is not in a list of polygons (read as a single polygon)")
     limit = FAR * max(height, width)
     good = [p for p in polygons if _is_polygon(p, limit)]
     if not good:

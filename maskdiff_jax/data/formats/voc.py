@@ -160,7 +160,9 @@ def _labels(path: Path) -> np.ndarray:
     except Exception as error:  # each of Pillow's readers raises its own errors; the fix is the same
         raise ValueError(f"cannot read {path} ({error}): unpack it again") from None
     if mode not in ("P", "L"):
-        raise ValueError(f"{path} has colors ({mode}) instead of object or class numbers: unpack VOC's own file")
+        raise ValueError(
+            f"{path} has colors ({mode}) instead of object or class numbers: unpack the original file of VOC again"
+        )
     return values
 
 
@@ -181,7 +183,9 @@ def _class_of(labels: np.ndarray, path: Path, problems: Counter) -> int:
     counts = np.bincount(labels, minlength=VOID + 1)
     if counts[len(NAMES) + 1 : VOID].any():
         value = len(NAMES) + 1 + int(counts[len(NAMES) + 1 : VOID].argmax())
-        raise ValueError(f"{path} has class {value}, but VOC has 1 to {len(NAMES)}: unpack VOC's own file")
+        raise ValueError(
+            f"{path} has class {value}, but VOC has 1 to {len(NAMES)}: unpack the original file of VOC again"
+        )
     label = 1 + int(counts[1 : len(NAMES) + 1].argmax())
     if not counts[label]:
         problems["object without a class (dropped)"] += 1

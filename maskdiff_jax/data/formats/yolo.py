@@ -50,7 +50,9 @@ def _names_and_images(folder: Path) -> tuple[list[str], dict[str, list[Path]]]:
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[k] for k in range(len(names))]
     if not isinstance(names, list) or not names or len({str(n) for n in names}) != len(names):
-        raise ValueError(f"{path} needs 'names': a list of the classes, each once, or numbers from 0 on with names")
+        raise ValueError(
+            f"{path} needs 'names': a list of the classes, each only once, or numbers from 0 on with names"
+        )
     splits: dict[str, list[Path]] = {}
     for key in ("train", "val", "test"):
         for place in _as_list(settings.get(key)):
@@ -94,9 +96,11 @@ def _names_of_text(folder: Path) -> list[str]:
         if path.is_file():
             names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
             if not names or len(set(names)) != len(names):
-                raise ValueError(f"{path} must have one class a line, each once")
+                raise ValueError(f"{path} must have one class per line, each only once")
             return names
-    raise FileNotFoundError(f"{folder} has YOLO label files but no names: add classes.txt, one class a line")
+    raise FileNotFoundError(
+        f"{folder} has YOLO label files but no class names: add classes.txt with one class per line"
+    )
 
 
 def _images_of_layout(folder: Path) -> dict[str, list[Path]]:
@@ -141,11 +145,13 @@ def _read_image(path: Path, names: list[str], notes: Counter) -> collected.Annot
             notes[f"box without an outline (first: {where})"] += 1
             continue
         if len(outline) < 6 or len(outline) % 2:
-            raise ValueError(f"{where} must be the class's number and x y of three points or more: '{line[:60]}'")
+            raise ValueError(f"{where} must be the number of the class and x y of at least three points: '{line[:60]}'")
         if class_id >= len(names):
             raise ValueError(f"{where} has the class {class_id:.0f}, but there are {len(names)} names, from 0 on")
         if not all(-SLACK <= v <= 1 + SLACK for v in outline):
-            raise ValueError(f"{where} has coordinates outside 0..1: YOLO's are shares of the image, not pixels")
+            raise ValueError(
+                f"{where} has coordinates outside 0..1: YOLO coordinates are fractions of the image size, not pixels"
+            )
         polygon = [v * (size.height if i % 2 else size.width) for i, v in enumerate(outline)]
         if collected.is_usable([polygon], size.height, size.width, where, notes):
             objects.append((names[int(class_id)], [polygon]))

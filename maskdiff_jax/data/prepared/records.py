@@ -140,7 +140,7 @@ def open_shots(folder: Path, crops: Crops) -> Callable[[int], np.ndarray]:
     ids = CropInfos.of(crops.infos).annotation_ids
     with shards.named_damage(folder):
         if not np.array_equal(index["annotation_id"], ids):
-            raise ValueError("it has other objects than the crops beside it")
+            raise ValueError("its objects differ from those of the crops in the same folder")
         _check_count(len(ids), source)
         return functools.partial(_read_shot, source)
 

@@ -198,10 +198,10 @@ def write(
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(
                     f"no space left for {folder}: free some or set data.root to another disk, then run the same "
-                    "command again; it resumes with the shards that are missing"
+                    "command again; it writes only the missing shards"
                 ) from error
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise OSError(f"{folder} is no complete prepared set: delete that folder") from error
+                raise OSError(f"{folder} is not a complete prepared set: delete that folder") from error
             raise
         finally:
             if writing.is_dir():
@@ -278,8 +278,8 @@ def _in_processes(jobs: Iterator[tuple[Callable[[], None], int]], workers: int, 
             collect(0)
         except BrokenProcessPool as error:
             raise OSError(
-                "a process that was writing died, perhaps for lack of memory: lower data.workers; run the "
-                "same command again; it resumes with the shards that are missing"
+                "a worker process died, perhaps because memory ran out: lower data.workers and run the same "
+                "command again; it writes only the missing shards"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

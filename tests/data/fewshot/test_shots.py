@@ -52,7 +52,7 @@ def test_tfa_worked_by_hand():
     data = squares([(1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)], [(6, 1)], [(7, 1)], [(8, 1)], classes=2)
     assert fewshot.sample(data, 1, 0, sampler="tfa")[0] == (1,)
     assert sorted(fewshot.sample(data, 3, 0, sampler="tfa", class_ids=[1])[1]) == [6, 7, 8]
-    with pytest.raises(ValueError, match=r"cannot reach exactly 2 with seed 0 for: a;"):
+    with pytest.raises(ValueError, match=r"cannot reach exactly 2 shots with seed 0 for: a;"):
         fewshot.sample(data, 2, 0, sampler="tfa")
     with pytest.raises(ValueError, match="not 4"):
         fewshot.sample(data, 4, 0, sampler="tfa", short_classes="take_all")
@@ -70,7 +70,7 @@ def test_imtfa_worked_by_hand():
         fewshot.sample(data, 3, 0, sampler="imtfa")
     # enough objects, but no image with a single one: the loop would never leave K = 1
     pairs = squares(*[[(2 * i, 0), (2 * i + 1, 0)] for i in range(8)], classes=1)
-    with pytest.raises(ValueError, match=r"exactly 10 with seed 0 for: a \(already at 1\)"):
+    with pytest.raises(ValueError, match=r"exactly 10 shots with seed 0 for: a \(already at 1\)"):
         fewshot.sample(pairs, 10, 0, sampler="imtfa", short_classes="take_all")
 
 

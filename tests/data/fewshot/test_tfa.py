@@ -210,7 +210,7 @@ def test_files_of_another_data_set_are_refused(tmp_path):
 
 def test_nothing_is_written_where_tfa_would_not_end(tmp_path):
     path = make_json(tmp_path, images=12)
-    with pytest.raises(ValueError, match=r"seed 0 exactly K cannot be reached for person at K = \d+"):
+    with pytest.raises(ValueError, match=r"seed 0 no set of images has exactly K objects of person at K = \d+"):
         tfa.write(path, tmp_path / "split", [0], "tfa")
     assert not (tmp_path / "split").exists()
     with pytest.raises(ValueError, match="tfa or imtfa"):

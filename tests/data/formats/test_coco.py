@@ -77,7 +77,7 @@ def test_bad_annotations_are_fixed_or_dropped_and_counted(tmp_path):
     assert problems["annotation whose RLE is of another size than its image (dropped)"] == 1
     assert problems["annotation without a box inside the image (dropped)"] == 1
     assert problems["box extends beyond the image (clipped)"] == 1
-    assert problems["crowd region (no target)"] == 1
+    assert problems["crowd region (not used as a target)"] == 1
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
@@ -156,7 +156,7 @@ def test_coco_mini():
     dataset = coco.load(MINI / "annotations/instances_val.json", MINI / "val", ["person"], problems=problems)
     assert len(dataset.infos) == 126 and len(dataset.categories) == 80
     assert sum(not a.crowd for i in dataset.infos for a in i.annotations) == 1006
-    assert problems["crowd region (no target)"] == 8
+    assert problems["crowd region (not used as a target)"] == 8
     assert [c.id for c in dataset.categories if c.novel] == [1]
     assert dataset.read(3).shape == (dataset.infos[3].height, dataset.infos[3].width, 3)
     assert evaluate(dataset, "segm") == pytest.approx(1.0)

@@ -23,7 +23,10 @@ def test_one_set_is_split(five, tmp_path):
     documents = {s: json.loads((tmp_path / f"out/custom/{s}.json").read_text()) for s in ("train", "test")}
     [test] = documents["test"]["images"]
     assert len(documents["train"]["images"]) == 4 and test["file_name"] != "0.jpg"  # the dog's only photo
-    assert f"there was one set; the test images are: {test['file_name']}" in text and "classes: cup, dog" in text
+    assert (
+        f"the source has a single set; chosen as test images: {test['file_name']}" in text
+        and "classes: cup, dog" in text
+    )
     assert documents["train"]["categories"] == documents["test"]["categories"]
     for split, document in documents.items():
         dataset = coco.load(tmp_path / f"out/custom/{split}.json", tmp_path / "out" / "custom" / split)

@@ -28,7 +28,7 @@ def test_polygons_and_rectangles(tmp_path):
     assert (first == rectangle(2, 1, 6, 4)).all() and (second == rectangle(10, 5, 16, 9)).all()
     assert found.documents["all"]["annotations"][0]["bbox"] == [2, 1, 4, 3]
     assert found.documents["all"]["annotations"][0]["area"] == 12
-    assert list(found.notes) == ["shape that encloses nothing: point of 1 points (first: cup in a.json)"]
+    assert list(found.notes) == ["shape without area: point of 1 points (first: cup in a.json)"]
 
 
 def test_circle(tmp_path):
@@ -94,8 +94,8 @@ def test_shapes_of_the_shown_image_stay(tmp_path):
         ([shape([[1, 2], [3]])], {}, "points that are not pairs of numbers"),
         ([shape(SQUARE, "")], {}, r"shapes\[0\] has no label"),
         ([shape(SQUARE)], {"imageWidth": 40}, "image has 40 x 10 px, but it has 20 x 10"),
-        ([shape([[2, 1], [5, 3]], kind="mask", mask="!")], {}, "type mask but has no PNG"),
-        ([shape([[1, 1]], kind="point")], {}, "no object with a mask.*not used: 1 x shape that encloses nothing"),
+        ([shape([[2, 1], [5, 3]], kind="mask", mask="!")], {}, "type mask but contains no PNG"),
+        ([shape([[1, 1]], kind="point")], {}, "no object with a mask.*not used: 1 x shape without area"),
         ([shape([[90, 1], [95, 1], [95, 9]])], {}, "no object with a mask.*no pixel in the image"),
         ([shape(SQUARE, "__ignore__")], {}, "no object with a mask.*label __ignore__"),
     ],

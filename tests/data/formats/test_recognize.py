@@ -68,7 +68,10 @@ def test_a_supercategory_that_has_objects_is_a_class():
 @pytest.mark.parametrize(
     "document, message",
     [
-        ({"shapes": [], "imagePath": "a.jpg"}, "a json of LabelMe, which has one per image: convert their folder"),
+        (
+            {"shapes": [], "imagePath": "a.jpg"},
+            "a json of LabelMe, which has one json per image: convert the whole folder",
+        ),
         ({"_via_img_metadata": {}}, "VIA: export the annotations in COCO format"),
         ([{"annotations": [], "data": {}}], "Label Studio in its own format: choose COCO"),
         ({"a": 1}, "is it a COCO-format json?"),
@@ -83,7 +86,7 @@ def test_another_json_is_named(tmp_path, document, message):
 def test_empty_unknown_and_missing_paths(tmp_path):
     with pytest.raises(ValueError, match="has no annotations that can be read: give a COCO-format json"):
         recognize.read_annotations(tmp_path)
-    with pytest.raises(ValueError, match="is no annotation file"):
+    with pytest.raises(ValueError, match="is not an annotation file"):
         recognize.read_annotations(photo(tmp_path / "a.jpg"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         recognize.read_annotations(tmp_path / "nothing")

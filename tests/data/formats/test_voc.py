@@ -91,7 +91,7 @@ def test_the_source(devkit):
     assert dataset.read(2).shape == (12, 20, 3)
     files = list(devkit.glob("*.json"))
     assert len(files) == 1 and pipeline.open_split(data, "test").infos == dataset.infos
-    with pytest.raises(ValueError, match="voc has no 'support' split"):
+    with pytest.raises(ValueError, match="voc has only the split test, not 'support'"):
         pipeline.open_split(data, "support")
     # another list is another file
     add(devkit, "2012", "2009_000007", *scene((3, 7, 1, 1, 6, 9)))

@@ -72,8 +72,8 @@ def test_roboflows_layout(tmp_path):
     "line, message",
     [
         ("0 0.5 0.5 0.2 0.2", "no object with a mask.*1 x box without an outline.*a.txt, line 1"),
-        ("0 0.1 0.1 0.3 0.1 0.3", "a.txt, line 2 must be the class's number and x y of three points"),
-        ("cup 0.1 0.1 0.3 0.1 0.3 0.4", "a.txt, line 2 must be the class's number"),
+        ("0 0.1 0.1 0.3 0.1 0.3", "a.txt, line 2 must be the number of the class and x y of at least three points"),
+        ("cup 0.1 0.1 0.3 0.1 0.3 0.4", "a.txt, line 2 must be the number of the class"),
         ("2 0.1 0.1 0.3 0.1 0.3 0.4", "line 2 has the class 2, but there are 2 names"),
         ("0 10 10 30 10 30 40", "coordinates outside 0..1"),
         ("0 nan 0.1 0.3 0.1 0.3 0.4", "coordinates outside 0..1"),
@@ -88,7 +88,7 @@ def test_faults_are_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("names: [a, a]", "needs 'names': a list of the classes, each once"),
+        ("names: [a, a]", "needs 'names': a list of the classes, each only once"),
         ("names: {1: a}", "needs 'names'"),
         ("train: images", "needs 'names'"),
         ("names: [", "is not valid YAML"),
@@ -110,10 +110,10 @@ def test_missing_names_images_and_several_yaml_files(tmp_path):
         recognize.read_annotations(tmp_path)
     (tmp_path / "b.yaml").unlink()
     (tmp_path / "c.yaml").unlink()
-    with pytest.raises(FileNotFoundError, match="no names: add classes.txt"):
+    with pytest.raises(FileNotFoundError, match="no class names: add classes.txt"):
         recognize.read_annotations(tmp_path)
     (tmp_path / "classes.txt").write_text("cup\ncup\n")
-    with pytest.raises(ValueError, match="one class a line, each once"):
+    with pytest.raises(ValueError, match="one class per line, each only once"):
         recognize.read_annotations(tmp_path)
     (tmp_path / "classes.txt").write_text("cup\ndog\n")
     (tmp_path / "images" / "a.jpg").unlink()

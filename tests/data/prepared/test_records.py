@@ -83,5 +83,5 @@ def test_prepared_shots_are_those_of_the_support_set(shapes_data, support_split,
     index = json.loads((folder / "index.json").read_text())
     index["annotation_id"][0] += 1
     rewrite_index(folder, index)
-    with pytest.raises(ValueError, match="other objects than the crops.*delete that folder"):
+    with pytest.raises(ValueError, match="its objects differ from those of the crops.*delete that folder"):
         crops.shots(16)

@@ -84,7 +84,9 @@ def test_full_disk_says_what_to_do(test_split, tmp_path, monkeypatch):
         write(self)
 
     monkeypatch.setattr(tfds_builders.SceneImages, "download_and_prepare", second_fails)
-    with pytest.raises(OSError, match="no space left for .* run the same command again; it resumes"):
+    with pytest.raises(
+        OSError, match="no space left for .* run the same command again; it writes only the missing shards"
+    ):
         prepared.write_images(test_split, folder, {}, per_shard=5)
     assert os.listdir(folder.with_name(folder.name + ".writing")) == ["shard-00000"]
 
