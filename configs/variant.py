@@ -46,7 +46,7 @@ def get_config(
     if stage not in STAGES:
         raise ValueError(f"unknown stage={stage}: choose {' or '.join(STAGES)}")
     if stage == "base" and base_method:
-        raise ValueError(f"{method} starts from stage 1 of {base_method}: train stage 1 with that config")
+        raise ValueError(f"{method} starts from stage 1 of {base_method}: train that stage 1 instead")
     config = {"base": base, "fewshot": fewshot}[stage].get_config(f"{options},{rest}").unlock()
     config.method, config.base_method = method, base_method
     change(config)

@@ -151,9 +151,9 @@ def test_a_detector_of_other_classes_keeps_its_features():
     [(base, "shapes,weights=msra", "weights=msra is not possible: shapes has"),
      (base, "coco,weights=r50", "weights=r50 is not possible: msra, torchvision"),
      (fewshot, "coco,weights=zoo", "has seen the novel classes"),
-     (fewshot, "weights=torchvision", "shapes has a small detector"),
+     (fewshot, "weights=torchvision", "shapes has its own small detector"),
      (fewshot, "coco,optimizer=lion", "optimizer=lion: choose adamw or sgd"),
-     (fewshot, "optimizer=sgd", "shapes has a recipe of its own"),
+     (fewshot, "optimizer=sgd", "shapes has its own optimizer"),
      (base, "coco,paper=true,weights=detector", "have seen novel classes"),
      (base, "coco,shots=5", "needs paper=true")],
 )  # fmt: skip

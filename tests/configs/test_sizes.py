@@ -94,9 +94,9 @@ def test_size_tiny_trains_from_scratch():
         (base, "shapes,size=tiny", "size=tiny is not possible: shapes has its own small model"),
         (fewshot, "size=paper", "size=paper is not possible: shapes has its own small model"),
         (base, "coco,size=small,paper=true", "size=small is not possible with paper=true"),
-        (base, "coco,size=tiny,weights=msra", "weights=msra is not possible: size=tiny has a small detector"),
+        (base, "coco,size=tiny,weights=msra", "weights=msra is not possible: size=tiny has its own small detector"),
         (fewshot, "custom,size=tiny,weights=torchvision", "weights=torchvision is not possible: size=tiny has"),
-        (fewshot, "custom,size=small,optimizer=sgd", "optimizer=sgd: size=small has a recipe of its own"),
+        (fewshot, "custom,size=small,optimizer=sgd", "optimizer=sgd: size=small has its own optimizer"),
         (
             fewshot,
             "shapes,classes=3",

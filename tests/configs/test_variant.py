@@ -30,7 +30,7 @@ def test_both_stages_have_the_change_and_the_name():
 def test_a_variant_may_start_from_another_stage_1():
     config = get("shapes", base_method="maskdiff")
     assert run_config.complete(config).init_from == "runs/base-shapes"
-    with pytest.raises(ValueError, match="linear starts from stage 1 of maskdiff: train that one"):
+    with pytest.raises(ValueError, match="linear starts from stage 1 of maskdiff: train that stage 1"):
         get("stage=base", base_method="maskdiff")
 
 

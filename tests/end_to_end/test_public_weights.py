@@ -68,7 +68,7 @@ def test_both_stages_and_an_export(folder, novel):
     done = launch(
         folder, "train", "base.py:custom,weights=detector", *options, f"--workdir={first}", data__novel_classes=novel
     )
-    assert "note: weights=detector: a detector trained on COCO has seen its 80 classes" in done.out
+    assert "note: weights=detector: a detector trained on COCO has seen all 80 classes" in done.out
     assert "from runs/weights-detector: copied: detector/backbone (" in done.out
     assert "box_predictor/cls_score/kernel float32[32, 81] (new: float32[32, 13])" in done.out
     assert "box_predictor/cls_score/bias float32[81] (new: missing)" in done.out
@@ -101,7 +101,9 @@ def test_what_is_missing_is_said(folder, tmp_path):
     """No detector, a backbone alone, a detector of another size."""
     config = "base.py:custom,weights=detector"
     done = launch(folder, "train", config, "--config.init_from=nothing", code=2)
-    assert "nothing holds no detector to start from: download one and give it to launch/import_weights.py" in done.err
+    assert (
+        "nothing holds no detector to start from: download one and import it with launch/import_weights.py" in done.err
+    )
     document = {"filled": ["detector/backbone/stem/conv1/kernel"]}
     workdir.create(tmp_path, workdir.read_config(folder / "runs/weights-detector"))
     (tmp_path / workdir.IMPORTED).write_text(json.dumps(document))

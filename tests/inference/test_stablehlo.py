@@ -92,7 +92,7 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path, quick, monkeypatch):
 
 
 def test_platforms_that_do_not_exist(tmp_path):
-    for platforms, message in ((("gpu",), "unknown platform 'gpu': choose some of cpu, cuda"), ((), "no platform")):
+    for platforms, message in ((("gpu",), "unknown platform 'gpu': choose from cpu, cuda"), ((), "no platform")):
         with pytest.raises(ValueError, match=message):
             stablehlo.run(tiny.config(), tmp_path / "no run", tmp_path / "model", platforms)
 

@@ -100,7 +100,7 @@ def test_an_interrupted_adaptation_resumes(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_step", stopped_step)
         stopped = adapt(folder, *options, out="cut")
-    assert stopped.code == 1 and "of phase 'mask' is saved; the same command resumes there" in stopped.err, stopped
+    assert stopped.code == 1 and "of phase 'mask' is saved; the same command resumes from there" in stopped.err, stopped
     assert not (folder / "cut" / "model").exists()
     assert adapt(folder, *options, out="cut").code == 0
     whole, cut = (export.read(folder / out / "model") for out in ("whole", "cut"))

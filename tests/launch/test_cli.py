@@ -111,7 +111,7 @@ def test_a_run_folder_is_enough(monkeypatch, run_folder):
             ["runs/base-shapes", "--config.train.mask.steps=8"],
             "7 there, 8 here): trained weights depend on these fields",
         ),
-        (["runs/base-shapes", "--config", FEWSHOT], "(stage: 'base' there, 'fewshot' here): leave --config out"),
+        (["runs/base-shapes", "--config", FEWSHOT], "(stage: 'base' there, 'fewshot' here): omit --config"),
     ],
 )
 def test_what_a_trained_run_does_not_allow(monkeypatch, capsys, run_folder, arguments, words):

@@ -192,7 +192,7 @@ def test_without_a_model(monkeypatch):
     main = launched.load("demo")["main"]
     monkeypatch.setitem(main.__globals__, "MODEL", launched.ROOT / "examples" / "nothing")
     with pytest.raises(
-        FileNotFoundError, match="there is no examples/nothing in this copy: give the folder of a model"
+        FileNotFoundError, match="there is no examples/nothing in this checkout: give the folder of a model"
     ):
         main(["demo.py"])
 

@@ -65,7 +65,7 @@ def test_photos_of_base_classes_come_along_on_request(run, tmp_path):
         (["{run}", "--format=stablehlo", "--base_shots"], "--base_shots needs --format=orbax"),
         (["{run}", "--format=stablehlo", "--half"], "--half needs --format=orbax"),
         (["{run}", "--format=onnx"], "unknown --format=onnx: choose orbax or stablehlo"),
-        (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose some of cpu, cuda, tpu"),
+        (["{run}", "--format=stablehlo", "--platforms=gpu"], "unknown platform 'gpu': choose from cpu, cuda, tpu"),
     ],
 )
 def test_mistakes_are_one_sentence(run, arguments, words, tmp_path):

@@ -107,8 +107,8 @@ def test_a_dataset_that_cannot_be_opened_is_a_wrong_request(dataset, tmp_path):
     done = check("--config.data.root=nowhere")
     assert done.code == 2 and "the annotation file of custom is missing: looked for the train annotations" in done.err
     for splits, words in (
-        ("--splits=trian", "--splits=trian: choose among train, support, val, test"),
-        ("--splits=", "--splits=: choose among"),
+        ("--splits=trian", "--splits=trian: choose from train, support, val, test"),
+        ("--splits=", "--splits=: choose from"),
         ("--splits=val", "unknown split 'val' of a COCO json: choose train, support, test"),
     ):
         done = check(splits)

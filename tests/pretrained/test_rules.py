@@ -132,7 +132,7 @@ def test_a_unet_round_trip_keeps_our_class_table():
     shape = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1, int), jnp.zeros(1, int))["params"]
     template = jax.tree.map(lambda s: np.full(s.shape, 7.0, np.float32), shape)
     state = {t["name"]: names.recipe(t["name"], tuple(t["shape"])) for t in info["tensors"]}
-    with pytest.raises(ValueError, match="middle0_res/class_table: nothing fills it"):
+    with pytest.raises(ValueError, match="middle0_res/class_table: no tensor of the file fits it"):
         rules.convert(state, rules.GUIDED_DIFFUSION, template)
     params = rules.convert(state, rules.GUIDED_DIFFUSION, template, keep=[".*/class_table"])
     assert (params["middle0_res"]["class_table"] == 7).all()
@@ -153,7 +153,8 @@ def test_all_problems_in_one_message(template):
         rules.convert(state, twice, template)
     text = str(error.value)
     for part in (
-        "backbone/stem/conv1/kernel: nothing fills it", "backbone/res3/block0/shortcut/norm/scale: nothing fills it",
+        "backbone/stem/conv1/kernel: no tensor of the file fits it",
+        "backbone/res3/block0/shortcut/norm/scale: no tensor of the file fits it",
         "res5_0_branch2c_w: (1, 1, 64, 255) does not fit", "res5_0_branch2b_w: (36864,) does not fit",
         "res9_0_branch2a_w: the model has no parameter backbone/res9/block0/conv1/kernel",
         "what_is_this: matched by 0 rules", "again: backbone/res2/block0/conv1/norm/bias is already filled",

@@ -187,7 +187,7 @@ def test_a_teacher_has_the_same_head_and_shots(start):
         compatibility.check_teacher(config, folder)
     assert (
         "(data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; model.mask.diffusion.prediction: 'sigmoid' "
-        "there, 'v' here): give the same to distill it"
+        "there, 'v' here): use the same values to distill it"
     ) in str(error.value)
     with pytest.raises(ValueError, match="is a run of stage 'base': distillation must start from a run of stage 2"):
         compatibility.check_teacher(config, start(base.get_config("shapes")))

@@ -99,7 +99,7 @@ def test_a_stop_in_the_last_step_of_a_phase(monkeypatch, tmp_path, config):
             return super().__next__()
 
     stage(monkeypatch, Late)
-    with pytest.raises(KeyboardInterrupt, match="phase 'second' is not started; the same command resumes there"):
+    with pytest.raises(KeyboardInterrupt, match="phase 'second' is not started; the same command resumes from there"):
         run.run(config, tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["line"]
 
