@@ -218,7 +218,7 @@ def find_objects(config: ConfigDict, setup: Setup) -> Found:
     batches = _batches(config, segmenter, dataset, "masks in ground-truth boxes")
     boxes_of = {
         image_id: (np.array([a.box for a in annotations], np.float32), np.array([a.class_id for a in annotations]))
-        for image_id, annotations in _scored_objects(config, dataset).items()
+        for image_id, annotations in _scored_objects(config, dataset, setup.shots).items()
         if annotations
     }
     return Found(objects, without_mask, segment.ground_truth_objects(segmenter, setup.params, batches, boxes_of), speed)
@@ -301,10 +301,17 @@ def score(config: ConfigDict, dataset: Dataset, predictions: Predictions, class_
     return scores
 
 
-def _scored_objects(config: ConfigDict, dataset: Dataset) -> dict[int, list[Annotation]]:
-    """Image id -> the objects that count in the mask IoU: no crowds, none below ``eval.min_gt_area`` pixels."""
+def _scored_objects(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[int, list[Annotation]]:
+    """Image id -> the objects that count in the mask IoU.
+
+    No crowds, none below ``eval.min_gt_area`` pixels, none of a class that the shot set leaves out: a model of the novel
+    classes alone does not know the base classes.
+    """
     least = config.eval.min_gt_area
-    return {i.id: [a for a in i.annotations if not a.crowd and a.area >= least] for i in dataset.infos}
+    return {
+        i.id: [a for a in i.annotations if not a.crowd and a.area >= least and a.class_id in shots]
+        for i in dataset.infos
+    }
 
 
 def mask_ious(config: ConfigDict, setup: Setup, found: Found) -> dict[int, list[float]]:
@@ -313,7 +320,7 @@ def mask_ious(config: ConfigDict, setup: Setup, found: Found) -> dict[int, list[
     Returns:
       class id -> IoUs, 0..1.
     """
-    truth = _scored_objects(config, setup.dataset)
+    truth = _scored_objects(config, setup.dataset, setup.shots)
     values: dict[int, list[float]] = {}
     for sampled in segment.sample_masks(setup.segmenter, setup.params, found.in_true_boxes):
         objects, rles = sampled.objects, segment.paste_all(setup.segmenter, sampled)

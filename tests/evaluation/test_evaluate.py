@@ -121,6 +121,20 @@ def test_mean_mask_ious():
     assert evaluate.mean_mask_ious(data, {}) == ({}, {})
 
 
+def test_the_mask_iou_of_a_model_of_novel_classes_has_no_base_classes(run):
+    """They have no shots, and its mask head never saw them."""
+    config = workdir.read_config(run).unlock()
+    config.fewshot.classes, config.eval.images = "novel", 4
+    setup = evaluate.open_run(workdir.read_config(run), run)
+    novel = {i for i, c in enumerate(setup.dataset.categories) if c.novel}
+    setup = setup._replace(shots={i: ids for i, ids in setup.shots.items() if i in novel})
+    found = evaluate.find_objects(config, setup)
+    seen = {int(i) for objects, _ in found.in_true_boxes for i in objects.class_id}
+    truth = {a.class_id for info in setup.dataset.infos for a in info.annotations}
+    assert seen == truth & novel and truth - novel
+    assert evaluate.mask_ious(config, setup, evaluate.find_objects(config, setup)).keys() == seen
+
+
 def test_the_variants_of_ap():
     """Wrong detections score higher than right ones: both variants of AP drop or lower some of them."""
     data, config = dataset(), tiny.config().unlock()
