@@ -304,8 +304,8 @@ def score(config: ConfigDict, dataset: Dataset, predictions: Predictions, class_
 def _scored_objects(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[int, list[Annotation]]:
     """Image id -> the objects that count in the mask IoU.
 
-    No crowds, none below ``eval.min_gt_area`` pixels, none of a class that the shot set leaves out: a model of the novel
-    classes alone does not know the base classes.
+    No crowds, none below ``eval.min_gt_area`` pixels, none of a class that the shot set leaves out: a model of the
+    novel classes alone does not know the base classes.
     """
     least = config.eval.min_gt_area
     return {
