@@ -10,7 +10,8 @@ LATEX = {  # what LaTeX reads as commands, and what its fonts lack
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
     MINUS: "$-$", "±": r"$\pm$", "×": r"$\times$", "≈": r"$\approx$", "–": "--",
 }  # fmt: skip
-PREAMBLE = r"% \usepackage{booktabs} in the preamble; \input this file."
+PREAMBLE = r"% \usepackage{booktabs,graphicx} in the preamble; \input this file."
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # a table that is too wide shrinks
 
 
 def html_table(table: Table) -> str:
@@ -98,12 +99,15 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as LaTeX (booktabs): mean ± half of the interval; spreads in small print only where they matter."""
+    """The table as LaTeX, as wide as the page at most: mean ± half of the interval; spreads only where they matter.
+
+    It needs the packages booktabs and graphicx.
+    """
     wide = sum(span for _, span in table.headers[-1])
     out = [
-        r"\begin{table}[t]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\begin{table*}[t]", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{latex_text(table.title)}. {latex_text(table.note)}}}", rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{lr{'r' * wide}}}", r"\toprule",
+        rf"{FIT}\begin{{tabular}}{{lr{'r' * wide}}}", r"\toprule",
     ]  # fmt: skip
     for i, header in enumerate(table.headers):
         last = i == len(table.headers) - 1
@@ -123,7 +127,7 @@ def latex(table: Table) -> str:
             cells = [latex_text(label), latex_text(row.seeds)]
             cells += [_latex_cell(cell, table.small_matters) for cell in row.cells]
             out.append(" & ".join(cells) + r" \\")
-    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*out, r"\bottomrule", r"\end{tabular}}", r"\end{table*}", ""])
 
 
 def _rules(header: Sequence[tuple[str, int]]) -> str:

@@ -64,11 +64,15 @@ def test_every_special_character_of_latex():
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
-def test_latex_compiles(tmp_path):
+def test_latex_compiles_and_fits_the_page(tmp_path):
+    wide = TABLE._replace(
+        name="b", blocks=[Block("", [Row("a method with a long name " * 5, "1", [Cell("1.00")] * 3)])]
+    )
     (tmp_path / "a.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
-        f"{formats.PREAMBLE}\n{formats.latex(TABLE)}\\end{{document}}\n"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        f"{formats.PREAMBLE}\n{formats.latex(TABLE)}{formats.latex(wide)}\\end{{document}}\n"
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
