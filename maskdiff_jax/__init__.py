@@ -17,7 +17,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, imported at its first use: other modules are imported without jax."""
+    """`load`, imported at its first use, so that other modules can be imported without jax."""
     if name != "load":
         raise AttributeError(f"module 'maskdiff_jax' has no attribute '{name}'")
     from maskdiff_jax.inference.predictor import load

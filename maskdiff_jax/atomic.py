@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every file that the project keeps is written by `write`."""
+"""Atomic writes: every file that the project keeps is written by `write`, completely or not at all."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
     """Writes a file under a temporary name beside it and renames it, so that no reader ever sees half of it.
 
-    The older file stays until the new one is whole and on the disk.
+    The older file stays until the new one is complete and on the disk.
 
     Args:
       path: of the file; its folder must exist.
@@ -39,12 +39,12 @@ def write(path: str | Path, content: str | bytes | Callable[[BinaryIO], object])
 
 
 def cannot_write(path: str | Path, error: Exception, *, full: bool = False) -> OSError:
-    """An error of writing, as one sentence that says what to do.
+    """A write error as one sentence that says what to do.
 
     Args:
       path: what could not be written.
       error: what was raised.
-      full: the disk is known to be full; else ``error.errno`` says so.
+      full: the disk is known to be full; False: ``error.errno`` decides.
     """
     number = error.errno if isinstance(error, OSError) else None
     if full or number in (errno.ENOSPC, errno.EDQUOT):
@@ -56,17 +56,17 @@ def cannot_write(path: str | Path, error: Exception, *, full: bool = False) -> O
 
 
 def write_json(path: str | Path, document: Any, *, indent: int | None = 1) -> None:
-    """Writes ``document`` as json by `write`; a NaN is an error, because most readers of json refuse it.
+    """Writes ``document`` as json by `write`; a NaN is an error, because most json readers reject it.
 
     Raises:
       OSError: as `write`.
-      ValueError: a number in it is not finite, or something has no form in json.
+      ValueError: a number in it is not finite, or an object cannot be written as json.
     """
     write(path, json.dumps(document, indent=indent, allow_nan=False))
 
 
 def check_writable(folder: str | Path) -> None:
-    """Makes a folder and writes a file there on trial, so that hours of work do not end with nowhere to put the result.
+    """Makes a folder and writes a test file into it, so that hours of work do not end without a place for the result.
 
     Raises:
       OSError: the folder cannot be made or written to; says where else to write.

@@ -2,7 +2,7 @@
 
 A phase's checkpoints hold the TrainState and, as metadata, the position of the data iterator, so that a run resumes
 exactly where it stopped. Weights are parameters only. Both carry the shape and the CRC-32 of every array, which are
-compared when they are read. Orbax writes to a temporary name and renames, so a checkpoint is whole or not there.
+compared when they are read. Orbax writes to a temporary name and renames, so a checkpoint is complete or absent.
 """
 
 import shutil
@@ -59,7 +59,7 @@ class PhaseCheckpoints:
             raise _cannot_save(self._folder, error) from error
 
     def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
-        """The newest state and data position, on the shardings of ``template``; None where nothing was saved.
+        """The newest state and data position, with the shardings of ``template``; None if nothing was saved.
 
         Raises:
           ValueError: the files are damaged, or of another model; names what differs.
@@ -90,7 +90,7 @@ class PhaseCheckpoints:
         return self
 
     def __exit__(self, kind: type | None, *exc) -> None:
-        """Waits until everything is on the disk, also when the run stops early."""
+        """Waits until everything is on the disk, also if the run stops early."""
         try:
             self._manager.close()
         except Exception as error:
@@ -102,7 +102,7 @@ MARKER = "commit_success.txt"  # of orbax: that it is there says that the checkp
 
 
 def save_params(folder: str | Path, params: Any) -> None:
-    """Writes a parameter tree; an older one at the same place is replaced once the new one is whole.
+    """Writes a parameter tree; an older one in the same folder is replaced when the new one is complete.
 
     Raises:
       FloatingPointError: a parameter is NaN or infinite; nothing is written.
@@ -133,8 +133,7 @@ def load_params(folder: str | Path, template: Any) -> Any:
       folder: as given to ``save_params``.
       template: tree of arrays or ShapeDtypeStructs with the names, shapes and dtypes wanted.
 
-    Raises:
-      FileNotFoundError: nothing there.
+    Raises: FileNotFoundError: nothing there.
       ValueError: the weights are damaged, or of another model; names the parameters that differ.
     """
     path = Path(folder).absolute()
@@ -177,7 +176,7 @@ def _contents(tree: Any, what: str) -> Contents:
     """Types, shapes and checksums of a tree of arrays.
 
     Raises:
-      FloatingPointError: an array is not finite; names it, and ``what`` it is of.
+      FloatingPointError: an array is not finite; names the array and ``what`` it belongs to.
     """
     contents = {}
     for name, x in _named(tree).items():
@@ -197,7 +196,7 @@ def _checksum(x: np.ndarray) -> int:
 
 
 def _check_model(path: Path, template: Any, contents: Contents) -> None:
-    """Raises ValueError where names, types or shapes are not those of the template; names them."""
+    """Raises ValueError if names, types or shapes differ from those of the template; names them."""
     ours, theirs = {k: _kind(x) for k, x in _named(template).items()}, {k: v[0] for k, v in contents.items()}
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differ:
@@ -209,7 +208,7 @@ def _check_model(path: Path, template: Any, contents: Contents) -> None:
 
 
 def _check_sums(path: Path, tree: Any, contents: Contents, fix: str) -> None:
-    """Raises ValueError where an array has other bytes than were saved."""
+    """Raises ValueError if the bytes of an array differ from the saved ones."""
     for name, x in _named(tree).items():
         if _checksum(np.asarray(jax.device_get(x))) != contents[name][1]:
             raise _damaged(path, f"the checksum of {name} is wrong", fix)
@@ -220,13 +219,13 @@ def _damaged(path: Path, reason: str, fix: str) -> ValueError:
 
 
 def _cannot_save(path: Path, error: Exception) -> OSError:
-    """What orbax raises, as one sentence; tensorstore reports a full disk in words alone."""
+    """An error of orbax as one sentence; tensorstore reports a full disk only in its text."""
     full = "No space left" in str(error) or "quota exceeded" in str(error)
     return atomic.cannot_write(path, error, full=full)
 
 
 def _reason(error: Exception) -> str:
-    """What an error of orbax says, in a few words."""
+    """The reason of an orbax error in a few words."""
     text = str(error).strip()
     if "TensorStore" in text:  # its first line is indices and addresses
         return "an array cannot be read: its file is missing, cut off or damaged"

@@ -1,9 +1,9 @@
 """Type and range of every config field, for configs that are read from a file.
 
 config.json of a run and export.json of an exported model can be damaged or edited by hand. `find_problem` looks at the
-fields before anything is built from them: a wrong type would end in a traceback deep inside a net, an absurd size in
-hours of compilation. What a field means, and its unit, is in configs/base.py. Names such as that of a sampler are
-checked where their tables are.
+fields before anything is built from them: a wrong type would cause a traceback deep inside a net, an absurd size hours
+of compilation. configs/base.py explains each field and its unit. Names, such as that of a sampler, are checked where
+their tables are defined.
 """
 
 import re
@@ -170,9 +170,9 @@ FIELDS: dict[str, Any] = {
 
 
 class Fields(dict):
-    """A config that is only read: nested dicts whose keys are attributes too, without ml_collections.
+    """A read-only config without ml_collections: nested dicts whose keys are also attributes.
 
-    It is what `inference` needs of a ConfigDict: ``config.model.mask.size`` and ``config.model.to_dict()``.
+    It has the part of a ConfigDict that `inference` needs: ``config.model.mask.size`` and ``config.model.to_dict()``.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -190,7 +190,7 @@ class Fields(dict):
 
 
 def from_json(document: Any) -> "ConfigDict":
-    """The locked config that a json document holds.
+    """The locked config in a json document.
 
     Args:
       document: what ``json`` read; its lists become the tuples that they were.
@@ -204,7 +204,7 @@ def from_json(document: Any) -> "ConfigDict":
 
 
 def fields(document: Any) -> Fields:
-    """As ``from_json``, for reading alone and without ml_collections."""
+    """As ``from_json``, but read-only and without ml_collections."""
     if isinstance(document, dict):
         document = ADDED | document
     problem = find_problem(document)
@@ -224,7 +224,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def find_problem(document: Any) -> str:
-    """The first problem of a config, as the middle of a sentence; "" where there is none.
+    """The first problem of a config, as the middle of a sentence; "" if there is none.
 
     Args:
       document: nested dicts, as json or ``ConfigDict.to_dict`` gives them.

@@ -4,9 +4,9 @@ Follows detectron2's GeneralizedRCNN (modeling/meta_arch/rcnn.py) and TFA's roi_
 are padded and carry a `valid` array. B images, N ground-truth slots, A anchors, P proposals, R sampled anchors or RoIs,
 D detections, C classes, F channels. Boxes are xyxy in pixels of the network's input.
 
-Each image is treated as if it were alone, padded to the next multiple of 32: what lies beyond, up to the padded size of
-the batch, is zero for every convolution, outside the statistics of the norms, without anchors. So neither the padded
-size nor the other images of the batch change a detection.
+Each image is padded to the next multiple of 32, as if it were alone. The remaining padding, up to the padded size of
+the batch, is zero for every convolution, excluded from the statistics of the norms, and has no anchors. So neither the
+padded size nor other images of the batch change a detection.
 """
 
 import functools
@@ -67,7 +67,7 @@ class Anchors(NamedTuple):
 
 
 def make_nets(s: Settings) -> Nets:
-    """The modules alone; parts of the detector are functions of (settings, nets, params, ...)."""
+    """The flax modules; the parts of the detector are functions of (settings, nets, params, ...)."""
     scale = s.probit_scale if s.classifier == "probit" else s.cosine_scale
     return Nets(
         resnet.ResNet(s.blocks, s.width, s.norm, s.stride_in_1x1),
@@ -91,8 +91,7 @@ def make_detector(**fields: Any) -> Detector:
       were foreground, and the share of foreground RoIs with the right class. Ground truth that is padding, or of a
       class that is not active, is dropped; ground truth marked `ignore` is neither foreground nor background.
       `detect` returns detections best first with scores over `min_score`. All take images of any padded size.
-      `refine_loss` is for a detector whose second pass (`refinement`) is trained, with its box regression, once all
-      else is.
+      `refine_loss` trains the second pass (`refinement`) and the box regression, after everything else is trained.
 
     Raises:
       TypeError: a field missing or unknown.
@@ -272,7 +271,7 @@ def _refine_loss(
 
 
 def _ground_truth(batch: Batch, active: Array) -> assign.GroundTruth:
-    """Objects of B images; those of a class that is not active vanish, as if they were not annotated."""
+    """Objects of B images; objects of inactive classes are dropped, as if they were not annotated."""
     boxes, classes, ignore = batch.instances
     real = (classes >= 0) & (box_ops.area(boxes) > 0)
     return assign.GroundTruth(boxes, classes, real & ~ignore & active[jnp.maximum(classes, 0)], real & ignore)

@@ -56,7 +56,7 @@ def check(s: Settings) -> None:
     """Whether the fields fit together.
 
     Raises:
-      ValueError: they do not; names the field.
+      ValueError: they do not fit; names the field.
     """
     levels = LAST_LEVEL + 1 - s.fpn_min_level
     if not 2 <= s.fpn_min_level <= 5:

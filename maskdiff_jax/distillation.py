@@ -1,8 +1,8 @@
-"""Teaching a diffusion model to sample in fewer network evaluations, from the estimates of a frozen teacher.
+"""Trains a diffusion model to sample in fewer network evaluations, from the estimates of a frozen teacher.
 
 Guidance distillation [Meng et al. 2023, arXiv:2210.03142, Section 3.1]: one evaluation of the student returns the
 guided estimate, for which the teacher needs two (with and without the class). Progressive distillation [Salimans and
-Ho 2022, arXiv:2202.00512, Algorithm 2]: one DDIM step of the student leads where two of the teacher lead.
+Ho 2022, arXiv:2202.00512, Algorithm 2]: one DDIM step of the student replaces two of the teacher.
 
 Glossary as in diffusion.py. N objects, S sampling steps of the student; arrays are [N, ...]. The data are +-b, with
 b = `scale`. Nothing here knows masks or nets: student and teacher are functions.
@@ -42,7 +42,7 @@ class Distilled(NamedTuple):
 def make_distillation(
     schedule: df.Schedule, *, prediction: str, scale: float, spacing: str, steps: int, halve: bool, guidance: float
 ) -> Distillation:
-    """Settles one round of distillation.
+    """Defines one round of distillation.
 
     Args:
       prediction, scale: of student and teacher, see `df.to_x0`.
@@ -114,7 +114,7 @@ def distillation_loss(
 
 
 def merged_estimate(teacher: Callable[[Array, Array], Array], plan: sampler.Plan, y: Array, i: Array) -> Array:
-    """The estimate with which one DDIM step leads where two steps of `plan` lead.
+    """The estimate with which one DDIM step has the same result as two steps of `plan`.
 
     Two steps give y'' = a2 (a1 y + b1 x1) + b2 x2; one step from the same y to the same time has a = a1 a2 and
     b = a2 b1 + b2, so its estimate is a weighted mean of x1 and x2.

@@ -27,7 +27,7 @@ def class_vector(
 ) -> np.ndarray:
     """The vector of a new class, for a cosine classifier.
 
-    Plain imprinting (Qi et al. 2018: the vector is the mean feature of the class) lets the new class swallow the known
+    Plain imprinting (Qi et al. 2018: the vector is the mean feature of the class) takes objects from the known
     ones: features come out of a ReLU and share a large common direction m, the mean feature of the known classes. So
     the vector is ``cos(a) f + sin(a) m`` with f the mean shot feature without its part along m. The angle a acts as a
     bias. It is the largest at which the new class scores less than the own class, by `margin`, on a share `quiet` of

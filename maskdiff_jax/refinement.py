@@ -3,8 +3,8 @@
 Follows VinAIResearch/iFS-RCNN, modeling/roi_heads/roi_heads.py, with static shapes. B images, R sampled RoIs, N
 candidates, C classes, F channels. Boxes are xyxy in pixels of the network's input.
 
-The head sees the features of the predicted box and the variances of its four deltas. It is trained in a phase of its
-own (`training.stages`), together with the box regression and nothing else.
+The head sees the features of the predicted box and the variances of its four deltas. A separate phase
+(`training.stages`) trains only this head and the box regression.
 """
 
 import functools

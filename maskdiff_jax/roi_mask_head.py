@@ -1,4 +1,5 @@
-"""Mask R-CNN's mask head: from pooled features of a box to its mask. The baselines' head, trained with the detector.
+"""Mask R-CNN's mask head, the head of the baselines: from pooled features of a box to its mask, trained with the
+detector.
 
 B images, N ground-truth slots, R foreground RoIs, S cells per side of pooled features (masks have 2 S), F channels,
 C classes, G side of ground-truth masks. Follows detectron2 modeling/roi_heads/mask_head.py.

@@ -1,4 +1,4 @@
-"""Sampling from a diffusion model: which steps are taken, with which coefficients, and the scan that takes them.
+"""Sampling from a diffusion model: the steps, their coefficients, and the scan over them.
 
 Glossary as in diffusion.py: N objects, T diffusion steps, S <= T sampling steps. A sampler is a table of
 coefficients; a denoiser is a function of (y_t, t), and nothing here knows masks or nets.
@@ -148,7 +148,7 @@ def make_plan(
 
 # ---------------------------------------------------------------------------------- sampling
 def object_noise(keys: Array, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-    """Noise that depends on nothing but the object's own key and the count i.
+    """Noise that depends only on the object's key and the count i.
 
     Args:
       keys: [N] typed keys or [N, 2] raw ones, one per object.
@@ -168,7 +168,7 @@ def guided(predict: Callable[[Array, Array, Array], tuple[Array, Array | None]],
 
     Args:
       predict: (y [N, ...], t [N], keep [N] bool) -> as a Denoiser; the condition is dropped where not `keep`.
-      weight: w, a plain number: 1 is the conditional branch alone and costs half.
+      weight: w, a plain number: 1 evaluates only the conditional branch, at half the cost.
     """
     if weight in (0.0, 1.0):
         return lambda y, t: predict(y, t, jnp.full(y.shape[:1], weight == 1.0))

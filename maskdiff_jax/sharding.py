@@ -1,4 +1,4 @@
-"""Where arrays are: one mesh axis, ``data``; states on every device, batches split over the devices."""
+"""Sharding over one mesh axis, ``data``: states are on every device, batches are split over the devices."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def divide(mesh: Mesh, count: int) -> list[Mesh]:
     """The devices of a mesh, divided among ``count`` meshes of equal size.
 
     Raises:
-      ValueError: they cannot be divided.
+      ValueError: they cannot be divided equally.
     """
     if mesh.size % count:
         raise ValueError(
@@ -38,7 +38,7 @@ def divide(mesh: Mesh, count: int) -> list[Mesh]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of an array that is whole on every device."""
+    """Sharding of an array that every device has completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 

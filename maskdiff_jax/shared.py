@@ -1,6 +1,6 @@
-"""What several runs of one process have in common, so that it is made once: models, compiled programs, datasets.
+"""Objects that several runs of one process share and make only once: models, compiled programs, datasets.
 
-Nothing here is global: a script that runs several stages or evaluations makes one `Shared` and hands it down. A single
+Nothing here is global: a script that runs several stages or evaluations makes one `Shared` and passes it on. A single
 run makes its own.
 """
 

@@ -1,4 +1,4 @@
-"""The types that the parts of the package hand to each other.
+"""The types that the parts of the package exchange.
 
 Shape letters, the same everywhere: B images or objects in a batch, N ground-truth slots, A anchors,
 P proposals, R sampled RoIs, D detections, C classes, K shots, M mask side, G side of ground-truth masks,
@@ -76,14 +76,14 @@ class TrainState(NamedTuple):
 
 
 class MaskHead(NamedTuple):
-    """What the rest of the package knows of a mask head.
+    """The interface between a mask head and the rest of the package.
 
     `init(key) -> params`.
     `loss(params, key, batch) -> (scalar, {"loss", "accuracy", "iou", ...})`; accuracy and IoU (0..1) are those of the
     net's own estimate of the mask. For a diffusion head it is taken at random times; a fourth argument t [N] in 0..T-1
     sets them.
     `predict(params, keys [N], region [N, M, M, 3] 0..255, shots [N, K, M, M, 4] 0..255, classes [N])
-    -> [N, M, M] float32 in 0..1`; an object's mask follows from its own key and inputs alone.
+    -> [N, M, M] float32 in 0..1`; an object's mask depends only on its own key and inputs.
     `trajectory(params, keys, region, shots, classes) -> (y [S, N, M, M], x0 [S, N, M, M])`: each step's input, noise
     included, and its estimate, both scaled so that the mask is 0..1; the prediction is x0[-1], or the mean of the last
     estimates if a head averages them.

@@ -1,4 +1,4 @@
-"""What a run folder holds, and the only place that knows the names of its files.
+"""The contents of a run folder; the only module that knows the names of its files.
 
     config.json       the config, written before anything else
     metrics.jsonl     one line per logged training step; tensorboard/ has the same numbers
@@ -10,8 +10,8 @@
     export/, report/
     lock              while a process trains here: its host and process id, see `lock`
 
-Every file is whole or not there. Everything after training needs the folder and nothing else: its config.json is the
-config of the run.
+Every file is complete or absent. Everything after training needs only this folder: its config.json is the config of the
+run.
 """
 
 import json
@@ -71,7 +71,7 @@ PHASES = ("detector", "refine", "mask", "novel")
 
 
 class Initializer(Protocol):
-    """What `model.Model` is here: something that makes new weights."""
+    """The part of `model.Model` that is needed here: it makes new weights."""
 
     @property
     def init(self) -> Callable[[Array], PyTree]:
@@ -80,7 +80,7 @@ class Initializer(Protocol):
 
 
 def weights_folder(folder: str | Path) -> Path:
-    """Where the trained weights of a run are."""
+    """The folder of a run's trained weights."""
     return Path(folder) / CHECKPOINTS / "final"
 
 
@@ -97,8 +97,8 @@ def saved_phases(folder: str | Path) -> set[str]:
 def create(folder: str | Path, config: "ConfigDict") -> None:
     """Makes a run folder of ``config``, or resumes one of the same config.
 
-    Until a phase has saved a step, the fields of that phase may change, and before any has, all fields may: a batch
-    that does not fit into memory can be lowered.
+    Before a phase has saved a step, its fields may change, and before any phase has, all fields may, so that a batch
+    size that does not fit into memory can be lowered.
 
     Raises:
       ValueError: the folder holds a run of another config; names the fields. See `check`.
@@ -173,7 +173,7 @@ def read_config(folder: str | Path) -> "ConfigDict":
 
 
 def _read_json(path: Path, fix: str) -> dict:
-    """The object that a json file holds.
+    """The object in a json file.
 
     Raises:
       ValueError: the file is broken; names it, the place, and the fix.
@@ -188,7 +188,7 @@ def _read_json(path: Path, fix: str) -> dict:
 
 
 def load_weights(folder: str | Path, model: Initializer) -> PyTree:
-    """The weights that a finished run left.
+    """The weights of a finished run.
 
     Raises:
       FileNotFoundError: there is no run, or it is not finished.
@@ -230,7 +230,7 @@ def check_weights(folder: str | Path, config: "ConfigDict", *, free: Iterable[st
 
 
 def check_layout(folder: str | Path, config: "ConfigDict") -> None:
-    """Whether the weights of a run were trained on the pixels that this config gives them, in the same net.
+    """Whether the weights of a run were trained in the same net and with the same pixel format as in this config.
 
     Raises:
       FileNotFoundError: no run there.
@@ -303,13 +303,13 @@ def describe(fields: list[str], theirs: dict, ours: dict) -> str:
 def check_shots(folder: str | Path, shots: Mapping[int, Sequence[int]]) -> None:
     """Whether the shots of a run are those that it was trained on, as its shots.json lists them, where it has one.
 
-    Shots are sampled again from the dataset each time; another dataset, or an edited one, gives others.
+    Shots are sampled again from the dataset each time; another or an edited dataset gives other shots.
 
     Args:
       shots: class id -> annotation ids.
 
     Raises:
-      ValueError: they are not; or shots.json is broken.
+      ValueError: they differ; or shots.json is broken.
     """
     path = Path(folder) / SHOTS
     if not path.is_file():
@@ -325,7 +325,7 @@ def check_shots(folder: str | Path, shots: Mapping[int, Sequence[int]]) -> None:
 
 
 def read_seconds(folder: str | Path) -> dict[str, float]:
-    """Training time of each phase of a run, seconds, over all its interruptions.
+    """Training time of each phase of a run in seconds, summed over interruptions.
 
     Raises:
       ValueError: seconds.json is broken.

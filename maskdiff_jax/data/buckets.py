@@ -1,4 +1,4 @@
-"""The padded size of each image, and how much of the padded images is padding."""
+"""The padded size of each image, and the share of padding in the padded images."""
 
 import sys
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def padded_sizes(sizes: np.ndarray, short_side: int, data: Any) -> list[tuple[in
 
 
 def padding(sizes: np.ndarray | Sequence[tuple[int, int]], data: Any) -> Padding:
-    """How much of the training batches is padding.
+    """The share of padding in the training batches.
 
     An image is padded to the size that its largest short side needs, and resized to any of data.short_sides.
 

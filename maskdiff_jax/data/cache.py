@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Cached:
-    """A function of a position that remembers its results until `limit` bytes are full.
+    """A function of a position that keeps its results, up to `limit` bytes.
 
     A result that does not fit is computed each time: positions come in random order, where replacing old
     results by new ones gains nothing. A copy sent to another process starts empty. Two threads may compute

@@ -1,4 +1,4 @@
-"""The contents of a dataset and the problems in it, for people who prepare one."""
+"""The contents and the problems of a dataset, for users who prepare one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -144,7 +144,7 @@ def describe(
 def stops(
     dataset: Dataset, problems: Counter, *, min_box_side: float, min_mask_area: float, needs_shots: bool
 ) -> list[str]:
-    """What would stop training or spoil it, each as one sentence that says what to do.
+    """Problems that would stop or spoil training, each as one sentence that says what to do.
 
     Args:
       dataset: from `check`.
@@ -173,11 +173,11 @@ def stops(
 
 
 def json_stops(train_json: str | Path, test_json: str | Path | None) -> list[str]:
-    """What is wrong with the lists of categories of a dataset: see `stops`.
+    """Problems in the lists of categories of a dataset, as in `stops`.
 
     Args:
       train_json: COCO-format json.
-      test_json: likewise; None: there is no test split.
+      test_json: COCO-format json; None: there is no test split.
 
     Raises:
       FileNotFoundError, ValueError: a file is missing, or not a COCO-format json.
@@ -206,7 +206,7 @@ def other_classes(train_json: str | Path, test_json: str | Path) -> str:
 
 
 def _shots(dataset: Dataset, min_box_side: float, min_mask_area: float) -> Counter:
-    """How many objects of each class id can be shots."""
+    """The number of objects of each class id that can be shots."""
     every = [a for i in dataset.infos for a in i.annotations if a.is_target]
     return Counter(a.class_id for a in every if large_enough(a, min_box_side, min_mask_area))
 

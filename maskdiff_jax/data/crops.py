@@ -107,7 +107,7 @@ class CropReader:
         return np.ascontiguousarray(image[y0:y1, x0:x1]), np.ascontiguousarray(mask[y0:y1, x0:x1])
 
     def take(self, where: np.ndarray) -> "CropReader":
-        """A reader of those at the positions `where` [m]; holds no more than they need."""
+        """A reader of the crops at the positions `where` [m], which keeps only their data."""
         masks = [self._masks[i] for i in where.tolist()]
         return CropReader(self._read, self._long_side, self._positions[where], self._windows[where], masks)
 
@@ -116,7 +116,7 @@ class CropReader:
 
 
 def crops_from_dataset(dataset: Dataset, data: Any) -> Crops:
-    """Crops that are made from the whole image whenever one is read; equal to prepared crops.
+    """Crops that are cropped from the whole image each time they are read; equal to prepared crops.
 
     Crowd regions and ignored objects are dropped, small objects are not.
 

@@ -1,4 +1,4 @@
-"""What a dataset is for the rest of ``data/``: images, their annotations and a function that reads pixels.
+"""The dataset type of ``data/``: images, their annotations and a function that reads pixels.
 
 Masks are compressed COCO RLE (``{"size": [height, width], "counts": str}``), boxes are xyxy in pixels of the image
 file, class ids are positions in `Dataset.categories` (0..C-1, ascending category id).
@@ -32,7 +32,7 @@ class Annotation(NamedTuple):
 
     @property
     def is_target(self) -> bool:
-        """Whether something can be learned from it: neither a crowd region nor ignored."""
+        """Whether an annotation is a training target: neither a crowd region nor ignored."""
         return not (self.crowd or self.ignore)
 
 
@@ -97,7 +97,7 @@ def at_positions(read: Callable[[int], Any], positions: Sequence[int] | np.ndarr
 
 
 def encoded_image(dataset: Dataset, i: int) -> bytes:
-    """The i-th image as the bytes of an image file: those it came from, else a PNG."""
+    """The i-th image as the bytes of an image file: the original file if there is one, otherwise a PNG."""
     if dataset.encoded is not None:
         return dataset.encoded(i)
     return images.png(dataset.read(i))

@@ -13,7 +13,7 @@ from maskdiff_jax.types import Batch, Instances
 
 
 class ImageTable(NamedTuple):
-    """What a detector loader needs of its images; small, since each worker process gets a copy."""
+    """The data that a detector loader needs about its images; small, because each worker process gets a copy."""
 
     ids: np.ndarray  # [I]
     sizes: np.ndarray  # [I, 2] height, width of the image files

@@ -1,5 +1,5 @@
-"""What stage 2 needs to add classes to an exported model: a dataset of its stored shots and of somebody's photos, and a
-run folder with the model's weights, resized to the new number of classes.
+"""Prepares stage 2 for an exported model: a dataset of its stored shots and the user's photos, and a run folder with
+the model's weights, resized to the new number of classes.
 """
 
 import difflib
@@ -39,7 +39,7 @@ def read_splits(annotations: str | Path, images: str | Path | None) -> tuple[Dat
 
     Raises:
       FileNotFoundError: a file or an image is missing.
-      ValueError: no format that can be read; or an object without a usable mask, named.
+      ValueError: the format cannot be read; or an object has no usable mask; names it.
     """
     path = Path(annotations)
     if images is not None and path.is_file():
@@ -75,7 +75,7 @@ def _checked(annotations: str | Path, path: Path, folder: str | Path) -> Dataset
 
 
 def fingerprint(*datasets: Dataset | None) -> str:
-    """A short text that other annotations or other images do not have."""
+    """A hash of the annotations and images."""
     digest = hashlib.blake2b(digest_size=16)
     for photos in filter(None, datasets):
         digest.update(repr((photos.categories, list(photos.infos))).encode())
@@ -88,7 +88,7 @@ def check_can_adapt(trained: TrainedModel) -> None:
     """Whether stage 2 can add classes to an export.
 
     Raises:
-      ValueError: it keeps no photos of its own classes, or its mask head was distilled.
+      ValueError: it has no photos of its classes, or its mask head was distilled.
     """
     if trained.config.stage == "distill":
         raise ValueError(
@@ -110,7 +110,7 @@ def new_classes(trained: TrainedModel, photos: Dataset) -> tuple[dict[str, int],
       photos: see `read_photos`.
 
     Raises:
-      ValueError: there is no such class, an object is too small, or nobody has a photo of a class that the model knows.
+      ValueError: there is no new class, an object is too small, or there is no photo of a class that the model knows.
     """
     known = [c.name for c in classes.active_only(trained).categories]
     counts = Counter(photos.categories[a.class_id].name for i in photos.infos for a in i.annotations if a.is_target)
@@ -176,7 +176,7 @@ def choose_shots(new: dict[str, int], asked: int, slots: int, least: int) -> int
       slots, least: the most and the fewest shots that the mask head was trained with.
 
     Raises:
-      ValueError: more than there are, or than the mask head was trained with, or fewer.
+      ValueError: more than there are objects, or more or fewer than the mask head was trained with.
     """
     rarest = min(new, key=lambda name: new[name])
     shots = asked or min(new[rarest], slots)

@@ -1,4 +1,4 @@
-"""Photos that an export may keep of the classes it knows, so that stage 2 can add a class without the base dataset.
+"""Photos of known classes in an export, with which stage 2 can add a class without the base dataset.
 
 A COCO-format dataset in the folder `base_shots` of an export: train.json and images/. Every class has up to
 model.mask.slots shots. Other base objects in these photos are crowd regions, which are neither background nor shots.
@@ -61,7 +61,7 @@ def write(export: Path, dataset: Dataset) -> None:
 
 
 def read(export: Path) -> Dataset | None:
-    """What `write` wrote; None if the export keeps no photos.
+    """The photos that `write` wrote; None if the export has none.
 
     Raises:
       ValueError: the json is damaged; names it.

@@ -1,4 +1,4 @@
-"""What an export keeps of the classes it knows, so that a class can be added without its dataset: box features.
+"""Box features of known classes in an export, with which a class can be added without the base dataset.
 
 `Predictor.add_class` calibrates the new class against them, see `imprinting.class_vector`.
 """
@@ -64,7 +64,8 @@ def write(path: Path, calibration: Calibration) -> None:
 
 
 def read(path: Path, channels: int, num_classes: int) -> Calibration | None:
-    """What `write` wrote, float16 as float32; None where there is no such file, as in exports of older versions.
+    """The content that `write` wrote, float16 as float32; None if there is no such file, as in exports of older
+    versions.
 
     Args:
       path: of the file.

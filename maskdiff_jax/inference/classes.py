@@ -1,6 +1,6 @@
 """A trained model with other classes: one more from a few shots without training, one fewer, or fewer slots.
 
-Class ids are positions in `TrainedModel.categories`. Nothing here changes the model that it is given. What is made is a
+Class ids are positions in `TrainedModel.categories`. Nothing here changes the model that it is given. The result is a
 trained model like any other: it can be exported, and no later step knows that a class was added.
 """
 
@@ -25,7 +25,8 @@ def check_can_add(trained: TrainedModel, name: Any) -> None:
     """Whether a class of this name can be added.
 
     Raises:
-      ValueError: the name is taken or none; or the model's classifier or export is of a kind that cannot be added to.
+      ValueError: the name is missing or taken; or no class can be added to a model with this classifier or to this
+        export.
     """
     if not config_fields.is_text(name) or not name.strip():
         raise ValueError(f"a class needs a name, but {name!r} was given")
@@ -62,8 +63,8 @@ def added(
     """The model with one more class, the last.
 
     The classifier's vector is imprinted. Class-agnostic boxes are as before; class-specific ones start as the mean of
-    the other classes'. The mask head's class input of the new class is that of "no class": what to segment is said by
-    the shots alone.
+    the other classes'. The mask head's class input of the new class is that of "no class": only the shots say what to
+    segment.
 
     Args:
       trained: of classes that are all detected, see `active_only`.
@@ -97,7 +98,7 @@ def removed(trained: TrainedModel, name: str) -> TrainedModel:
     """The model without a class.
 
     Raises:
-      ValueError: there is no such class, or no other.
+      ValueError: there is no such class, or it is the only one.
     """
     names = [c.name for c in trained.categories]
     if name not in names:
@@ -123,7 +124,7 @@ def resized(trained: TrainedModel, source: np.ndarray) -> TrainedModel:
 
     Args:
       trained: any.
-      source: int [C'], for each slot the class id that it takes over, or `NEW`: its class vector is zero, its shots are
+      source: int [C'], for each slot the class id that it keeps, or `NEW`: its class vector is zero, its shots are
         empty, its boxes and masks are the mean of the others' where they are class-specific, and the mask head sees
         "no class".
     """

@@ -1,4 +1,4 @@
-"""An exported model: a folder with all that sampling masks needs, so that neither the run nor its dataset is.
+"""An exported model: a folder with everything that inference needs, without the run and its dataset.
 
     export.json    the config, and the categories in the order of class ids
     support.npz    the support set: shots uint8 [C, K, M, M, 4], count [C]
@@ -6,9 +6,9 @@
     base_shots/    on request: photos of known classes as a COCO-format dataset, which stage 2 needs for a new class
     params/        the parameters (orbax)
 
-An export of half the size has its parameters and features as float16; reading it gives float32 again.
+With half=True parameters and features are stored as float16, in half the space; reading converts them to float32.
 
-What is read is checked before anything is built from it.
+Files are checked before anything is built from them.
 """
 
 import json
@@ -39,7 +39,7 @@ AGAIN = "export the run again with launch/export.py"
 
 
 class TrainedModel(NamedTuple):
-    """All that sampling masks needs."""
+    """Everything that inference needs."""
 
     params: PyTree
     config: "ConfigDict | Fields"  # of the run
@@ -87,7 +87,7 @@ def from_run(
     Args:
       config: of the run.
       folder: of the run.
-      calibrated: with the features that adding a class takes; they cost up to ten images of each class.
+      calibrated: with the features that adding a class needs; computing them reads up to ten images of each class.
       photos: with photos of known classes, see `base_shots`.
     """
     params = workdir.load_weights(folder, build(config.model))
@@ -117,7 +117,7 @@ def check_output(output: str | Path, document: str = DOCUMENT) -> None:
 
 
 def write(output: str | Path, model: TrainedModel, *, half: bool = False) -> None:
-    """Writes an export; an older one is replaced once the new one is whole.
+    """Writes an export; an older one is replaced when the new one is complete.
 
     Args:
       output: its folder.
@@ -216,7 +216,7 @@ def _read_document(folder: Path) -> tuple[Fields, tuple[Category, ...], str]:
 
 
 def _categories(document: Any, count: int) -> tuple[Category, ...]:
-    """The categories of an export; a ValueError says what is wrong with them."""
+    """The categories of an export; ValueError if they are damaged."""
     if not isinstance(document, list) or len(document) != count:
         raise ValueError(f"it must list model.num_classes={count} categories")
     for c in document:

@@ -1,7 +1,7 @@
-"""What users give the predictor as images: arrays, PIL images, files, folders, and several of them.
+"""Images that users give the predictor: arrays, PIL images, files, folders, and lists of these.
 
-Every image becomes uint8 [h, w, 3] RGB, rotated as its EXIF says. What is no image is one sentence that says which one
-and what to do.
+Every image becomes uint8 [h, w, 3] RGB, rotated as its EXIF says. An input that is not an image is an error of one
+sentence that names the input and says what to do.
 """
 
 import os
@@ -29,17 +29,17 @@ class Photo(NamedTuple):
 
 
 def is_one(images: Any) -> bool:
-    """Whether this is one image, not several: an array, a PIL image or the name of a file; or bytes, which are none."""
+    """Whether this is one image: an array, a PIL image, the name of a file, or bytes, which are rejected later."""
     if isinstance(images, str | os.PathLike):
         return not Path(images).is_dir()
     return isinstance(images, Image.Image | bytes | bytearray) or hasattr(images, "__array__")
 
 
 def several(images: Any) -> Iterator[Any]:
-    """The images that are meant: those of a folder in the order of their names, those of an iterable one by one.
+    """The images of a folder in the order of their names, or those of an iterable one by one.
 
     Raises:
-      TypeError: nothing that holds images.
+      TypeError: an object of another type.
       FileNotFoundError: a folder without an image.
     """
     if isinstance(images, str | os.PathLike):
@@ -66,8 +66,8 @@ def read(image: Any) -> Photo:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no image, of another type or shape, or too large; names it and the fix.
-      TypeError: nothing of the kind.
+      ValueError: not an image, another dtype or shape, or too large; names it and the fix.
+      TypeError: an object of another type.
     """
     if isinstance(image, str | os.PathLike):
         return Photo(_from_file(Path(image)), str(image))

@@ -1,7 +1,8 @@
-"""What the web page of launch/demo.py reads and shows, without the page: photos and masks of files and of a brush,
-pictures, tables, files to download.
+"""The functions behind the web page of launch/demo.py: reading photos and masks, also painted ones; pictures, tables
+and files to download.
 
-Bad input is a ValueError whose text a visitor can act on; files go by their own names, not by where they were uploaded.
+Bad input is a ValueError whose text tells the visitor what to do; it contains the name of the file, not the path of the
+upload.
 """
 
 import dataclasses
@@ -116,8 +117,8 @@ def make_shot(photo: Photo, mask: np.ndarray) -> Shot:
 def masks_by_photo(photos: Sequence[str], masks: Sequence[str]) -> list[list[int]]:
     """Which uploaded masks belong to which photo.
 
-    A mask belongs to the photo that its name starts with: `cup.png` or `cup_2.png` to `cup.jpg`. Where names tell
-    nothing, one photo takes all masks, and as many masks as photos go by their order.
+    A mask belongs to the photo that its name starts with: `cup.png` or `cup_2.png` to `cup.jpg`. If the names do not
+    match, a single photo gets all masks, and as many masks as photos are paired in order.
 
     Args:
       photos, masks: file names.
@@ -126,7 +127,7 @@ def masks_by_photo(photos: Sequence[str], masks: Sequence[str]) -> list[list[int
       For each photo positions in `masks`.
 
     Raises:
-      ValueError: it cannot be told.
+      ValueError: the masks cannot be assigned.
     """
     stems = [Path(p).stem for p in photos]
     owners = []
@@ -227,7 +228,7 @@ def table(found: Detections) -> str:
 
 
 def nothing_found(found: Detections, score: float) -> str:
-    """What to do where no object scores enough.
+    """What to do if no object scores enough.
 
     Args:
       found: objects of any score.
@@ -256,7 +257,7 @@ def notice(text: str, kind: str = "info") -> str:
 
 
 def caption(found: Detections, first: Detections, evaluations: int) -> str:
-    """What a comparison says below a picture, as HTML.
+    """The caption of a picture in a comparison, as HTML.
 
     Args:
       found: the objects, with masks of the settings that the picture is of.

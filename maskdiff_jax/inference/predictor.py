@@ -98,7 +98,7 @@ class Predictor:
         Raises:
           FileNotFoundError: no such file or folder, or no image in the folder.
           ValueError: not an image, or one of another type or shape or too large, or no such id.
-          TypeError: nothing of the kind.
+          TypeError: an object of another type.
         """
         if not 0 <= image_id < 2**31:
             raise ValueError(f"image_id={image_id}: give a number in 0..{2**31 - 1}")
@@ -160,16 +160,17 @@ class Predictor:
             self.use(classes.added(trained, name, features, support.shots[0, : support.count[0]]))
 
     def remove_class(self, name: str) -> None:
-        """Drops a class, added or trained; its objects are found no more, or as another class.
+        """Drops a class, added or trained; its objects are no longer found, or found as another class.
 
         Raises:
-          ValueError: there is no such class, or no other.
+          ValueError: there is no such class, or it is the only one.
         """
         with self._lock:
             self.use(classes.removed(classes.active_only(self.trained), name))
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model with its classes as an export; an older export there is replaced once the new one is whole.
+        """Writes the model with its classes as an export; an older export there is replaced when the new one is
+        complete.
 
         Raises:
           FileExistsError: the folder holds something else.
@@ -180,7 +181,7 @@ class Predictor:
     def use(self, trained: TrainedModel) -> None:
         """Makes this the model of `trained`, which this or another predictor of the same model has or had as `trained`.
 
-        Programs are compiled anew only where the slots for classes are full.
+        Programs are compiled again only if the slots for classes are full.
         """
         with self._lock:
             count = len(trained.categories)
@@ -207,7 +208,7 @@ class Predictor:
         )  # fmt: skip
 
     def _shot_features(self, dataset: Dataset) -> np.ndarray:
-        """What the classifier sees of each object [n, F], in the order of the images."""
+        """The classifier's features of each object [n, F], in the order of the images."""
         detector = {k: v for k, v in self._params["detector"].items() if k != "box_predictor"}  # the part with classes
         features = []
         for i, info in enumerate(dataset.infos):
@@ -305,8 +306,8 @@ def load(
     Args:
       folder: of an export, or of a run whose training has finished. A run needs its dataset, for the shots; an export
         holds them.
-      config: the folder's config with other values of fields that may change after training, as those of the sampler;
-        None: as it is.
+      config: the folder's config, changed in fields that may change after training, such as those of the sampler; None:
+        unchanged.
       noise_seed: of the sampler; None: as in the config.
       samples: masks sampled per object and averaged, from 1 on; None: as in the config.
       min_score: minimum score of a detection, 0..1; None: as in the config.

@@ -1,4 +1,4 @@
-"""What the predictor finds in an image, and how it is shown, saved and handed to other tools."""
+"""The objects that the predictor finds in an image; functions to show, save and convert them."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ class Detections:
     """n objects of one image, best first: ``len(found)``, ``found[0]``, ``found[found.scores > 0.5]``.
 
     Masks are kept as RLE and as the M x M values that were sampled: arrays of a photo's size would take gigabytes.
-    ``masks``, ``soft``, ``samples`` and ``uncertainty`` make arrays of the image's size, anew at every access.
+    ``masks``, ``soft``, ``samples`` and ``uncertainty`` compute arrays of the image's size at every access.
     """
 
     image: np.ndarray  # uint8 [h, w, 3] RGB

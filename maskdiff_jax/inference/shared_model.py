@@ -1,9 +1,8 @@
-"""One model that several people use at the same time, each with classes of their own: what launch/demo.py runs.
+"""One model for several users at the same time, each with their own added classes; used by launch/demo.py.
 
-What a person has is a `TrainedModel`, a value: adding a class makes a new one, and neither the base model nor what
-others have changes. Compiled programs take weights and shots as arguments, so all people share them: there is one
-predictor for each setting of the sampler, and before a call it takes over the caller's `TrainedModel`. Calls take turns
-behind one lock.
+Each user has a `TrainedModel`, a value: adding a class makes a new one and changes neither the base model nor those of
+other users. Compiled programs take weights and shots as arguments, so all users share them: there is one predictor for
+each setting of the sampler, and each call uses the caller's `TrainedModel`. Calls take turns behind one lock.
 """
 
 import dataclasses
@@ -81,7 +80,7 @@ class SharedModel:
         """The caller's model without a class.
 
         Raises:
-          ValueError: there is no such class, or no other.
+          ValueError: there is no such class, or it is the only one.
         """
         return classes.removed(classes.active_only(trained), name)
 
@@ -127,7 +126,7 @@ def chosen(guidance: float, steps: float, samples: float) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Whether somebody may ask for such masks; a model may still refuse more steps than it was trained with.
+    """Whether settings are in range; a model may still reject more steps than it was trained with.
 
     Raises:
       ValueError: names the value and its range.

@@ -1,6 +1,6 @@
-"""The shots of a class that a user adds: images and masks in the forms that people have, checked, as a dataset.
+"""The shots of a class that a user adds: images and masks in several forms, checked, as a dataset.
 
-What is wrong is one sentence that names the image, the object and the fix.
+An error is one sentence that names the image, the object and the fix.
 """
 
 from collections.abc import Sequence

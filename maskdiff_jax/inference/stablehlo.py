@@ -1,4 +1,4 @@
-"""An exported model that runs with jax alone: StableHLO programs, weights and a script.
+"""An exported model that needs only jax: StableHLO programs, weights and a script.
 
     serving.json            class names, image sizes, thresholds, what the programs were exported for
     weights.npz             the parameters by name, in their dtype, and the shots of every class
@@ -46,7 +46,8 @@ def run(config: "ConfigDict", folder: str | Path, output: str | Path, platforms:
 
 
 def write(output: str | Path, model: TrainedModel, platforms: Sequence[str] = PLATFORMS) -> None:
-    """Writes a model as programs that jax alone runs; an older export of this kind is replaced once it is whole.
+    """Writes a model as programs that need only jax; an older export of this kind is replaced when the new one is
+    complete.
 
     Args:
       output: folder of the export.

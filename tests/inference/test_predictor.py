@@ -168,7 +168,7 @@ def test_what_is_no_image(model, tmp_path):
     with pytest.raises(ValueError, match="an image must be"):
         model(np.zeros((4, 4, 3), np.float32))
     for wrong in (None, 5, [photo(8, 8), None], b"what a file holds"):
-        with pytest.raises(TypeError, match="no image: (NoneType|int|bytes); give a uint8 array"):
+        with pytest.raises(TypeError, match="not an image: (NoneType|int|bytes); give a uint8 array"):
             model(wrong)
     with pytest.raises(FileNotFoundError, match="contains no image: give a folder with image files"):
         model(tmp_path)

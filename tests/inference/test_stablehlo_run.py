@@ -131,7 +131,7 @@ def test_an_image_that_fits_no_padded_size():
     model = object.__new__(stablehlo_run.Model)
     model.options = {"short_side": 64, "long_side": 100, "region_long_side": 64, "padded_sizes": [[64, 64]]}
     with pytest.raises(
-        ValueError, match="an image of 10 x 20 px becomes 50 x 100 px: which is larger than every padded size"
+        ValueError, match="an image of 10 x 20 px becomes 50 x 100 px, which is larger than every padded size"
     ):
         model.detect(np.zeros((10, 20, 3), np.uint8))
 

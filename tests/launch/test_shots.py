@@ -19,7 +19,7 @@ def test_a_file_for_each_class_seed_and_k(tmp_path):
     done = launched.run("shots", *config, "--seeds=3,5", "--output=out", cwd=tmp_path)
     assert done.code == 0, done.err
     files = sorted(x.relative_to(tmp_path / "out") for x in (tmp_path / "out").rglob("*.json"))
-    assert done.out == f"written: {len(files)} files in out\n"
+    assert done.out == f"wrote {len(files)} files to out\n"
     assert {x.parts[0] for x in files} == {"seed3", "seed5"}
     assert len(files) == 2 * 3 * 12  # seeds, K = 1, 5, 10, classes
     shots = json.loads((tmp_path / "out/seed3/full_box_5shot_ring_trainval.json").read_text())

@@ -190,7 +190,7 @@ def test_an_import_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch):
 def test_other_stages_folders_and_weights_are_refused(tmp_path):
     path = save(tmp_path, names.backbone(names.msra_name))
     for arg in ("weights=scratch", "weights=torchvision"):
-        with pytest.raises(ValueError, match=f"with weights=msra, not {arg}: use .*py:custom,weights=msra") as error:
+        with pytest.raises(ValueError, match=f"needs weights=msra, not {arg}: use .*py:custom,weights=msra") as error:
             convert.run(config(f"custom,{arg}"), tmp_path / "x", [path])
         assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
     with pytest.raises(ValueError, match="base.py:coco,weights=msra"):

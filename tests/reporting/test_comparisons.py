@@ -42,7 +42,7 @@ def test_equal_seeds_of_other_samplers_are_no_pairs(tmp_path, field, value):
     assert [c.method for c in comparisons.compare([x["mtfa"], x["imtfa"]], x["maskdiff"], "segm/AP")] == ["imtfa"]
     (warning, _) = difference_tables.warnings(members)
     assert warning.startswith(f"MTFA at K = 1 has other shots ({value}, ") and "no test" in warning
-    assert "MTFA is next; their shots are not the same, so there is no test" in findings.sentences(members)[0]
+    assert "Next is MTFA; their shots are not the same, so there is no test" in findings.sentences(members)[0]
     assert comparisons.mark_best(members, "segm/AP")[0] == {"maskdiff"}
 
 

@@ -1,4 +1,4 @@
-"""Base and novel classes, and the K shots of a class that stage 2 learns from.
+"""Base and novel classes, and the K shots of each class for stage 2.
 
 A shot set is ``{class_id: (annotation_id, ...)}``, with class ids 0..C-1 and at most K ids each.
 """

@@ -1,4 +1,4 @@
-"""TFA's K-shot sets: its sampling by images, and the files that it publishes the sets in.
+"""TFA's K-shot sets: its sampling by images, and its file format.
 
 Sources: datasets/prepare_coco_few_shot.py and fsdet/data/meta_coco.py of github.com/ucbdrive/few-shot-object-detection
 (TFA); datasets/prepare_coco_few_shot.py of github.com/danganea/iMTFA; docs/design.md, "K-shot sampling". A file has the
@@ -43,10 +43,9 @@ def objects_of(table: Table) -> dict[int, list[tuple[int, int]]]:
 def sample(objects: Objects, seed: int, levels: Sequence[int]) -> dict[int, dict[int, tuple[int, ...]]]:
     """TFA's sampler: {class id: {K: annotation ids}}, for as many levels of each class as can be reached.
 
-    Images of the class are sampled until the number of their objects of the class, all of them, is exactly K. Where
-    exactly K cannot be reached, TFA's script loops for ever or stops with an error; here that is found out before
-    each round, and the class has no larger K. Where all levels can be reached the random numbers are those of TFA's
-    script.
+    Images of the class are sampled until the number of their objects of the class, all of them, is exactly K. If
+    exactly K cannot be reached, TFA's script loops forever or stops with an error; here this is detected before each
+    round, and the class gets no larger K. Where all levels can be reached the random numbers are those of TFA's script.
 
     Args:
       objects: of all classes; the result depends on their order.

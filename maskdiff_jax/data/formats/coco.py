@@ -42,8 +42,8 @@ def load(
     be guessed (box clipped to the image, box or area taken from the mask) and dropped otherwise; both are counted by
     kind. Crowd regions are kept with ``crowd=True``. An annotation id that is missing, not a whole number or used
     before is replaced by the lowest free one, in the order of the file; an exact repeat of an annotation is dropped.
-    If more than half of the annotations would be dropped, the file as a whole is wrong, which is an error. Scoring
-    does not depend on any of this: `Dataset.truth` reads the file as pycocotools does.
+    If more than half of the annotations would be dropped, the whole file is considered wrong, which is an error.
+    Scoring does not depend on any of this: `Dataset.truth` reads the file as pycocotools does.
 
     Args:
       json_path: the annotations; needs "images", "annotations" and "categories".
@@ -157,7 +157,7 @@ def _usable_annotations(
     annotations: Sequence, listed: Sequence[coco_json.Image], categories: Sequence[Category], found: Counter,
     first: dict[str, str],
 ) -> list[Annotation]:  # fmt: skip
-    """The annotations of a json that are not dropped, in the order of the file, each with an id of its own.
+    """The annotations of a json that are not dropped, in the order of the file, each with a unique id.
 
     Args:
       annotations: as in the json.
@@ -241,7 +241,7 @@ def _annotation(
 
 
 def _box(raw: Any, fixes: list[str]) -> tuple[float, float, float, float] | None:
-    """x, y, width, height; None: there is none, take the mask's."""
+    """x, y, width, height; None: there is none, use the box of the mask."""
     if raw is None:
         return None
     try:

@@ -74,7 +74,7 @@ def dummies(document: dict[str, Any]) -> list[str]:
 
 
 def _other_format(document: Any) -> str:
-    """The format of a json that is not COCO's, and what to do; "" if it is unknown."""
+    """The format of a json that is not in COCO format, and what to do; "" if the format is unknown."""
     if isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document:
         return (
             "a json of LabelMe, which has one json per image: convert the whole folder with python "
@@ -152,7 +152,7 @@ def _text(value: Any, key: str, where: str) -> str:
 
 
 def _inside(name: str) -> bool:
-    """Whether a file name leads to a place inside its folder, on this system and on others."""
+    """Whether a file name is a path inside its folder, on this and on other operating systems."""
     parts = name.replace("\\", "/").split("/")
     return parts[0] != "" and name[1:2] != ":" and ".." not in parts and parts[-1] not in ("", ".")
 

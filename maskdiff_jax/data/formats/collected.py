@@ -98,7 +98,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def open_mask(path: Path) -> Image.Image:
-    """A mask file; ValueError if it is no image."""
+    """A mask file; ValueError if it is not an image."""
     try:
         with Image.open(path) as image:
             image.load()

@@ -97,7 +97,7 @@ def _is_turned(path: Path, document: dict, size: images.Size) -> bool:
 
 
 def _part(shape: dict, size: images.Size, turned: bool, where: str, notes: Counter) -> Any:
-    """A polygon [x, y, x, y ...] or a mask [h, w] in pixels of the upright image; None: it encloses nothing."""
+    """A polygon [x, y, x, y ...] or a mask [h, w] in pixels of the upright image; None: its area is zero."""
     kind, points = shape.get("shape_type") or "polygon", _points(shape, where)
     if kind == "mask":
         return _mask(shape, points, size, turned, where)
