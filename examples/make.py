@@ -1,6 +1,7 @@
 """Makes what is in this folder: example photos of a class that the model has never seen, and the model.
 
     python examples/make.py --only=photos                             # seconds
+    python examples/make.py --only=picture                            # a minute or two: docs/five_photos.png
     python examples/make.py --only=model --steps=20000 --split=val    # a trial: an hour on two cores, scored on val
     python examples/make.py --only=model --steps=20000                # scored on test, leaves examples/model
 
@@ -15,6 +16,9 @@ examples/model and benchmarks/results/example_model.json. `--config.FIELD=VALUE`
 example --config.data.shapes_train=8000 for more scenes to learn from; give another --output then. Scores are those of
 the model as it is shipped, with float16 weights: of the base classes alone, and after the four novel classes are added
 without training from five shots each (`Predictor.add_class`), for several sets of shots.
+
+The picture shows scenes with a star as the model in --publish finds them: as it is, after `Predictor.add_class`, and
+after launch/adapt.py. `--only=picture --config.FIELD=VALUE` changes the training of adapt.py.
 """
 
 import argparse
@@ -23,7 +27,9 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +50,18 @@ STEPS = 9_000
 SHOTS = 5
 NEW, SEED = "star", 2026  # the class of the photos; the seed of the scenes, which that of every split is not
 PHOTOS = 6
+PICTURE = ROOT / "docs" / "five_photos.png"
+MIN_SCORE = 0.3  # of the objects in the picture, as in launch/sample.py
+ROWS = 3  # of the picture: scene.png and the first of photos/
 SCENE = 2  # of the photos, the one that is scene.png: there the model tells the added star from a cross
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Makes the photos and the model, or one of them."""
+    """Makes the photos, the model and the picture, or one of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )  # fmt: skip
-    parser.add_argument("--only", choices=("photos", "model"), help="default: both")
+    parser.add_argument("--only", choices=("photos", "model", "picture"), help="default: all")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the detector and of the mask head")
     parser.add_argument("--mask-steps", type=int, default=0, help="of the mask head; 0: as many")
     parser.add_argument("--output", type=Path, help="folder of the run; default: runs/example/STEPS")
@@ -68,10 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     args.output = (args.output or ROOT / "runs" / "example" / default).absolute()
     args.publish = args.publish.absolute()
     os.chdir(ROOT)  # the place of the scenes is part of the exported config: datasets/shapes
-    if args.only != "model":
+    if args.only in (None, "photos"):
         make_photos(FOLDER)
-    if args.only != "photos":
+    if args.only in (None, "model"):
         make_model(args, overrides)
+    if args.only in (None, "picture"):
+        make_picture(args.publish, FOLDER, PICTURE, overrides if args.only else [])
 
 
 def make_photos(folder: Path) -> None:
@@ -202,6 +213,43 @@ def trials(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text()) for path in folder.glob("*/val.json")]
     rows = [{k: t[k] for k in ("steps", "overrides", "base", "added")} for t in found]
     return sorted(rows, key=lambda row: (*row["steps"].values(), row["overrides"]))
+
+
+def make_picture(model: Path, folder: Path, path: Path, overrides: list[str]) -> None:
+    """Writes a picture of some scenes with what the model finds in them before and after the new class is added.
+
+    Args:
+      model: the export.
+      folder: with what `make_photos` writes.
+      path: of the picture.
+      overrides: arguments ``--config.FIELD=VALUE`` of launch/adapt.py.
+    """
+    import maskdiff_jax
+    from maskdiff_jax import atomic
+    from maskdiff_jax.inference import adaptation
+    from maskdiff_jax.reporting import visualize
+
+    files = [folder / "scene.png", *sorted((folder / "photos").iterdir())][:ROWS]
+    shots = adaptation.read_photos(folder / "shots.json", folder / "shots")
+    outlines = [[outline.rle for outline in photo.annotations] for photo in shots.infos]
+    with tempfile.TemporaryDirectory() as scratch:
+        names = {"model": model, "images": folder / "shots", "annotations": folder / "shots.json"}
+        command = [sys.executable, str(ROOT / "launch" / "adapt.py"), f"--out={scratch}/adapted"]
+        subprocess.run([*command, *(f"--{k}={v}" for k, v in names.items()), *overrides], check=True)
+        cli.set_up_jax()
+        before, adapted = (
+            maskdiff_jax.load(place, min_score=MIN_SCORE) for place in (model, f"{scratch}/adapted/model")
+        )
+    columns = {"the model": before(files)}
+    before.add_class(NEW, [shots.read(i) for i in range(len(shots.infos))], outlines)
+    columns |= {f"after add_class, {NEW} is new": before(files), "after adapt.py": adapted(files)}
+    rows = [
+        visualize.strip([np.asarray(found[i].plot()) for found in columns.values()], list(columns), cell=288)
+        for i in range(len(files))
+    ]
+    sheet = Image.fromarray(visualize.above(rows)).quantize(128)
+    atomic.write(path, lambda file: sheet.save(file, "png", optimize=True))
+    print(f"picture: {path}")
 
 
 def publish(model: Path, folder: Path) -> None:

@@ -139,7 +139,7 @@ class Page:
                         height="auto", elem_id="examples",
                     )  # fmt: skip
                 score = self.slider(0.05, 0.95, 0.3, step=0.05, label="Minimum score", elem_id="score")
-                once = gr.Checkbox(True, label="One class per object", info=ONCE, elem_id="once")
+                once = gr.Checkbox(False, label="One class per object", info=ONCE, elem_id="once")
                 self.least = [score, once]
                 with gr.Accordion("Settings of the sampler", open=False, visible=self.model.has_sampler):
                     sampler = self.sampler_inputs(self.model.settings)

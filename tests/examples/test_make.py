@@ -1,14 +1,20 @@
 """examples/make.py: a rehearsal of training, export and scores with a tiny net; the photos that it makes."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_utils
 
+import maskdiff_jax
 from configs import base
 from examples import make
 from maskdiff_jax.data.formats import coco, images
@@ -94,3 +100,38 @@ def test_unknown_arguments_are_named(capsys):
     with pytest.raises(SystemExit):
         make.main(["more"])
     assert "unknown argument more" in capsys.readouterr().err
+
+
+class Painter:
+    """A predictor whose pictures are red, green once it has a class more, or blue after launch/adapt.py."""
+
+    def __init__(self, folder, **options):
+        assert options == {"min_score": 0.3}
+        self.color = (0, 0, 250) if str(folder).endswith("adapted/model") else (250, 0, 0)
+
+    def add_class(self, name, images, masks):
+        assert (name, len(images), [len(of_one) for of_one in masks]) == ("star", 5, [1] * 5)
+        self.color = (0, 250, 0)
+
+    def __call__(self, files):
+        assert [file.name for file in files] == ["scene.png", "1.png", "2.png"]
+        return [self._found(self.color) for _ in files]
+
+    def _found(self, color):
+        return SimpleNamespace(plot=lambda: Image.new("RGB", (384, 384), color))
+
+
+def test_the_picture_has_a_row_for_each_scene_and_a_column_for_each_model(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(make.subprocess, "run", lambda command, check: calls.append(command))
+    monkeypatch.setattr(maskdiff_jax, "load", Painter)
+    make.make_picture(tmp_path / "model", make.FOLDER, tmp_path / "picture.png", ["--config.train.mask.steps=1"])
+    script, *flags, override = calls[0][1:]
+    assert script.endswith("launch/adapt.py") and override == "--config.train.mask.steps=1"
+    known = {f"--{name}" for name in re.findall(r'DEFINE_\w+\("(\w+)"', Path(script).read_text())}
+    assert {x.split("=")[0] for x in flags} == {"--out", "--model", "--images", "--annotations"} <= known
+    sheet = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
+    height, width = sheet.shape[0] / 3, sheet.shape[1] / 3
+    for row, column in itertools.product(range(3), range(3)):
+        color = sheet[int((row + 0.45) * height), int((column + 0.5) * width)]
+        assert color.argmax() == column and color.max() > 200 and np.sort(color)[1] < 50, (row, column, color)
