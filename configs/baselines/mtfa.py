@@ -47,8 +47,13 @@ def mask_rcnn(config: ConfigDict) -> None:
     """Mask R-CNN with one box and one mask per class.
 
     Raises:
-      ValueError: a smaller model.
+      ValueError: a smaller model, or ``paper=true``.
     """
+    if config.paper:
+        raise ValueError(
+            "paper=true is not possible: it is a reading of the MaskDiff paper, and baselines have the batches and "
+            "rates of their authors"
+        )
     if config.size != "paper":
         raise ValueError(f"size={config.size} is not possible: baselines use the schedules of their authors")
     config.model.mask.head = "cnn"

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import base, fewshot
-from configs.baselines import mrcn_ft_full, mtfa
+from configs.baselines import ifs_rcnn, imtfa, imtfa_fc, mrcn_ft_full, mtfa
 
 
 def phase(config, name):
@@ -38,6 +38,14 @@ def test_mrcn_ft_full_on_coco_freezes_what_stage_1_does():
     assert config.train.frozen == base.get_config("coco").train.frozen != ()
     assert mrcn_ft_full.get_config("coco,shots=5,weights=scratch").train.frozen == ()
     assert (config.base_method, config.model.detector.classifier) == ("mtfa", "linear")
+
+
+@pytest.mark.parametrize("get", [mtfa, mrcn_ft_full, imtfa, imtfa_fc, ifs_rcnn])
+@pytest.mark.parametrize("preset", ["coco", "shapes"])
+def test_the_literal_reading_of_maskdiff_is_not_for_baselines(get, preset):
+    """It would halve their batches and keep their rates."""
+    with pytest.raises(ValueError, match="paper=true is not possible: it is a reading of the MaskDiff paper"):
+        get.get_config(f"{preset},paper=true")
 
 
 @pytest.mark.parametrize("get", [mtfa, mrcn_ft_full])
