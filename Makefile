@@ -1,4 +1,4 @@
-# make quickstart   trains, evaluates and reports on the embedded dataset: runs/quickstart/report/index.html
+# make quickstart   trains, evaluates and reports on the generated dataset: runs/quickstart/report/index.html
 #                   (prints the finished result when there is one; FRESH=1 trains again)
 # make demo         a web page on this machine with the model and photos of examples/ (launch/demo.py)
 # make test         the fast tests;  make test-all: the slow ones too

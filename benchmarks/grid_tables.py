@@ -56,7 +56,7 @@ def differences(document: Mapping[str, Any], shots: str) -> tuple[list[str], lis
 
 
 def by_iou(document: Mapping[str, Any], shots: str, group: str) -> tuple[list[str], list[list[str]]]:
-    """Mask AP of one K at two IoU thresholds, the average over all ten, and mask IoU in true boxes."""
+    """Mask AP of one K at two IoU thresholds, the average over all ten, and mask IoU in ground-truth boxes."""
     columns = {"AP50": f"segm/{group}/AP50", "AP75": f"segm/{group}/AP75", "AP": f"segm/{group}/AP"}
     columns["mask IoU"] = f"mask_iou/{group}"
     rows = [

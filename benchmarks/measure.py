@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: timing, memory, workers in processes of their own, the json they leave."""
+"""What the benchmark scripts share: timing, memory, workers in separate processes, the json they leave."""
 
 import datetime
 import json
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
 
 
 def worker(script: str, *, python: str = sys.executable, **options: Any) -> dict[str, Any]:
-    """Runs a benchmark script in a process of its own; its last line of stdout is json.
+    """Runs a benchmark script in a separate process; its last line of stdout is json.
 
     Args:
       script: file name in benchmarks/timing/.

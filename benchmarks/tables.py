@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def filled(text: str) -> str:
-    """A document with every table made anew.
+    """A document with every table filled again.
 
     Raises:
       KeyError: a table has an unknown name.
@@ -139,7 +139,7 @@ GOAL = 5.0  # points of mask IoU over filling the box
 
 
 def photos() -> str:
-    """Mask IoU in the true boxes of validation photos, and whether the goal is met."""
+    """Mask IoU in the ground-truth boxes of validation photos, and whether the goal is met."""
     r = results("photos")
     box = r["guesses"]["the box"]
     rows = [["filling the box", "", *(f"{100 * box[k]:.1f}" for k in KINDS)]]

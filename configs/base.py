@@ -1,22 +1,22 @@
 """Stage 1: the detector and the mask head, trained separately on the base classes.
 
-    python launch/train.py --config configs/base.py                    # shapes, embedded, minutes on a CPU
+    python launch/train.py --config configs/base.py                    # shapes, generated, minutes on a CPU
     python launch/train.py --config configs/base.py:shapes_hard        # the same, harder scenes
     python launch/train.py --config configs/base.py:coco               # the paper's recipe, fast sampler
-    python launch/train.py --config configs/base.py:coco,paper=true,shots=5   # the paper taken literally: one run per K
+    python launch/train.py --config configs/base.py:coco,paper=true,shots=5   # the paper read literally: one run per K
     python launch/train.py --config configs/base.py:coco,split=minival # COCO 2017's own split, not TFA's
     python launch/train.py --config configs/base.py:custom             # your COCO-format json, see docs/own_data.md
     python launch/train.py --config configs/base.py:custom,size=tiny   # a smaller model: paper (default), small, tiny
 
-``coco`` and ``custom`` also take ``weights=``: what the detector starts from, and with it color order, mean, standard
-deviation and layout, see ``presets.WEIGHTS``. The default is msra for ``coco`` and scratch for ``custom``. With
-``weights=detector`` it starts from one of other classes, of which only new last layers are trained: docs/own_data.md,
-"A base model from public weights".
-They take ``size=`` too, see ``presets.SIZES`` and docs/own_data.md, "How large a model".
+``coco`` and ``custom`` also take ``weights=``: the pretrained weights of the detector, with their color order, mean,
+standard deviation and layout, see ``presets.WEIGHTS``. The default is msra for ``coco`` and scratch for ``custom``.
+With ``weights=detector`` it starts from one of other classes, of which only new last layers are trained:
+docs/own_data.md, "A base model from public weights". They take ``size=`` too, see ``presets.SIZES`` and
+docs/own_data.md, "How large a model".
 
-Every field stands here once, with its unit and its source: [P] the MaskDiff paper, [TFA] few-shot-object-detection,
-[D2] detectron2, [GD] guided-diffusion. Where the paper is silent the choice is explained in docs/design.md, "What the
-paper leaves open". The values below are those of ``coco``; configs/presets.py holds what other presets and options
+Every field is defined here once, with its unit and its source: [P] the MaskDiff paper, [TFA] few-shot-object-detection,
+[D2] detectron2, [GD] guided-diffusion. Where the paper leaves a choice open, it is explained in docs/design.md, "What
+the paper leaves open". The values below are those of ``coco``; configs/presets.py holds what other presets and options
 change.
 """
 
@@ -76,10 +76,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # the method whose stage 1 this run starts from; "": in stage 2 its own, in stage 1 none
     config.base_method = ""
     config.paper = options["paper"]  # the option `paper=true`; what it changes is in `presets.paper`
-    config.size = "paper"  # one of presets.SIZES; set by the option `size=`; shapes presets have one of their own
+    config.size = "paper"  # one of presets.SIZES; set by the option `size=`; shapes presets have their own one
     config.seed = 0  # of initial weights, order of the data, and noise in training
     config.init_from = ""  # run folder whose weights to start from; stage 2: "" = the matching run of stage 1
-    # run folder of the same stage and shots whose detector this run takes over and does not train; "" = train it
+    # run folder of the same stage and shots whose detector this run copies and does not train; "" = train it
     config.detector_from = ""
     config.weights = "msra"  # one of presets.WEIGHTS, which the detector's fields fit; set by the option `weights=`
     config.data = _data()
@@ -100,7 +100,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def set_base_batches(config: ConfigDict) -> None:
-    """Declares the current learning rates to be for the current batches; a batch changed later scales its rate."""
+    """Makes the current learning rates those of the current batch sizes; a batch changed later scales its rate."""
     for phase in (config.train.detector, config.train.mask, config.train.novel, config.train.refine):
         phase.base_batch = phase.batch
 
@@ -121,7 +121,7 @@ def _data() -> ConfigDict:
         "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat",
         "dog", "horse", "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
     )  # fmt: skip
-    data.shapes_seed = 0  # seed of the embedded scenes (sources shapes and shapes_hard)
+    data.shapes_seed = 0  # seed of the generated scenes (sources shapes and shapes_hard)
     # scenes per split; "val" has as many as "test"
     data.shapes_train, data.shapes_support, data.shapes_test = 2000, 240, 160
     data.short_sides = (640, 672, 704, 736, 768, 800)  # px, one chosen at random per training image [TFA]
@@ -269,7 +269,7 @@ def _train() -> ConfigDict:
     train.refine = _phase(0, batch=16, optimizer="sgd", lr=0.02, weight_decay=1e-4, warmup=0)
     # names of parameters that are not trained, as regular expressions [D2: FREEZE_AT=2]
     train.frozen = (r"detector/backbone/(stem|res2)/.*", r"detector/backbone/.*/norm.*")
-    # names of parameters, as regular expressions, that start anew in a run that starts from another one (init_from);
+    # names of parameters (regular expressions) that get new weights in a run that starts from another one (init_from);
     # only they may have another shape there
     train.reset = ()
     train.log_every = 20  # steps
@@ -327,7 +327,7 @@ def _distill() -> ConfigDict:
 
 def _eval() -> ConfigDict:
     evaluation = ConfigDict()
-    evaluation.split = "test"  # or "val": the embedded scenes that hyperparameters are chosen on
+    evaluation.split = "test"  # or "val": the generated scenes that hyperparameters are chosen on
     evaluation.source = ""  # "voc": score on PASCAL VOC, into a subfolder of the run folder; "" = config.data
     evaluation.root = "datasets/VOCdevkit"  # of `source`
     # also score only detections whose class occurs in the image's ground truth; docs/design.md, "COCO2VOC"

@@ -1,12 +1,12 @@
-"""After stage 2: the mask head learns to do without guidance and with fewer steps (not in the paper).
+"""Distillation after stage 2: the mask head is trained to need no guidance and fewer steps (not in the paper).
 
     python launch/train.py --config configs/distill.py                       # shapes, from the run of K = 5, seed 0
     python launch/train.py --config configs/distill.py:coco,shots=10 --config.init_from=WORKDIR
     python launch/evaluate.py --config configs/distill.py                    # 2 network evaluations per mask
 
-Guidance distillation comes first: one network evaluation learns what the teacher's two with guidance give, at the
-teacher's steps (--config.distill.guidance=W; without guidance there is nothing to learn). Then each round of
-progressive distillation halves the steps. Masks are sampled in as many steps as the last round has: change
+Guidance distillation comes first: one network evaluation learns the result of the teacher's two evaluations with
+guidance, at the teacher's steps (--config.distill.guidance=W; without guidance there is nothing to learn). Then each
+round of progressive distillation halves the steps. Masks are sampled in as many steps as the last round has: change
 `model.mask.diffusion.steps` with `distill.rounds`. It starts from the matching run of stage 2, or from another of the
 same shots with ``--config.init_from=WORKDIR``. A head that predicts eps (paper=true) cannot be distilled. Only what
 differs from ``configs/fewshot.py`` is set here.

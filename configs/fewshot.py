@@ -4,7 +4,7 @@
     python launch/train.py --config configs/fewshot.py:coco,shots=10,seed=3
 
 Starts from the matching run of stage 1 (or ``--config.init_from=WORKDIR``); backbone, FPN, RPN and the two fully
-connected layers stay as they are. Only what differs from ``configs/base.py`` is set here; sources as there.
+connected layers stay frozen. Only differences from ``configs/base.py`` are set here; sources are named as there.
 """
 
 from ml_collections import ConfigDict
@@ -20,21 +20,21 @@ OPTIMIZERS = ("adamw", "sgd")
 # epochs at K = 5; at K = 1 every epoch costs, half a point after 33, five after 533, because the head memorizes its few
 # objects (docs/mask_head.md, "Length of stage 2"). TFA's steps for the detector would be thousands of epochs.
 MASK_EPOCHS = {1: 25, 5: 100, 10: 100}
-# launch/adapt.py, on somebody's few photos, not measured at these sizes: the detector's last layers have the epochs of
+# launch/adapt.py, on a user's few photos, not measured at these sizes: the detector's last layers have the epochs of
 # the mask head, but at least 1,000 steps. In so many AdamW at a rate of 1e-4 moves a weight by up to 0.1, and a unit
 # vector of 1,024 numbers has entries of about 0.03
 DETECTOR_EPOCHS = 100
 FEWEST_STEPS = 1000
 NOVEL_STEPS = 500  # TFA's for K = 1
 UNKNOWN_CLASSES = 20  # of `custom`, where there is no stage 1 to take the number from
-TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has steps of its own
+TFA_SHARE = {"paper": 1.0, "small": 0.1}  # of TFA's steps, by size; "tiny" has its own number of steps
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The locked config of stage 2; ``arg`` is ``[preset][,shots=K][,seed=N][,paper=true][,weights=NAME]
     [,split=NAME][,size=NAME][,classes=C][,optimizer=adamw|sgd]``.
 
-    ``weights`` and ``split`` must be those of stage 1: pixels enter the network as they did there, and shots come from
+    ``weights`` and ``split`` must be those of stage 1: pixels enter the network in the same form, and shots come from
     the same images. ``classes`` is the number of classes, which the steps of the mask head on photos depend on. Without
     ``size`` or ``classes`` launch/train.py takes those of stage 1. ``optimizer`` is that of classifier and regressor on
     photos: "adamw" [P] or "sgd" [TFA].
@@ -105,7 +105,7 @@ def _mask_steps(config: ConfigDict, classes: int) -> int:
 
 
 def few_photos_steps(config: ConfigDict) -> dict[str, int]:
-    """Steps of each phase for the shots of somebody's few photos, by field; {}: the preset's own are short.
+    """Steps of each phase for the shots of a user's few photos, by field; {}: the preset's own are short.
 
     TFA's steps are those of a benchmark: at K = 5 each of COCO's 400 shots is seen 3,200 times.
     """

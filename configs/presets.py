@@ -1,4 +1,4 @@
-"""What the presets and the options of an argument change of the fields in configs/base.py; sources as there."""
+"""Presets and options: their changes to the fields in configs/base.py; sources are named as there."""
 
 from ml_collections import ConfigDict
 
@@ -31,7 +31,7 @@ def size(config: ConfigDict, name: str) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    """Days on one 24 GB card become a day or less: images of 512 px, masks of 64 px, a fifth of the training.
+    """For a 24 GB GPU in less than a day: images of 512 px, masks of 64 px, a fifth of the training.
 
     The detector is the full ResNet-50 with FPN and detectron2's anchors, so that pretrained weights fit.
     """
@@ -74,7 +74,7 @@ SIZES = {"paper": lambda c: None, "small": small, "tiny": tiny}
 
 
 def paper(config: ConfigDict, shots: int) -> None:
-    """The paper taken literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5; on COCO batches of 8.
+    """The paper read literally: a mask head for one K, eps-prediction, 1,000 DDPM steps, w = 5; on COCO batches of 8.
 
     Where the paper is silent the code it builds on decides: horizontal flips of probability 0.5 as in detectron2 and
     guided-diffusion's image loader (`data.flip`), no moving average of the detector in stage 1, one of the mask head
@@ -113,7 +113,7 @@ def split(config: ConfigDict, name: str) -> None:
 
 
 def custom(config: ConfigDict) -> None:
-    """A COCO-format dataset of your own; the classes come from its json."""
+    """Your own COCO-format dataset; the classes come from its json."""
     config.data.update(source="custom", root="datasets/custom", novel_classes=(), more_images=(), counts="")
     config.data.train_json, config.data.train_images = "train.json", "train"
     config.data.test_json, config.data.test_images = "test.json", "test"
@@ -124,7 +124,7 @@ def custom(config: ConfigDict) -> None:
 
 
 def weights(config: ConfigDict, name: str) -> None:
-    """Sets what goes with the weights ``name`` ("": the preset's default); base.py has the fields of msra.
+    """Sets the fields that belong to the weights ``name`` ("": the preset's default); base.py has the fields of msra.
 
     Raises:
       ValueError: an unknown name; weights for a preset or a size with a small detector that no file fits; a whole
@@ -150,13 +150,13 @@ def weights(config: ConfigDict, name: str) -> None:
             raise ValueError(
                 "weights=detector is not possible with paper=true: detectors trained on COCO have seen novel classes"
             )
-        # its classes are others, so the last layers are new, and they alone are trained; so is the mask head
+        # its classes differ, so the last layers are new, and only they and the mask head are trained
         config.train.frozen, config.train.reset = FEATURES, (PREDICTOR, "mask_head/.*")
         config.train.detector.update(steps=10_000, warmup=100, ema=0.999)
     if config.weights == "zoo":
         detector.classifier = "linear"
         config.data.novel_classes = ()  # all 80 classes are detected and scored
-        # only boxes are scored: no masks in detections or true boxes, no figures
+        # only boxes are scored: no masks in detections or ground-truth boxes, no figures
         config.eval.update(mask_top_n=0, min_gt_area=10**9, figures=0)
 
 

@@ -1,4 +1,4 @@
-"""A project of your own as one config file in any folder, docs/own_data.md, "One file for a project".
+"""Your project as one config file in any folder, docs/own_data.md, "One file for a project".
 
     from configs import project
 
@@ -28,8 +28,8 @@ def get_config(arg: str | None, name: str, options: str, change: Callable[[Confi
     Args:
       arg: what follows the colon of ``--config``: options of configs/base.py or configs/fewshot.py. With ``shots=`` it
         is stage 2, without it stage 1, unless ``stage=base`` or ``stage=fewshot`` is given.
-      name: of the project, in a-z, 0-9, _ and -; run folders carry it: ``runs/base-custom-NAME``.
-      options: preset and options of both stages, ``custom,size=small``; those in ``arg`` win.
+      name: of the project, in a-z, 0-9, _ and -; it is part of the run folder: ``runs/base-custom-NAME``.
+      options: preset and options of both stages, ``custom,size=small``; those in ``arg`` override them.
       change: sets in a config, whose ``stage`` tells it which one it is, what is different from the preset.
 
     Raises:

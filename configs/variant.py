@@ -1,9 +1,9 @@
-"""How the short files in configs/baselines/ and configs/ablations/ become configs of both stages.
+"""Makes configs of both stages from the short files in configs/baselines/ and configs/ablations/.
 
     python launch/train.py --config configs/baselines/mtfa.py:shapes,stage=base
     python launch/train.py --config configs/baselines/mtfa.py:shapes,shots=1,seed=3
 
-A variant says what it changes in a config, whatever its stage.
+A variant is a function that changes a config of either stage.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ STAGES = ("base", "fewshot")
 
 
 def take(arg: str | None, key: str, default: str) -> tuple[str, str]:
-    """Takes an option of its own out of the argument of a variant.
+    """Takes the variant's own option out of the argument.
 
     Returns:
       The value of ``key=value`` in ``arg``, the last if there are several, or the default; and the other parts.
@@ -36,11 +36,11 @@ def get_config(
         those of configs/base.py or configs/fewshot.py.
       method: name of the variant, a row of the tables.
       change: sets in a config, whose ``stage`` and ``preset`` tell it where it is, what is different.
-      base_method: the method whose stage 1 this one starts from; "": one of its own.
+      base_method: the method whose stage 1 this one starts from; "": its own.
       options: preset and options that hold unless ``arg`` has others, ``preset,key=value``.
 
     Raises:
-      ValueError: an unknown stage or key; or the variant has no stage 1 of its own, and that was asked for.
+      ValueError: an unknown stage or key; or stage 1 of a variant that uses another method's stage 1.
     """
     stage, rest = take(arg, "stage", "fewshot")
     if stage not in STAGES:

@@ -5,7 +5,7 @@
     python examples/make.py --only=model --steps=20000 --split=val    # a trial: an hour on two cores, scored on val
     python examples/make.py --only=model --steps=20000                # scored on test, leaves examples/model
 
-Photos are scenes of the embedded dataset with a seed that no split of it has. The model is stage 1 of the preset
+Photos are scenes of the generated dataset with a seed that no split of it has. The model is stage 1 of the preset
 shapes: the detector and the mask head learn the eight base classes, side by side on one CPU core each, for --steps
 steps each (--mask-steps=N: another number for the mask head). The run, its export and its scores go to --output, by
 default runs/example/STEPS; the same command resumes there, and what is done is not done again.

@@ -81,7 +81,7 @@ def differences(before: dict[str, Any], call: dict[str, Any]) -> list[str]:
 
 
 def prepare(out: Path, call: dict[str, Any], overrides: list[str], photos: Any, held_out: Any) -> None:
-    """Writes the dataset and the run that stage 2 starts from; the folder is whole or not there."""
+    """Writes the dataset and the run that stage 2 starts from; the folder is complete or absent."""
     from maskdiff_jax import atomic
     from maskdiff_jax.inference import adaptation, export
     from maskdiff_jax.training import preflight
@@ -148,7 +148,7 @@ def stage_2(folder: Path, shots: int, overrides: list[str]) -> ConfigDict:
     if not before.preset.startswith("shapes"):
         argument += f",size={before.size},classes={before.model.num_classes}"
     config, given = run_config.read_config(f"{cli.ROOT / 'configs' / 'fewshot.py'}:{argument}", overrides)
-    # somebody's photos: any number of objects, the others in a photo are neither background nor shots
+    # the user's photos: any number of objects; other objects in a photo are neither background nor shots
     photos = {
         "fewshot.sampler": "instances", "fewshot.short_classes": "take_all", "data.shot_unlabeled": "ignore",
     }  # fmt: skip

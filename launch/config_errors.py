@@ -1,4 +1,4 @@
-"""Errors of somebody's own config file: what is wrong, with the file and the line."""
+"""Errors in a user's config file, reported with the file and the line."""
 
 import ast
 import traceback
@@ -11,7 +11,7 @@ def check(path: Path) -> None:
     """Reads a config file without running it.
 
     Raises:
-      ValueError: it is no Python, or it has no ``get_config``.
+      ValueError: it is not valid Python, or it has no ``get_config``.
     """
     if not path.is_file():
         return  # reading it says so

@@ -4,10 +4,10 @@
     python launch/demo.py                              # the model examples/model, photos of examples/photos
     python launch/demo.py exports/mine --port=8000 --open
 
-MODEL is a folder that launch/export.py or `Predictor.save` wrote. The page listens on 127.0.0.1 alone, takes nothing
+MODEL is a folder that launch/export.py or `Predictor.save` wrote. The page listens only on 127.0.0.1, takes nothing
 from the internet and sends nothing there. Ctrl-C stops it and deletes what was uploaded.
 
-Each browser tab has classes of its own: its `gr.State` holds a `TrainedModel`, a value that handlers replace and nobody
+Each browser tab has its own classes: its `gr.State` holds a `TrainedModel`, a value that handlers replace and nobody
 copies, and all tabs share the compiled programs (maskdiff_jax/inference/shared_model.py). Handlers run one at a time.
 """
 
@@ -96,7 +96,7 @@ def free_port(port: int) -> int:
 
 
 def import_gradio(uploads: str) -> Any:
-    """Gradio, without telemetry and with a folder of its own for uploads.
+    """Gradio, without telemetry and with a separate folder for uploads.
 
     Raises:
       ValueError: it is not installed.

@@ -1,6 +1,6 @@
-"""Writes a trained model as a folder of its own: parameters, config, categories, the shots of every class.
+"""Writes a trained model into one folder: parameters, config, categories, the shots of every class.
 
-The box features of some objects of each class come along, so that `Predictor.add_class` can add a class later.
+It includes box features of some objects of each class, so that `Predictor.add_class` can add a class later.
 
     python launch/export.py runs/fewshot-shapes-5shot-seed0 --output=exports/shapes
     python launch/sample.py exports/shapes photo.jpg

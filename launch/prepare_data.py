@@ -1,4 +1,4 @@
-"""Writes a dataset's images and cropped objects once, so that training does not crop them each time.
+"""Writes a dataset's images and cropped objects once, so that training need not crop them in every step.
 
     python launch/prepare_data.py --config configs/base.py:coco            # writes below config.data.root
     python launch/prepare_data.py --config configs/base.py:custom --check  # prints the contents and the problems
@@ -6,12 +6,12 @@
     python launch/prepare_data.py --convert=photos --output=datasets/custom  # LabelMe, YOLO-seg, masks or COCO json
 
 With --check the exit code is 1 if something would stop training, and 2 if the dataset cannot be opened, because a file
-is missing or no json; stderr says what, one line each.
+is missing or is not a json; stderr says what, one line each.
 
 Every source works without this: shapes are rendered on first use, COCO-format json and images are read as they are.
 Where a prepared set of the same json and settings exists it is read instead: training starts sooner, and mask-head
-batches take a sixth of the time. Several processes write (config.data.workers); an interrupted run resumes with what
-is missing.
+batches take a sixth of the time. Several processes write (config.data.workers); an interrupted run resumes and writes
+only what is missing.
 """
 
 import functools

@@ -4,9 +4,9 @@
     python launch/protocol.py --config configs/fewshot.py:coco --settings=all,novel --shard=1/4      # and 2/4, 3/4, 4/4
     python launch/protocol.py --config configs/fewshot.py:coco --settings=voc --shots=1
 
-Leaves OUTPUT/fewshot-5shot-seed0/ and so on: a run folder of stage 2 with noise0/metrics.json, noise1/metrics.json ...
-in it. Starts from the runs of stage 1 that launch/train.py would start from. The same command resumes; what is finished
-is not computed again.
+Writes OUTPUT/fewshot-5shot-seed0/ and so on: a run folder of stage 2 with noise0/metrics.json, noise1/metrics.json ...
+in it. Starts from the runs of stage 1 that launch/train.py would start from. The same command resumes and computes only
+what is missing.
 """
 
 import re

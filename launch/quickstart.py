@@ -1,4 +1,4 @@
-"""Both stages, evaluation and a report on the embedded dataset: what `make quickstart` runs.
+"""Both stages, evaluation and a report on the generated scenes; `make quickstart` runs this script.
 
     python launch/quickstart.py            # minutes on two CPU cores; prints the result if it is there already
     python launch/quickstart.py --fresh    # trains again
@@ -33,7 +33,7 @@ _FOLDER = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run."
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is not done yet, then prints the table and the report's path."""
+    """Runs what is missing, then prints the table and the path of the report."""
     cli.reject_arguments(argv)
     _use_two_cores()
     cli.set_up_jax()
@@ -64,7 +64,7 @@ def forget(folder: Path) -> None:
 
 
 def train_and_report(folder: Path) -> None:
-    """Does what is not done yet, and prints the result."""
+    """Runs what is missing, and prints the result."""
     import jax
 
     from configs import base, fewshot

@@ -11,7 +11,7 @@ A folder that holds runs, or more than 8 run folders, makes the report of a prot
 (config.method), paired tests, curves, times, and the paper's numbers beside those of COCO, as index.html, tables.csv,
 tables.md, tables.tex and PNG files. Runs that differ in more than seeds are never averaged.
 
-Reads metrics.json, metrics.jsonl and figures/*.png and nothing else.
+Reads only metrics.json, metrics.jsonl and figures/*.png.
 """
 
 import sys
@@ -29,7 +29,7 @@ MOST_RUNS = 8  # of a page of runs; more make the report of a protocol
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report, prints its main numbers; what was skipped goes to stderr."""
+    """Writes the report and prints its main numbers; notes on skipped files are printed to stderr."""
     folders = [Path(x) for x in argv[1:] + [_WORKDIR.value] if x]
     if not folders:
         raise ValueError("name the folders of the runs, for example: report.py runs/base-shapes runs/fewshot-shapes-*")
@@ -61,7 +61,7 @@ def _protocol(folders: list[Path]) -> None:
 
 
 def _output(folders: list[Path]) -> Path:
-    """The folder of the files; says where it is when the last folder is read-only."""
+    """The output folder; prints a note if the last folder is read-only and another one is used."""
     from maskdiff_jax.reporting import report
 
     if _OUTPUT.value:

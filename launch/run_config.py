@@ -1,6 +1,6 @@
 """The config of a run: read from a config file or a run folder, changed by arguments, completed from other runs.
 
-jax is imported by functions alone, after `cli` has set its environment.
+Only functions import jax, after `cli` has set its environment.
 """
 
 import json
@@ -18,7 +18,7 @@ from maskdiff_jax import config_fields
 
 
 def default_workdir(config: ConfigDict) -> Path:
-    """The folder of a run of this config when no other is given."""
+    """The default run folder of this config."""
     name = f"{config.stage}-{config.preset}"
     if config.method != "maskdiff":
         name += f"-{config.method}"
@@ -32,7 +32,7 @@ def default_workdir(config: ConfigDict) -> Path:
 
 
 def weights_workdir(config: ConfigDict) -> Path:
-    """The folder of imported weights when no other is given."""
+    """The default folder of imported weights."""
     return Path("runs") / f"weights-{config.weights}"
 
 
@@ -40,7 +40,7 @@ def read_config(file: str, overrides: list[str]) -> tuple[ConfigDict, frozenset[
     """Reads a config file and changes fields of it.
 
     The file gets the size and the number of classes of the run that a later stage starts from: steps, rates and batches
-    go with them.
+    depend on them.
 
     Args:
       file: as ``--config`` takes it, with an argument behind a colon.
@@ -133,13 +133,13 @@ def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.F
 
 
 def last_line(error: Exception) -> str:
-    """ml_collections puts the traceback of a config file into its message: the last line says what is wrong."""
+    """The last line of an error: ml_collections puts the traceback of a config file into its message."""
     last = [x for x in str(error).splitlines() if x.strip()][-1].strip()
     return last.removeprefix("ValueError: ")
 
 
 def default_start(config: ConfigDict) -> Path:
-    """The folder of the run that a config starts from when no other is given."""
+    """The default folder of the run that a config starts from."""
     before = config.copy_and_resolve_references().unlock()
     before.stage = {"base": "base", "fewshot": "base", "distill": "fewshot"}[config.stage]
     if before.stage == "base":
@@ -192,7 +192,7 @@ def inherit(config: ConfigDict, given: frozenset[str], say: Callable[[str], obje
 
 
 def check_same_run(folder: Path, config: ConfigDict) -> None:
-    """Whether a run folder is that of a config file, whatever else its config says.
+    """Checks that a run folder belongs to a config file: same stage, preset and shots; other fields may differ.
 
     Raises:
       FileNotFoundError: there is no run in the folder.

@@ -1,11 +1,11 @@
 """Trains one stage, or resumes it where it stopped.
 
-    python launch/train.py --config configs/base.py                            # stage 1, embedded shapes
+    python launch/train.py --config configs/base.py                            # stage 1, generated shapes
     python launch/train.py --config configs/fewshot.py:shots=5,seed=0          # stage 2, from it
     python launch/train.py --config configs/base.py:coco --workdir=runs/mine   # the paper's recipe
     python launch/train.py --config configs/base.py --config.train.mask.lr=1e-3
 
-Leaves WORKDIR/config.json, metrics.jsonl, tensorboard/ and checkpoints/final.
+Writes WORKDIR/config.json, metrics.jsonl, tensorboard/ and checkpoints/final.
 """
 
 import sys
@@ -19,7 +19,7 @@ from launch import cli
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
-    """Prints the config that runs, trains, says where the result is."""
+    """Prints the config, trains, and prints where the result is."""
     from maskdiff_jax.training import preflight
     from maskdiff_jax.training import run as train
     from maskdiff_jax.workdir import flat, is_trained
@@ -41,7 +41,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 def tell_stage_2(config: ConfigDict) -> None:
-    """Before hours of stage 1: the K of the preset's stage 2 that its mask head will not serve."""
+    """Before hours of stage 1, names each K of the preset's stage 2 that its mask head cannot be used for."""
     usual = (1, 5) if config.preset.startswith("shapes") else (1, 5, 10)
     slots = config.model.mask.slots
     too_many = [str(shots) for shots in usual if shots > slots]

@@ -20,7 +20,7 @@ from maskdiff_jax import atomic
 from maskdiff_jax.types import TrainState
 
 # Orbax 0.12 numbers the saves of a process and mixes up two that overlap: one waits for the other's signals, minutes
-# later "Timeout waiting for key". Phases that are trained side by side, in threads of their own, therefore save one at
+# later "Timeout waiting for key". Phases that are trained side by side, in separate threads, therefore save one at
 # a time and wait for the end.
 _ORBAX = threading.Lock()
 NAMED = 4  # arrays that a message names

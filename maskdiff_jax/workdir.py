@@ -45,13 +45,14 @@ AFTER_TRAINING = (
         "rpn_pre_nms_test", "proposals_test", "refine_candidates", "min_score", "nms", "max_detections", "cosine_scale",
     )),
 )  # fmt: skip
-# and which a run folder still has for good: an evaluation with other options may be a row of its own, training may not
+# and which a run folder still has for good: an evaluation with other options may be a separate row, training may not
 OF_RUN = ("method",)
 # those of them that an unfinished run depends on: the saved position of its data iterator, and its losses
 UNFINISHED = ("data.workers", "model.detector.cosine_scale")
 # what weights were trained with and cannot do without: fields of config.model.detector
 LAYOUT = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm")
-# what a later stage may set anew: how boxes are trained and found, how masks are sampled, what a training step sees
+# fields that a later stage may change: how boxes are trained and found, how masks are sampled, what a training step
+# sees
 NEXT_STAGE = (
     *(k for k in AFTER_TRAINING if k.startswith("model.")),
     "model.dtype", "model.mask.min_shots", "model.mask.unet.dropout",

@@ -41,7 +41,7 @@ def run(script: str, *arguments: object, cwd: str | Path | None = None) -> Outpu
 
 
 def start(script: str, *arguments: object, cwd: str | Path | None = None) -> Output:
-    """As ``run``, in a process of its own: slower, and each script passes it once."""
+    """As ``run``, in a separate process: slower, and each script passes it once."""
     command = [sys.executable, str(ROOT / "launch" / f"{script}.py"), *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
     return Output(done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Distillation: the loss of nets that put out constants, by hand; two steps in one."""
+"""Distillation: the loss of nets that output constants, by hand; two steps in one."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def one_block(monkeypatch):
 
 
 def constant(head, value):
-    """Parameters of a net that puts out `value` everywhere."""
+    """Parameters of a net that outputs `value` everywhere."""
     params = zero_params(head)
     return params | {"out": params["out"] | {"bias": jnp.full((1,), value)}}
 

@@ -30,7 +30,7 @@ def test_a_new_class_is_found_and_known_ones_stay():
     assert ((unit(new[5:]) @ columns).argmax(1) == KNOWN).mean() > 0.9
 
 
-def test_plain_imprinting_swallows_known_classes():
+def test_plain_imprinting_takes_objects_of_known_classes():
     """What the calibration is for: the mean feature as a class vector."""
     kernel, features, labels, new = world()
     columns = np.concatenate([unit(kernel[:, :KNOWN], axis=0), unit(unit(new[:5]).mean(0))[:, None]], 1)

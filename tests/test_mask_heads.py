@@ -48,7 +48,7 @@ PAPER = {"prediction": "eps", "signal_scale": 1.0, "sampler": "ddpm", "timesteps
 
 @pytest.mark.parametrize("weight", ["none", "min_snr", "truncated_snr"])
 def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
-    """A net that puts out zero: its error is what the precondition alone leaves, times the weight of that time."""
+    """A net that outputs zero: its error is what the precondition alone leaves, times the weight of that time."""
     batch, key, t = jax.tree.map(lambda a: np.concatenate([a] * 8), objects()), jax.random.key(1), 600
     schedule = diffusion.make_schedule("linear", 1000)
     x0, eps = 2.0 * batch.mask[..., None] - 1.0, jax.random.normal(jax.random.split(key, 4)[1], (32, M, M, 1))
@@ -68,7 +68,7 @@ def test_loss_of_the_noise_at_given_times(weight, monkeypatch):
 
 
 def test_sampling_uses_the_precondition():
-    """One step of a net that puts out zero, by hand."""
+    """One step of a net that outputs zero, by hand."""
     batch, schedule = objects(), diffusion.make_schedule("linear", 1000)
     noise = sampler.object_noise(KEYS, (M, M, 1))(0)[..., 0]
     signal, sigma = schedule.sqrt_alphas_cumprod[-1], schedule.sqrt_one_minus_alphas_cumprod[-1]

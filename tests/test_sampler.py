@@ -158,7 +158,7 @@ def test_guidance():
 
 
 def test_segments_equal_steps_taken_one_by_one():
-    """Two estimates in turn, each segment a scan of its own."""
+    """Two estimates in turn, each segment its own scan."""
     plan = sm.make_plan(LINEAR, sampler="dpmpp_2m", steps=6, spacing="trailing")
     noise = sm.object_noise(jax.random.split(jax.random.key(0), 3), (4,))
     low, high = (lambda y, t: (jnp.tanh(y) - 0.3, None)), (lambda y, t: (0.5 * y + t[:, None] / 1000, None))

@@ -2,7 +2,7 @@
 
     python benchmarks/studies/ablations.py runs/quickstart/fewshot     # -> benchmarks/results/ablations.json
 
-Scores the split "val" of the embedded scenes. `--root` is the folder of the dataset, if not the one in the config.
+Scores the split "val" of the generated scenes. `--root` is the folder of the dataset, if not the one in the config.
 """
 
 import argparse

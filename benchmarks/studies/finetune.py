@@ -1,4 +1,4 @@
-"""How many steps the mask head wants in stage 2, by K: mean IoU in true boxes on scenes held out for validation.
+"""How many steps the mask head needs in stage 2, by K: mean IoU in ground-truth boxes on validation scenes.
 
     python benchmarks/studies/finetune.py --base=runs/base-shapes --output=benchmarks/results/study_finetune.json
 

@@ -128,7 +128,7 @@ def baselines(data: Data) -> dict[str, dict[str, float | None]]:
     """Mean IoU of two guesses that look at no image, over base and novel objects.
 
     Returns:
-      "all foreground": every pixel of the region, on the region's own grid; "the box": every pixel of the true box at
+      "all foreground": every pixel of the region, on the region's own grid; "the box": every pixel of the given box at
       image size, which `score`'s masks are compared with.
     """
     size, found = data.config.model.mask.size, []

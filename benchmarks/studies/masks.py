@@ -1,4 +1,4 @@
-"""Which mask head, which sampler: masks in true boxes, one factor at a time around a baseline.
+"""Which mask head, which sampler: masks in ground-truth boxes, one factor at a time around a baseline.
 
     python benchmarks/studies/masks.py                    # reduced: shapes, one seed -> results/study_masks_cpu.json
     python benchmarks/studies/masks.py --full             # every question, three seeds -> results/study_masks_gpu.json

@@ -1,4 +1,4 @@
-"""Masks in the true boxes of real photos: MaskDiff, the plain UNet and a conv head beside filling the box.
+"""Masks in the ground-truth boxes of real photos: MaskDiff, the plain UNet and a conv head beside filling the box.
 
     python benchmarks/studies/photos.py --root=FOLDER             # -> benchmarks/results/photos.json, docs/photos.png
     python benchmarks/studies/photos.py --root=FOLDER --steps=20000    # with more time

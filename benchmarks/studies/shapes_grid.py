@@ -7,7 +7,7 @@
 Runs the public commands (launch/train.py, protocol.py, report.py), as many at the same time as there are cores, and
 prints each. Its output goes to OUTPUT/logs/. A command that was interrupted resumes, one that is finished computes
 nothing. All methods see the same scenes, the same shots and equally many training steps: 3,000 of the detector and,
-where it is a net of its own, 3,000 of the mask head. The mask heads of MaskDiff, of the plain UNet and of the ablations
+where it is a separate net, 3,000 of the mask head. The mask heads of MaskDiff, of the plain UNet and of the ablations
 use the same trained detector, so their differences are those of the masks alone. Ablations have K = 5 alone.
 """
 
@@ -94,7 +94,7 @@ def methods(folder: Path, paper_steps: int, shots: Sequence[int] = SHOTS) -> dic
         return f"--config.init_from={folder}/{of}"
 
     def mask_head(name: str, shots: tuple[int, ...] = SHOTS) -> Method:
-        """A mask head with a stage 1 of its own."""
+        """A mask head with its own stage 1."""
         config = f"{ablations}/{name}.py:shapes"
         first = Run(f"{name}/base", f"{config},stage=base", (slots, detector), (base,))
         return Method((first,), config, (start(f"{name}/base"), tuned), ("maskdiff",), shots)
@@ -255,7 +255,7 @@ def log_of(task: Task, logs: Path) -> Path:
 
 
 def execute(task: Task, log: Path) -> bool:
-    """Runs a command in a process of its own; whether it succeeded."""
+    """Runs a command in a separate process; whether it succeeded."""
     env = dict(os.environ)
     env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {ONE_CORE}".strip()
     start = time.monotonic()

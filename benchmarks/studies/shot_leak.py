@@ -1,4 +1,4 @@
-"""Does a head of K = 1 copy the silhouette of its shot: masks in true boxes when the shot is the query itself.
+"""Does a head of K = 1 copy the silhouette of its shot: masks in ground-truth boxes when the shot is the query itself.
 
     make quickstart && python benchmarks/studies/shot_leak.py     # from runs/quickstart/base -> results/shot_leak.json
     python benchmarks/studies/shot_leak.py --run=FOLDER --seeds=0,1,2,3

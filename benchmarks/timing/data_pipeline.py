@@ -1,6 +1,6 @@
 """What the data loaders cost on their own, and how many cores keep a GPU busy.
 
-    python benchmarks/timing/data_pipeline.py  # 400 embedded scenes -> results/data_pipeline_shapes.json
+    python benchmarks/timing/data_pipeline.py  # 400 generated scenes -> results/data_pipeline_shapes.json
     python benchmarks/timing/data_pipeline.py --root=FOLDER  # photos, sizes of the coco preset -> data_pipeline.json
     python benchmarks/timing/data_pipeline.py --root=FOLDER --against=CHECKOUT # beside another checkout
 
@@ -39,7 +39,7 @@ WORKERS = (1, 2)
 def main() -> None:
     """Measures, prints a table, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="", help="folder of photos; default: embedded scenes")
+    parser.add_argument("--root", default="", help="folder of photos; default: generated scenes")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", default="", help="folder of another version of this repository")

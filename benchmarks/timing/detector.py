@@ -4,7 +4,7 @@
     python benchmarks/timing/detector.py --torch=VENV/bin/python          # beside torchvision's fasterrcnn_resnet50_fpn
     python benchmarks/timing/detector.py --batches=1,2,8,16 --dtypes=float32,bfloat16      # default on a GPU
 
-Each number comes from a process of its own; engines take turns, the median of the rounds counts. Both
+Each number comes from a separate process; engines take turns, the median of the rounds counts. Both
 engines freeze stem, res2 and the norms, take 512 of 1,000 proposals per image in training and 1,000 in test,
 81 classes. Weights are random, so no score passes the threshold before the last NMS: that one costs ours what it
 always costs and torchvision nothing. VENV needs torch and torchvision; matrix products of float32 use TF32 in neither.

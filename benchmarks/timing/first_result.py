@@ -3,7 +3,7 @@
     python benchmarks/timing/first_result.py             # -> benchmarks/results/first_result.json, some minutes
     python benchmarks/timing/first_result.py --rounds=1 --python=VENV/bin/python
 
-Each command runs in a process of its own with an empty compilation cache, as after the installation, and then again
+Each command runs in a separate process with an empty compilation cache, as after the installation, and then again
 with the cache that it left. Seconds are wall-clock from the start of the process: of launch/sample.py and of the
 notebook, all its cells, to the end; of the page until its server answers a request. Medians of the rounds. --python is
 an interpreter with the packages of requirements-dev.txt and requirements-demo.txt, where this one lacks some.

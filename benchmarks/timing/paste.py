@@ -3,7 +3,7 @@
     python benchmarks/timing/paste.py                                 # -> benchmarks/results/paste.json
 
 Pasting: ten soft masks of 128 x 128 px in boxes of up to the whole photo -> RLE, by turns with decoding the photo's
-JPEG. Prediction: the coco preset with narrow nets and random weights, in a process of its own, which predicts a small
+JPEG. Prediction: the coco preset with narrow nets and random weights, in a separate process, which predicts a small
 photo first ("the loaded model") and then small and large ones by turns: the median of the seconds, the most of the
 resident memory (from Linux' /proc).
 """

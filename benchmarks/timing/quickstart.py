@@ -1,4 +1,4 @@
-"""What `make quickstart` gives and takes: runs it afresh in a folder of its own, writes the numbers down.
+"""What `make quickstart` gives and takes: runs it afresh in its own folder, writes the numbers down.
 
     python benchmarks/timing/quickstart.py               # -> benchmarks/results/quickstart.json, docs/quickstart.png
     python benchmarks/timing/quickstart.py --scale=3     # three times the training steps -> quickstart_3x.json

@@ -4,7 +4,7 @@
     python benchmarks/timing/sampling.py --torch=VENV/bin/python  # beside torch_unet.py, eager and compiled
     python benchmarks/timing/sampling.py --plan=gpu --peak-tflops=790 # default where a GPU is
 
-Each number comes from a process of its own; engines take turns, the median of the rounds counts. MFU counts
+Each number comes from a separate process; engines take turns, the median of the rounds counts. MFU counts
 the products and sums of a network evaluation (132.7 GFLOP each, 3 of them for a training step) over
 the peak. float32 uses TF32 in neither engine.
 """

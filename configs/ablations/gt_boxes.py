@@ -1,7 +1,7 @@
-"""The mask head alone: ground-truth boxes and classes in place of detections, so mask AP has no errors of the detector.
+"""The mask head without the detector: ground-truth boxes and classes replace detections.
 
-The paper has no such table; it says how much of the gap in Tables 1 and 2 is the mask head's. A trained run of the row
-"maskdiff" can be evaluated as this one:
+The paper has no such table; this row shows which part of the gap in Tables 1 and 2 is due to the mask head. A trained
+run of the row "maskdiff" can be evaluated as this one:
 
     python launch/evaluate.py RUN --config.method=gt_boxes --config.eval.oracle=boxes --output=FOLDER
 """

@@ -1,7 +1,7 @@
 """MaskDiff with guidance of weight 5, as in the paper: Table 5 (rows with guided sampling) and Table 6.
 
 The option ``guidance=`` sets another whole weight; then the row is "guided2", for example. Guidance acts when masks are
-sampled. The head is the one of the row "maskdiff", which learned to do without its class in a tenth of the samples
+sampled. The head is the one of the row "maskdiff", which was trained without the class in a tenth of the samples
 (model.mask.diffusion.p_uncond). A trained run of that row can be evaluated as this one:
 
     python launch/evaluate.py RUN --config.method=guided --config.model.mask.diffusion.guidance=5.0 --output=FOLDER

@@ -1,7 +1,7 @@
-"""A class-agnostic mask head: what does the class add? The paper claims that class-specific masks are better and more
+"""A class-agnostic mask head: does the class input help? The paper claims that class-specific masks are better and more
 stable (introduction, third contribution), and has no table of that.
 
-Without a class there is no guidance. It has a stage 1 of its own: `stage=base`.
+Without a class there is no guidance. It needs its own stage 1: `stage=base`.
 """
 
 from configs import variant

@@ -1,7 +1,7 @@
-"""A mask head trained and tested without shots: what do the K shots add? The paper claims that they help (Eq. 2).
+"""A mask head trained and tested without shots: do the K shots help? The paper claims that they help (Eq. 2).
 
 The net keeps the channels of its shots, which are always empty: its size and cost are those of the row "maskdiff".
-It has a stage 1 of its own: `stage=base`.
+It needs its own stage 1: `stage=base`.
 """
 
 from configs import variant

@@ -1,8 +1,8 @@
 """MaskDiff without any training on base classes: the literal reading of "without two-stage training" in Table 5.
 
 Stage 1 (`stage=base`) has no steps: it keeps the weights that it starts from, new ones or a pretrained backbone
-(--config.init_from). Stage 2 trains what stage 1 otherwise trains, in the same way (steps, rates, what is frozen), on
-the K shots of every class.
+(--config.init_from). Stage 2 trains what stage 1 otherwise trains, in the same way (steps, rates, frozen parameters),
+on the K shots of every class.
 """
 
 from configs import variant

@@ -1,8 +1,8 @@
-"""Boxes taken from the masks: in Table 5 guidance changes box AP too, which no step that the paper describes explains.
+"""Boxes around the masks: in Table 5 guidance also changes box AP, which no step in the paper explains.
 
 Regions have a margin of a tenth of the box's side, so that a mask can reach beyond its box. The metrics
-"tightened/bbox/AP" and so on are of the boxes around the masks, those without a prefix of the detected boxes. It has a
-stage 1 of its own: `stage=base`.
+"tightened/bbox/AP" and so on are of the boxes around the masks, those without a prefix of the detected boxes. It needs
+its own stage 1: `stage=base`.
 """
 
 from configs import variant

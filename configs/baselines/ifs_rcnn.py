@@ -5,7 +5,7 @@
 
 Stage 1 trains a Mask R-CNN, one box and one mask per class, with a sigmoid classifier and focal loss and with a
 variance of each box delta; then its second pass (phase "refine"). Stage 2 trains the last layers of the novel classes
-on the novel shots and puts them beside those of the base classes, which stay as they are: there is no joint training.
+on the novel shots and combines them with those of the base classes, which do not change: there is no joint training.
 Schedules of COCO are those of the authors' code (github.com/VinAIResearch/iFS-RCNN, configs/COCO-detection/mask_rcnn).
 Those of shapes have the steps and batches of MaskDiff's detector in configs/presets.py and fewshot.py.
 """

@@ -34,7 +34,7 @@ def open_split(data: Any, split: str) -> Dataset:
 
     Args:
       data: config.data.
-      split: "train" (images of stage 1), "support" (what the K shots are sampled from), "val" (embedded
+      split: "train" (images of stage 1), "support" (what the K shots are sampled from), "val" (generated
         scenes alone) or "test".
 
     Raises:

@@ -1,6 +1,6 @@
 """Where datasets come from: each source turns config.data and a split into a `Dataset`.
 
-Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". The embedded scenes
+Splits: "train" (what stage 1 learns from), "support" (what the K shots are sampled from), "test". The generated scenes
 also have "val", on which hyperparameters are chosen. VOC has "test" only.
 """
 
@@ -27,7 +27,7 @@ CROPS_LAYOUT = 2  # of the examples of prepared crops: 1 was PNG and RLE, 2 is d
 
 
 def open_shapes(data: Any, split: str, *, level: str) -> Dataset:
-    """The embedded scenes of a level, rendered and written below data.root on first use."""
+    """The generated scenes of a level, rendered and written below data.root on first use."""
     folder, settings = _prepared(data, split, "images")
     if not prepared.is_prepared(folder):
         progress = functools.partial(progress_line, what=f"rendering the {split} scenes of {level} (only once)")
@@ -84,7 +84,7 @@ def load(data: Any, split: str, *, problems: Counter | None = None, examples: di
 
 
 def annotation_table(data: Any, split: str) -> Table | None:
-    """Every annotation of the json of a split, as TFA's sampler needs them; None for embedded scenes."""
+    """Every annotation of the json of a split, as TFA's sampler needs them; None for generated scenes."""
     return None if data.source in scenes.LEVELS else coco_splits.read_table(files(data, split)[0])
 
 

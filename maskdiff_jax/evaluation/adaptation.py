@@ -1,4 +1,5 @@
-"""What adapting a model to new classes changed: a before/after sheet, and the objects found in photos without a shot.
+"""The effect of adapting a model to new classes: a figure of before and after, and the objects found in photos without
+a shot.
 
 Used by launch/adapt.py, which makes the folder that is read here (`inference.adaptation`).
 """
@@ -40,7 +41,7 @@ def compare(out: Path, model: str | Path, names: Sequence[str], k: int) -> None:
     adapted, instant = predictor.load(out / "model"), add_instantly(model, data, new, shots)
     rows, held_out, false = [], [], Counter()
     photos = [(data, i, shots) for i, info in enumerate(data.infos) if adaptation.is_own(info)]
-    if kept := adaptation.open_held_out(out):  # its annotations have ids of their own
+    if kept := adaptation.open_held_out(out):  # its annotations have their own ids
         photos += [(kept, i, set()) for i in range(len(kept.infos))]
     for dataset, i, trained_on in photos:
         info, image = dataset.infos[i], dataset.read(i)

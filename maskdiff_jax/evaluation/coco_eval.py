@@ -21,7 +21,7 @@ from maskdiff_jax.inference.results import result_row as result_row
 
 
 class Scores(NamedTuple):
-    """Average precision in percent. What has no ground truth is absent."""
+    """Average precision in percent. Groups and classes without ground truth are absent."""
 
     metrics: dict[str, float]  # "bbox/AP", "bbox/AP50", "segm/novel/AP" ...
     per_class: dict[str, dict[str, float]]  # "bbox" or "segm" -> class name -> AP
@@ -70,10 +70,10 @@ def groups(dataset: Dataset, class_ids: np.ndarray) -> dict[str, np.ndarray]:
 def gt_classes_only(dataset: Dataset, results: list[dict]) -> list[dict]:
     """The results whose class occurs in the ground truth of their image.
 
-    iMTFA reports COCO2VOC this way, after FGN: the evaluation is told which classes an image holds, so its numbers are
+    iMTFA reports COCO2VOC this way, after FGN: the evaluation knows which classes an image contains, so its numbers are
     higher than plain AP. iMTFA (modeling/roi_heads/fast_rcnn.py, `_filter_scores_on_gts`) sets the scores of the other
-    classes to 0 before it chooses detections; here their detections are dropped afterwards. Both give the same but for
-    images with more than ``model.detector.max_detections`` detections.
+    classes to 0 before it chooses detections; here their detections are dropped afterwards. Both give the same results
+    except for images with more than ``model.detector.max_detections`` detections.
     """
     present = {
         (a.image_id, dataset.categories[a.class_id].id) for i in dataset.infos for a in i.annotations if not a.crowd
@@ -91,7 +91,7 @@ def tightened(results: list[dict]) -> list[dict]:
     one, keeps its box.
 
     A mask can reach beyond the detected box only by ``data.context``. In the paper's Table 5 guidance changes box AP as
-    well as mask AP, though boxes are detected before masks are sampled; boxes taken from masks would explain that.
+    well as mask AP, though boxes are detected before masks are sampled; boxes computed from masks would explain that.
     """
     masks = [r.get("segmentation") for r in results]
     boxes = [mask_utils.toBbox(m).tolist() if m is not None and mask_utils.area(m) else None for m in masks]

@@ -1,6 +1,6 @@
-"""One evaluation: open a trained run and a split, predict, score, write.
+"""Evaluates a trained run on a split: opens both, predicts, scores, and writes the results.
 
-AP is what ``coco_eval`` says; mask IoU is of masks sampled in ground-truth boxes.
+``coco_eval`` computes AP; mask IoU is measured on masks sampled in ground-truth boxes.
 """
 
 import time
@@ -33,7 +33,7 @@ ObjectsOfImage = tuple[segment.Objects, np.ndarray]
 
 
 class Setup(NamedTuple):
-    """What one evaluation works with."""
+    """The inputs of one evaluation."""
 
     model: Model
     params: PyTree  # on every device
@@ -45,7 +45,7 @@ class Setup(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The objects of a split whose masks are sampled, as streams of ``segment``; they depend on no noise."""
+    """The objects of a split whose masks are sampled, as streams of ``segment``; they do not depend on the noise."""
 
     detected: Iterable[ObjectsOfImage]
     without_mask: list  # (image_id, class id, score, box) of the others; complete once `detected` has been read
@@ -72,9 +72,9 @@ def run(config: ConfigDict, workdir: str | Path, output: str | Path | None = Non
       output: where to write; None: ``default_output``.
 
     Returns:
-      The content of metrics.json. Its "metrics" are percentages, but for counts. With ``eval.gt_classes_only`` the APs
-      are there a second time under "gt_classes_only/", with ``eval.rescore`` under "rescored/": see the functions of
-      these names in ``coco_eval``; likewise ``eval.tighten_boxes`` ("tightened/").
+      The content of metrics.json. Its "metrics" are percentages, except for counts. With ``eval.gt_classes_only`` the
+      APs appear a second time under "gt_classes_only/", with ``eval.rescore`` under "rescored/": see the functions
+      of these names in ``coco_eval``; likewise ``eval.tighten_boxes`` ("tightened/").
 
     Raises:
       FileNotFoundError: the run is missing or not finished, or the dataset is missing.
@@ -131,7 +131,7 @@ def sample_and_score(
 
 
 def default_output(config: ConfigDict, workdir: str | Path) -> Path:
-    """Where results go unless told otherwise: the run's folder, or ``eval.source`` in it for another dataset."""
+    """The default output folder: the run folder, or ``eval.source`` in it for another dataset."""
     return Path(workdir) / config.eval.source if config.eval.source else Path(workdir)
 
 
@@ -141,7 +141,7 @@ def open_run(config: ConfigDict, workdir: str | Path, shared: Shared | None = No
     Args:
       config: as for ``run``.
       workdir: the run.
-      shared: what this evaluation has in common with others of the same process.
+      shared: objects that this evaluation shares with others of the same process.
     """
     options, shared = config.eval, shared or Shared()
     model, mesh = shared.model(config), sharding.make_mesh(config.train.devices)
@@ -161,7 +161,7 @@ def open_run(config: ConfigDict, workdir: str | Path, shared: Shared | None = No
 def _segmenter(
     config: ConfigDict, model: Model, support: SupportSet, mesh: Mesh, shared: Shared
 ) -> segment.Segmenter:  # fmt: skip
-    """The compiled functions, shared by all evaluations with the same options, with this support set and noise."""
+    """The compiled functions, shared by all evaluations with the same options, with this support set and noise seed."""
     options = config.eval
     settings = dict(
         size=config.model.mask.size, context=config.data.context, top_n=options.mask_top_n,
@@ -249,7 +249,7 @@ def predict(config: ConfigDict, setup: Setup, found: Found) -> Predictions:
 class Speed:
     """Images per second, of the images that are loaded after the first masks are there, so compilation is not timed.
 
-    It is that of the first noise seed, where images are loaded: what is asked for later is that number again.
+    It is measured for the first noise seed, which loads the images; later calls return the same number.
     """
 
     def __init__(self) -> None:

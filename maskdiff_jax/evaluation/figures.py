@@ -44,7 +44,7 @@ def render(
     objects of the split ``forward.png``: noise is added to a mask; ``denoising.png``: a mask is sampled;
     ``samples.png``: several samples per object. These three need a mask head that sees crops.
 
-    Those of an earlier evaluation are deleted: a report would show them as pictures of this one.
+    Figures of an earlier evaluation are deleted, so that a report does not show them as figures of this one.
 
     Args:
       folder: is made when missing.

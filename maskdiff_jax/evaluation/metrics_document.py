@@ -1,4 +1,4 @@
-"""metrics.json: the metrics of one evaluation and all that is needed to know what they are of."""
+"""metrics.json: the metrics of one evaluation, with the model, images and versions that they belong to."""
 
 import datetime
 import os
@@ -26,7 +26,7 @@ def describe(config: ConfigDict, dataset: Dataset, shots: ShotSet) -> dict[str, 
       shots: class id -> ids of the annotations that the model saw as shots.
 
     Returns:
-      The fields of metrics.json but for its results, which ``evaluate.run`` adds.
+      The fields of metrics.json except its results, which ``evaluate.run`` adds.
     """
     names = [x.name for x in dataset.categories]
     packages = PACKAGES + (("faster-coco-eval",) if config.eval.scorer == "faster_coco_eval" else ())

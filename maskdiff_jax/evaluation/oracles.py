@@ -1,4 +1,4 @@
-"""What a run would score if its detector knew the boxes or the classes: ``eval.oracle``.
+"""Replaces detected boxes or classes by those of the ground truth, to score a perfect detector: ``eval.oracle``.
 
 n objects, m ground-truth objects of one image. Boxes are xyxy in pixels of the image as stored. Ground truth here is
 that of active classes, without crowds.

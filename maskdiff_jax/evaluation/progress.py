@@ -1,4 +1,4 @@
-"""How far a grid of models is: a line per finished model, and on a terminal one about the model that is in work."""
+"""Progress of a grid of models: one line per finished model, and on a terminal one about the current model."""
 
 import sys
 from collections import Counter
@@ -22,14 +22,14 @@ class Progress:
         self.skipped = 0  # models that were finished before
 
     def start(self, name: str) -> None:
-        """A model is begun."""
+        """A model starts."""
         if self._out.isatty():
             number = self._total - self._left.total() + 1
             self._out.write(f"\r\033[K[{number}/{self._total}] {name} ...; {self._time_left()}")
             self._out.flush()
 
     def skip(self, shots: int) -> None:
-        """A model was finished before."""
+        """A model was already finished."""
         self.skipped += 1
         self._left[shots] -= 1
 
@@ -59,7 +59,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "48 s", "12 min", "3.5 h"."""
+    """Seconds in readable form: "48 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
 """The protocol of few-shot papers: K shots x shot seeds x noise seeds, trained and scored in one process.
 
 A trained model of the grid is one K, one shot seed and one choice of classes. Each of its evaluations samples the masks
-once per noise seed; boxes do not depend on noise and are detected once. What is finished is not computed again:
+once per noise seed; boxes do not depend on noise and are detected once. Only missing results are computed:
 
     OUTPUT/fewshot-5shot-seed3/            run folder, all classes
     OUTPUT/fewshot-novel-5shot-seed3/      run folder, novel classes alone
@@ -102,13 +102,13 @@ def run(
     models: Sequence[GridModel], noise_seeds: Sequence[int], *, train: Callable[[ConfigDict, Path, Shared], object],
     progress: Progress, with_predictions: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """Trains and evaluates what is not finished, model by model, and says how far it is.
+    """Trains and evaluates what is missing, model by model, and reports progress.
 
-    A model that fails is reported, and the others go ahead. The first noise seed of each model gets figures.
+    A model that fails is reported and does not stop the others. The first noise seed of each model gets figures.
 
     Args:
       models: the grid, or a shard of it.
-      noise_seeds: seeds of the sampler's noise; a mask head without noise has seed 0 alone.
+      noise_seeds: seeds of the sampler's noise; a mask head without noise has only seed 0.
       train: trains the stage of a config in a folder, and does nothing where that is finished.
       progress: is told what is done.
       with_predictions: whether to write predictions.json for each noise seed, COCO's results.
@@ -141,7 +141,7 @@ def run(
 
 
 def seeds_of(model: GridModel, noise_seeds: Sequence[int]) -> Sequence[int]:
-    """The noise seeds that make a difference to a model: a mask head without noise gives the same masks for each."""
+    """The noise seeds that matter for a model: a mask head without noise gives the same masks for each."""
     return (0,) if model.config.model.mask.head in WITHOUT_NOISE else noise_seeds
 
 
@@ -170,7 +170,7 @@ def noise_folder(folder: Path, noise_seed: int) -> Path:
 
 
 def _check_same(path: Path, config: ConfigDict) -> None:
-    """Whether a finished evaluation is one of this config, but for its noise seed and what changes no metric."""
+    """Checks that a finished evaluation has this config, except for its noise seed and fields that change no metric."""
     try:
         theirs, ours = config_fields.ADDED | json.loads(path.read_text())["config"], as_json(config)
         differ = different_fields(ours, theirs)
@@ -233,7 +233,7 @@ def summary(model: GridModel, noise_seeds: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Sends what is printed in this context, and the traceback of an error, to the end of a file."""
+    """Appends the output of this context, and the traceback of an error, to a file."""
     with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             yield

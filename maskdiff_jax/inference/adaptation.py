@@ -26,12 +26,12 @@ HELD_OUT_PHOTOS = 100  # at most: each is segmented by two models
 
 
 def read_photos(annotations: str | Path, images: str | Path | None) -> Dataset:
-    """Somebody's annotated photos, without those of a validation or test split; see `read_splits`."""
+    """The user's annotated photos, without those of a validation or test split; see `read_splits`."""
     return read_splits(annotations, images)[0]
 
 
 def read_splits(annotations: str | Path, images: str | Path | None) -> tuple[Dataset, Dataset | None]:
-    """Somebody's annotated photos, and those of a validation or test split if there is one.
+    """The user's annotated photos, and those of a validation or test split if there is one.
 
     Args:
       annotations: a COCO-format json, or a folder in another of the formats `recognize.FORMS`.
@@ -237,7 +237,7 @@ def _start_config(config: Any, data: Path, new: Sequence[str]) -> dict[str, Any]
 
 
 def _merged(parts: Iterable[tuple[Dataset, str]], categories: Sequence[Category]) -> Dataset:
-    """The photos of several datasets that show one of the classes, in a folder of their own each."""
+    """The photos of several datasets that show one of the classes, each in its own folder."""
     position = {c.name: k for k, c in enumerate(categories)}
     annotation_ids, infos, sources = itertools.count(1), [], []
     for dataset, prefix in parts:

@@ -27,7 +27,7 @@ CLASSIFIER = "cosine"  # the one that a class can be added to
 class Calibration(NamedTuple):
     """Features of n objects of the classes that a model detects."""
 
-    features: np.ndarray  # [n, F] float32, of true boxes
+    features: np.ndarray  # [n, F] float32, of ground-truth boxes
     labels: np.ndarray  # [n] int32, class ids
 
 

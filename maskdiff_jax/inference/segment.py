@@ -162,7 +162,7 @@ def _per_device(function: Callable, mesh: Mesh, divided: tuple[bool, ...]) -> Ca
     Args:
       divided: for each argument, whether it is a batch to divide; the others go to every device whole.
     """
-    # an axis name of its own: a function that shards its batch over "data" (training does) would shard a part again
+    # its own axis name: a function that shards its batch over "data" (training does) would shard a part again
     devices, part = Mesh(mesh.devices, "part"), PartitionSpec("part")
     specs = tuple(part if d else PartitionSpec() for d in divided)
     run = jax.shard_map(function, mesh=devices, in_specs=specs, out_specs=part, check_vma=False)

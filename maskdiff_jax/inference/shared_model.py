@@ -19,7 +19,7 @@ from maskdiff_jax.inference.predictor import Predictor
 from maskdiff_jax.inference.results import Detections
 
 LEAST_SCORE = 0.05  # masks of objects that score less are not sampled
-SAMPLES = 4  # masks per object unless somebody asks for another number: one alone shows little of the uncertainty
+SAMPLES = 4  # masks per object unless a user asks for another number: one alone shows little of the uncertainty
 MOST_SAMPLES = 16
 MOST_STEPS = 1000
 GUIDANCE = (0.0, 20.0)

@@ -104,7 +104,7 @@ class BoxPredictor(nn.Module):
         logits = net(x)
         boxes = 1 if self.agnostic else self.num_classes
         tiny = normal(0.001)
-        # the variances have a layer of their own, so that a class has the same four columns in both
+        # the variances have their own layer, so that a class has the same four columns in both
         names = ("bbox_pred", "bbox_variance") if self.uncertain else ("bbox_pred",)
         deltas = [Linear(4 * boxes, tiny, self.dtype, name=name)(x).reshape(*x.shape[:-1], boxes, 4) for name in names]
         return logits, jnp.concatenate(deltas, -1)

@@ -1,7 +1,7 @@
 """Whether a detector of detectron2's layout has the net that a config describes; names the part that differs.
 
-Comparing all names and shapes (`rules.convert`) finds every difference too, as a list of hundreds of tensors. Here the
-part and the config field are named. Names and shapes are those of detectron2 (modeling/backbone, modeling/roi_heads).
+`rules.convert` also finds every difference, as a list of hundreds of tensors. This module names the part and the config
+field instead. Names and shapes are those of detectron2 (modeling/backbone, modeling/roi_heads).
 """
 
 import re
@@ -32,20 +32,20 @@ OTHERS = {
 
 
 def other_kind(names: Mapping[str, Any]) -> str:
-    """What a detector of these tensor names is, where it is none that can be read, with the fix; "" if it may be."""
+    """The kind of a detector that cannot be read, by its tensor names, with the fix; "" if it may be readable."""
     found = [what for pattern, what in OTHERS.items() if any(re.fullmatch(pattern, name) for name in names)]
     return f"it is {found[0]}, whose architecture is not supported: {FITTING}" if found else ""
 
 
 def differences(tensors: Mapping[str, np.ndarray], detector: ConfigDict) -> list[str]:
-    """The fields of ``config.model.detector`` that are others in a detector of detectron2's layout.
+    """The fields of ``config.model.detector`` that differ from a detector of detectron2's layout.
 
     Args:
       tensors: name -> array.
       detector: the fields.
 
     Returns:
-      A clause for each: the part, both values, and the override that makes ours the file's.
+      A clause for each: the part, both values, and the override that sets the file's value.
     """
     theirs: dict[str, tuple[str, Any]] = {
         "blocks": ("backbone", _blocks(tensors)),

@@ -1,7 +1,7 @@
-"""Makes a run folder, which training or evaluation starts from, out of pretrained weights.
+"""Converts pretrained weights into a run folder, from which training or evaluation starts.
 
 The tensors of third-party checkpoints replace new parameters; the parameters that no checkpoint fills stay new. Nothing
-is written unless each checkpoint is of a kind that goes with the config, all names and shapes fit the model, every
+is written unless each checkpoint is of a kind that fits the config, all names and shapes fit the model, every
 frozen norm has statistics, and a round trip (ours back to theirs) gives the file's numbers bit for bit.
 """
 
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
     """Writes ``config.json``, the weights and ``weights.json`` into a run folder.
 
     Args:
-      config: of stage 1, with the ``weights=`` that the files go with. With weights=detector the run folder gets the
+      config: of stage 1, with the ``weights=`` that fits the files. With weights=detector the run folder gets the
         classes of the detector in the file, whatever the config's are.
       workdir: the run folder; an earlier import there is replaced.
       paths: one file for the detector or its backbone, one for the mask head, or both.
@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: str | Path, paths: Sequence[str | Path]) ->
     Raises:
       FileNotFoundError: a file is missing.
       FileExistsError: the folder holds a trained run.
-      ValueError: a file cannot be read, or does not go with the config or the model; names it and the fix.
+      ValueError: a file cannot be read, or does not fit the config or the model; names it and the fix.
     """
     workdir = Path(workdir)
     if config.stage != "base":
@@ -104,7 +104,7 @@ def check_kind(config: ConfigDict, path: Path, loaded: files.Checkpoint) -> None
     """Whether the config describes the net and the pixels that a checkpoint was trained with.
 
     Raises:
-      ValueError: it does not; names the option that makes it so.
+      ValueError: it does not; names the option to change.
     """
     presets = TARGETS[loaded.kind].presets
     name = f"{path} is of kind '{loaded.kind}' ({files.KINDS[loaded.kind][1]})"
@@ -124,7 +124,7 @@ def check_kind(config: ConfigDict, path: Path, loaded: files.Checkpoint) -> None
 
 
 def _best_preset(config: ConfigDict, loaded: files.Checkpoint) -> str:
-    """The value of ``weights=`` for a checkpoint; a dataset of one's own has other classes than a detector."""
+    """The value of ``weights=`` that fits a checkpoint; a custom dataset has other classes than a public detector."""
     presets = TARGETS[loaded.kind].presets
     if loaded.kind != "detectron2":
         return presets[0] if presets else config.weights

@@ -1,8 +1,8 @@
 """Weight files of other projects: reads the named tensors and tells which kind of checkpoint it is.
 
-Container and kind are told from the content, not from the file's name. Containers: zip (PyTorch since 1.6), the row of
-pickles that PyTorch wrote before, plain pickles (detectron2), safetensors. PyTorch itself is not needed. Floating-point
-tensors come out as float32; optimizer states and the like are not read.
+Container and kind are recognized by the content, not by the file's name. Containers: zip (PyTorch since 1.6), the row
+of pickles that PyTorch wrote before, plain pickles (detectron2), safetensors. PyTorch itself is not needed.
+Floating-point tensors come out as float32; optimizer states and the like are not read.
 """
 
 import io
@@ -121,7 +121,7 @@ def _open(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 class _Problem(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with its name."""
+    """An error in a file, as the end of a sentence that begins with its name."""
 
 
 def _printable(text: object) -> str:
@@ -130,7 +130,7 @@ def _printable(text: object) -> str:
 
 
 def _what_else(head: bytes) -> str:
-    """What a file that begins so is instead of weights, with the fix; "" if it may hold weights."""
+    """The type of a file that is not weights, by its first bytes, with the fix; "" if it may hold weights."""
     if not head:
         return "is empty: download it again"
     if head.startswith(b"version https://git-lfs"):

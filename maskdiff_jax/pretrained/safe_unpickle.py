@@ -1,7 +1,7 @@
-"""Reads pickles without trusting them: tensors, numpy arrays and plain containers come out, anything else is refused.
+"""Reads pickles without trusting them: only tensors, numpy arrays and plain containers are accepted.
 
 A pickle is a program that names what it wants to call. Here every name is looked up in `_KNOWN`, whose entries are
-functions of this module; a name that is not there ends the reading before anything was called. Arrays are rebuilt here
+functions of this module; an unknown name stops the reading before anything is called. Arrays are rebuilt here
 from their bytes, with every size checked, since numpy's own reconstruction trusts what the file says.
 
 A tensor of PyTorch is a view of a storage, whose bytes lie elsewhere in the file: see `Tensor`. The functions that
@@ -26,7 +26,7 @@ _CODES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"
 
 
 class Refused(Exception):
-    """The pickle names something other than tensors and plain containers; the message is that name."""
+    """The pickle contains something other than tensors and plain containers; the message is its name."""
 
 
 class Storage(NamedTuple):

@@ -51,7 +51,7 @@ def compare(others: Sequence[Experiment], base: Experiment, metric: str) -> list
 
 
 def mark_best(members: Sequence[Experiment], metric: str) -> tuple[set[str], set[str]]:
-    """The method with the best mean, and those that are not significantly worse; oracles are no competitors.
+    """The method with the best mean, and those that are not significantly worse; oracles are not ranked.
 
     Args:
       members: experiments of one table and K.

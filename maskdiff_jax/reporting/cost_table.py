@@ -1,4 +1,4 @@
-"""What training and evaluation cost, by device: Table 4 of the paper."""
+"""Cost of training and evaluation by device: Table 4 of the paper."""
 
 import math
 from collections.abc import Sequence

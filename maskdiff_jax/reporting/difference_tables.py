@@ -1,4 +1,4 @@
-"""Tables of the paired differences between each method and MaskDiff, and warnings where they say little."""
+"""Tables of the paired differences between each method and MaskDiff, and warnings about those that say little."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def _cell(c: Comparison) -> Cell:
 
 
 def warnings(group: Sequence[Experiment]) -> list[str]:
-    """What should keep a reader from trusting the differences, in words."""
+    """Warnings about differences that cannot be trusted, as sentences."""
     few: dict[str, list[str]] = {}
     for base, comparisons in with_reference(group, [column.metric for column in columns(group)]):
         for method in dict.fromkeys(c.method for c in comparisons):

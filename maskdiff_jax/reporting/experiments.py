@@ -1,4 +1,4 @@
-"""Experiments: evaluations that differ in seeds alone; what they are called, and their values by seed."""
+"""Experiments, that is evaluations that differ only in seeds: their names, and their values by seed."""
 
 import math
 import re
@@ -28,7 +28,7 @@ PAPER, DISTILLED = "+paper", "+distilled"  # after config.method: with paper=tru
 
 
 class Key(NamedTuple):
-    """What an experiment is, but for its config; rows of one table differ in method and shots alone."""
+    """What identifies an experiment, besides its config; rows of one table differ only in method and shots."""
 
     dataset: str
     split: str
@@ -48,7 +48,7 @@ class Evaluation(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Evaluations that differ in seeds alone."""
+    """Evaluations that differ only in seeds."""
 
     key: Key
     evaluations: list[Evaluation]
@@ -105,7 +105,7 @@ def nested_values(experiment: Experiment, metric: str) -> dict[int, dict[tuple, 
 
 
 def by_repeat(experiment: Experiment, metric: str) -> dict[int, float]:
-    """A metric by shot seed: the mean over noise seeds, which are no independent repeats, then over models."""
+    """A metric by shot seed: the mean over noise seeds, which are not independent repeats, then over models."""
     return {
         repeat: _mean([_mean(list(noise.values())) for noise in models.values()])
         for repeat, models in sorted(nested_values(experiment, metric).items())

@@ -1,4 +1,4 @@
-"""What a protocol's numbers say, in tiles and sentences, and the run whose pictures stand for it."""
+"""The main results of a protocol as tiles and sentences, and the run whose figures are shown."""
 
 import math
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Evaluations of many methods, K and seeds: found in folders, checked, and grouped into experiments.
 
 An evaluation is one metrics.json. Its config says what was evaluated: the method, K (``fewshot.shots``), the shot seed
-(``fewshot.seed``), the noise seed (``eval.noise_seed``), the classes, the dataset and the split. An experiment is what
-is averaged: evaluations that differ in seeds alone.
+(``fewshot.seed``), the noise seed (``eval.noise_seed``), the classes, the dataset and the split. An experiment is a
+group of evaluations that differ only in seeds and are averaged.
 """
 
 import os
@@ -164,7 +164,7 @@ def experiments(found: Sequence[tuple[Key, Evaluation]]) -> tuple[list[Experimen
     """Groups evaluations into experiments, in the order of tables and rows.
 
     Returns:
-      The experiments, each variant of the metrics as one of its own; and notes on evaluations that are there twice.
+      The experiments, each variant of the metrics as a separate one; and notes on duplicate evaluations.
 
     Raises:
       ValueError: evaluations of one key differ in more than seeds; names the fields, values and folders.
@@ -195,7 +195,7 @@ def _order(key: Key) -> tuple:
 
 
 def check_same_config(key: Key, evaluations: Sequence[Evaluation]) -> None:
-    """Refuses to average evaluations that differ in more than seeds and in what depends on the machine.
+    """Checks that evaluations to be averaged differ only in seeds and in fields that depend on the machine.
 
     Raises:
       ValueError: names the fields, both values, the folders, and what to do.
@@ -274,7 +274,7 @@ def version_notes(found: Sequence[Experiment]) -> list[str]:
 def missing(group: Sequence[Experiment]) -> list[str]:
     """What experiments lack that others of the same table and K have, as sentences.
 
-    Noise seeds are compared within each experiment alone, since a mask head without noise needs one.
+    Noise seeds are compared only within each experiment, because a mask head without noise needs only one.
 
     Args:
       group: experiments of one table.

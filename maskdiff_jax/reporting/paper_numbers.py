@@ -1,8 +1,8 @@
-"""Numbers that others have published, each with its table: the MaskDiff paper's Tables 1 to 8, and iMTFA's own results.
+"""Published numbers, each with its table: the MaskDiff paper's Tables 1 to 8, and iMTFA's own results.
 
 The paper: "MaskDiff: Modeling Mask Distribution with Diffusion Probabilistic Model for Few-Shot Instance Segmentation",
 AAAI 2024, arXiv 2303.05105. iMTFA's results: repository danganea/iMTFA, folder paper_results_and_supp. All in percent
-on TFA's 5,000 test images of COCO, but for COCO2VOC. Methods are named as in ``config.method``.
+on TFA's 5,000 test images of COCO, except COCO2VOC. Methods are named as in ``config.method``.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """The report of a whole protocol: all methods, K, settings and seeds below some folders, as a page and as files.
 
-Reads metrics.json and figures/*.png and nothing else.
+Reads only metrics.json and figures/*.png.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def write(roots: Sequence[str | Path], output: Callable[[], Path]) -> Written:
 
     Args:
       roots: folders that are evaluated runs, or hold some at any depth.
-      output: gives the folder of the files, which is created; is called when everything was read.
+      output: gives the folder of the files, which is created; is called after everything was read.
 
     Raises:
       FileNotFoundError: a folder is missing or holds no metrics.json.

@@ -1,4 +1,4 @@
-"""The table and the HTML page of evaluated runs, from the files in their folders alone.
+"""The table and the HTML page of evaluated runs, made only from the files in their folders.
 
 Runs that differ only in seeds become one row: mean and 95 % confidence interval.
 """
@@ -53,7 +53,7 @@ def write(folders: Sequence[str | Path], path: str | Path) -> list[str]:
 
 
 def output_folder(run: str | Path) -> Path:
-    """Where the page goes unless told otherwise: RUN/report, or ./report-NAME where the run's folder is read-only."""
+    """The default output folder: RUN/report, or ./report-NAME if the run folder is read-only."""
     folder = Path(run) / "report"
     try:
         atomic.check_writable(folder)
@@ -72,7 +72,7 @@ def group(runs: Sequence[Run]) -> list[list[Run]]:
 def _distinct(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """The runs without repeats of the same seeds, which are not independent: the last of each; and notes on the rest.
 
-    A document without its config says too little to be called a repeat of another folder's.
+    A document without a config is never treated as a repeat of another one.
     """
     kept: dict[str, Run] = {}
     notes = []

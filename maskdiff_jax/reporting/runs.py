@@ -1,7 +1,7 @@
-"""What a report reads of a run's folder: metrics.json, metrics.jsonl and figures/*.png, checked before they are used.
+"""Reads the files of a run folder for a report, metrics.json, metrics.jsonl and figures/*.png, and checks them.
 
-A metrics.json that cannot be used is an error that names the fix. What a page can do without (a line of the log that
-was cut off, a damaged picture) is skipped and noted.
+A metrics.json that cannot be used is an error that names the fix. Optional parts that are damaged (a truncated line of
+the log, a figure) are skipped and noted.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_VALUE = 1e30  # of a log: far above any loss, and a chart's arithmetic stays
 
 
 class Run(NamedTuple):
-    """What one run's folder holds."""
+    """The contents of a run folder."""
 
     folder: Path
     document: dict  # metrics.json, see `read_metrics`
@@ -89,7 +89,7 @@ def read_log(path: Path) -> tuple[list[dict], int]:
     """The lines of a metrics.jsonl that charts can show, and how many others there are.
 
     Of a line, "phase" and "step" are kept, and the numbers within ± ``MAX_VALUE``. Lines with a step above ``MAX_STEP``
-    or of a phase that is no line of text or comes after the first ``MAX_PHASES`` are dropped.
+    or of a phase that is not a line of text or comes after the first ``MAX_PHASES`` are dropped.
     """
     log = metrics_log.read(path)
     lines: list[dict] = []
@@ -123,7 +123,7 @@ def read_figures(folder: Path) -> tuple[dict[str, bytes], list[str]]:
 
 
 def _in_range(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether a value is a finite number (a bool is none) in low..high."""
+    """Whether a value is a finite number in low..high; a bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -137,7 +137,7 @@ def _is_percent(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 0 on (a bool is none)."""
+    """Whether a value is a whole number from 0 on; a bool is not a number."""
     return isinstance(value, int) and _in_range(value, 0)
 
 

@@ -44,7 +44,7 @@ STRIPS = {
 
 
 def label(document: dict, *, short: bool = False) -> str:
-    """What a run is, in a few words, with what sets it apart from the default; ``short``: for the legend of a chart."""
+    """A short description of a run, with its differences from the default; ``short``: for the legend of a chart."""
     stage, shots = document.get("stage") or "run", document.get("shots")
     k_shots = f"{'?' if shots is None else shots} shot{'' if shots == 1 else 's'}"
     names = {  # stage -> in full, short
@@ -84,7 +84,7 @@ def is_side_by_side(document: dict) -> bool:
 
 
 def total_seconds(document: dict) -> float:
-    """Time that a run took: of what was trained side by side the longer part counts."""
+    """Time of a run; of parts that were trained side by side only the longer one counts."""
     seconds = dict(document.get("seconds") or {})
     if not is_side_by_side(document):
         return sum(seconds.values())
@@ -135,7 +135,7 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def result_note(groups: Sequence[Sequence[Run]]) -> str:
-    """What the numbers of the result table are."""
+    """The note that explains the result table."""
     splits = dict.fromkeys(str(run.document.get("split") or "test") for runs in groups for run in runs)
     note = (
         f"Percent on the {' or '.join(splits)} split. AP is the mean over IoU thresholds from 0.50 to 0.95, AP50 is AP "
@@ -191,7 +191,7 @@ def picture_sections(figures: dict[str, bytes]) -> list[str]:
 
 
 def time_note(groups: Sequence[Sequence[Run]]) -> str:
-    """What the numbers of the time table are."""
+    """The note that explains the time table."""
     note = "Seconds, compilation included."
     if any(is_side_by_side(run.document) for runs in groups for run in runs):
         note += " Where detector and mask head were trained side by side, only the longer time counts in the total."

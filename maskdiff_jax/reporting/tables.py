@@ -17,7 +17,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 class Cell(NamedTuple):
-    """A number with what stands around it, as text."""
+    """A number with the text around it."""
 
     value: str = ""  # "": nothing is known
     half_width: str = ""  # behind ±
@@ -103,7 +103,7 @@ def number(value: float, *, digits: int = 2, sign: bool = False) -> str:
 
 
 def is_paper_test_set(experiment: Experiment) -> bool:
-    """Whether it was evaluated on what the paper reports: all of TFA's test images of COCO, or all of VOC."""
+    """Whether it was evaluated on the paper's test set: all of TFA's test images of COCO, or all of VOC."""
     config = experiment.evaluations[0].document
     of_tfa = config_field(config, "data.source") == "coco" and config_field(config, "data.counts") == "tfa"
     return of_tfa and config_field(config, "eval.images") == 0 and experiment.key.split == "test"
@@ -183,7 +183,7 @@ def seeds(experiment: Experiment) -> str:
 
 
 def result_note(group: Sequence[Experiment]) -> str:
-    """What the numbers of the table are."""
+    """The note that explains the table."""
     of = "training seeds" if group[0].key.setting == STAGE_1 else "shot seeds"
     note = (
         f"Percent: mean over {of} ± half of its 95 % confidence interval (Student's t), each seed is the mean "

@@ -35,7 +35,7 @@ class Number(NamedTuple):
 
 
 def numbers(experiments: Sequence[Experiment], groups: Sequence[Sequence[Experiment]]) -> list[Number]:
-    """Everything that a report states, and more: all metrics, every spread, published numbers, tests, times.
+    """All numbers of a report, and more: all metrics, every spread, published numbers, tests, times.
 
     Args:
       experiments: all of them.

@@ -1,4 +1,5 @@
-"""What a stage inherits from the run that it starts from, and what must be the same in both, before any data are read.
+"""The fields that a stage inherits from the run that it starts from, and those that must be equal in both; checked
+before any data are read.
 
 A run leaves its config in WORKDIR/config.json as soon as it starts, so nothing here waits for its weights.
 """
@@ -25,7 +26,7 @@ from maskdiff_jax.workdir import (
 
 # what a later stage inherits; a trailing dot: the whole section
 SHARED = ("model.", "weights", "data.novel_classes", "data.context")
-# where the data are and how images are resized, which a later stage also inherits, but may set anew
+# where the data are and how images are resized: a later stage inherits these too, but may change them
 OF_DATA = tuple(f"data.{name}" for name in (
     "source", "root", "train_json", "train_images", "test_json", "test_images", "more_images", "counts", "shapes_seed",
     "shapes_train", "shapes_support", "shapes_test", "short_sides", "test_short_side", "long_side", "buckets",
@@ -35,7 +36,7 @@ OF_DATA = tuple(f"data.{name}" for name in (
 OF_TEACHER = ("model.mask.", "fewshot.", "data.source", "data.train_json", "data.novel_classes", "data.context")
 FREE_OF_TEACHER = (*(f"model.mask.diffusion.{name}" for name in SAMPLING), "fewshot.novel_init")
 # fields of the model that parameters depend on: they may differ from the run that another starts from where all of
-# these start anew (`train.reset`); "any" is any parameter of the mask head
+# these get new weights (`train.reset`); "any" is any parameter of the mask head
 OF_PARAMETER = {
     "model.mask.": ("mask_head/any",),
     "model.num_classes": (
@@ -44,7 +45,7 @@ OF_PARAMETER = {
     "model.detector.classifier": ("detector/box_predictor/cls_score/kernel",),
     "model.detector.class_agnostic_boxes": ("detector/box_predictor/bbox_pred/kernel",),
 }  # fmt: skip
-# what the detector that a run takes over must share with it, beside the fields of its nets
+# fields that a run and its `detector_from` must share, besides those of the nets
 OF_DETECTOR = ("stage", "data.source", "data.train_json", "data.novel_classes")
 NOVEL_INITS = ("finetune", "fresh", "random", "imprint", "mean_embedding")
 CLASSIFIER = "model.detector.classifier"
@@ -53,14 +54,15 @@ CLASSIFIER = "model.detector.classifier"
 def inherit(
     config: ConfigDict, before: ConfigDict, folder: Path, *, given: frozenset[str], own: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """Takes over what a stage must or should share with the run that it starts from: the model, the classes, the data.
+    """Copies the fields that a stage must or should share with the run that it starts from: the model, the classes, the
+    data.
 
     Args:
       config: of the stage; is changed.
       before: the config of the run that it starts from.
       folder: of that run, for messages.
       given: fields "a.b.c" that were given explicitly.
-      own: fields that the stage's config file sets for this stage; like given ones they stay where they may differ.
+      own: fields that the stage's config file sets for this stage; like given ones they are kept if they may differ.
 
     Returns:
       The fields that changed, with their new values.
@@ -99,7 +101,7 @@ def check_start(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       FileNotFoundError: no run there.
-      ValueError: it cannot; names the fields.
+      ValueError: it cannot start; names the fields.
     """
     check_layout(workdir, config)
     problems = stage2_problems(config, as_json(read_config(workdir)))
@@ -108,14 +110,14 @@ def check_start(config: ConfigDict, workdir: Path) -> None:
 
 
 def stage2_problems(config: ConfigDict, before: dict) -> list[str]:
-    """What keeps a config of stage 2 from starting with the weights of stage 1; needs no data and no weights.
+    """The reasons why a config of stage 2 cannot start with the weights of stage 1; needs no data and no weights.
 
     Args:
       config: of stage 2.
       before: config of stage 1, as `workdir.as_json` gives it.
 
     Returns:
-      One clause per problem; empty where there is none.
+      One clause per problem; empty if there is none.
     """
     shots, slots = config.fewshot.shots, before["model"]["mask"]["slots"]
     if shots > slots:
@@ -147,7 +149,7 @@ def reset_fields(config: ConfigDict) -> tuple[str, ...]:
 
 
 def check_detector(config: ConfigDict) -> None:
-    """Whether a run can take over the detector of the run ``config.detector_from``.
+    """Whether a run can use the detector of the run ``config.detector_from``.
 
     Raises:
       FileNotFoundError: no run there.
@@ -186,7 +188,7 @@ def check_rounds(config: ConfigDict) -> None:
     """Whether the config samples masks in the steps that its distillation teaches.
 
     Raises:
-      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` samples otherwise.
+      ValueError: `distill.rounds` are not halves, or `model.mask.diffusion` samples in another way.
     """
     distill, diffusion = config.distill, config.model.mask.diffusion
     halves = [distill.steps // 2 ** (i + 1) for i in range(len(distill.rounds))]

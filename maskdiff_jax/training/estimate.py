@@ -6,7 +6,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
 def line(name: str, steps: int, marks: Sequence[tuple[int, float]], after: str = "") -> str:
-    """What is said after the first steps were timed.
+    """The line that is printed after the first steps were timed.
 
     Args:
       name: of the phase.

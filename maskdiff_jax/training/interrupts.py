@@ -27,7 +27,7 @@ def workers_ignore_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def deferred(stop: threading.Event) -> Iterator[None]:
-    """Makes the first Ctrl-C or SIGTERM set ``stop`` and nothing else; a second one is obeyed at once.
+    """Makes the first Ctrl-C or SIGTERM set ``stop`` and nothing else; a second one stops the process at once.
 
     Signals reach the main thread alone: in another thread this does nothing.
     """

@@ -1,4 +1,4 @@
-"""The numbers of a run while it trains: metrics.jsonl, TensorBoard, a progress line. Process 0 alone writes."""
+"""Writes the metrics of a training run: metrics.jsonl, TensorBoard, a progress line. Only process 0 writes."""
 
 import json
 import math
@@ -91,7 +91,7 @@ class MetricWriter:
         line = {"phase": self._phase, "step": step, "time": round(time.monotonic() - self._start, 2)}
         text = json.dumps(line | {k: float(f"{v:.6g}") for k, v in metrics.items()}) + "\n"
         try:
-            with _LOCK, self._path.open("a") as file:  # opened anew: another phase may have replaced it
+            with _LOCK, self._path.open("a") as file:  # opened again: another phase may have replaced it
                 file.write(text)
             self._write_board(step, metrics)
         except OSError as error:

@@ -76,7 +76,8 @@ def initialize_masks(predictor: PyTree, base: np.ndarray, novel: np.ndarray, num
 
 
 def without_bias(predictor: PyTree) -> PyTree:
-    """The box predictor of a linear classifier as that of a cosine classifier, which has directions alone.
+    """Converts the box predictor of a linear classifier into that of a cosine classifier, which depends only on
+    directions.
 
     TFA goes from one to the other the same way on COCO: the fine-tuned layer loads the weight, skips the bias, and
     normalizes (few-shot-object-detection, configs/COCO-detection, `CosineSimOutputLayers`).
@@ -100,7 +101,8 @@ def _set_to_mean(weight: Array, base: np.ndarray, novel: np.ndarray, num_classes
 
 
 def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray, novel: np.ndarray) -> PyTree:
-    """Class vectors of the novel classes from the features of the shots alone, see `imprinting.class_vector`.
+    """Class vectors of the novel classes from the features of the shots, without training, see
+    `imprinting.class_vector`.
 
     Args:
       predictor: with "cls_score" {"kernel" [F, C + 1]}.

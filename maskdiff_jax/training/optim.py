@@ -117,7 +117,7 @@ def make_optimizer(
 def unit_columns(flat: Mapping[str, Any], names: Collection[str]) -> dict:
     """Scales the columns of some matrices to length 1, as TFA does before every forward pass.
 
-    A cosine classifier sees directions alone, so its gradient is orthogonal to each column and every step makes
+    A cosine classifier depends only on directions, so its gradient is orthogonal to each column and every step makes
     the column longer or, seen through a learning rate that is relative to its length, slower; nothing pulls the
     length back. TFA overwrites the weight by its normalized version in each forward pass (fsdet
     modeling/roi_heads/fast_rcnn.py, `CosineSimOutputLayers`); the equivalent here is this projection, before the

@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: str | Path, shared: Shared | None = None) -
         raise ValueError(
             f"{workdir} holds imported weights: give --config.init_from={workdir}, and another --workdir to train in"
         )
-    # one process of a distributed run writes, and it alone holds the lock
+    # one process of a distributed run writes, and only it holds the lock
     with owned(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         create(workdir, config)
         if not is_trained(workdir):

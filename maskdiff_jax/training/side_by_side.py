@@ -1,4 +1,4 @@
-"""Independent parts of the model, trained one after the other or at the same time on devices of their own.
+"""Independent parts of the model, trained one after the other, or at the same time on separate devices.
 
 No loss of the detector reads a parameter of the mask head, nor the other way round: their order does not matter.
 Steps as small as those of the shapes preset do not keep two cores busy: two phases side by side, each on one core, get
@@ -28,7 +28,7 @@ Parts = Mapping[str, Callable[[Train], PyTree]]
 def make_meshes(config: ConfigDict) -> list[Mesh]:
     """The devices that the parts of a stage are trained on: those of `train.devices`, or each half of them.
 
-    In distillation, and with a detector that is taken over, only the mask head is trained; and some mask heads are
+    In distillation, and with a detector from another run, only the mask head is trained; and some mask heads are
     trained with the detector.
     """
     mesh = sharding.make_mesh(config.train.devices)

@@ -4,8 +4,8 @@ Stage 1 trains the detector and the mask head on base classes; a detector with a
 (phase "refine"). Stage 2 starts from it: first weights for the novel classes (phase "novel"), then classifier and box
 regressor (phase "detector") and the mask head (phase "mask") on the same K shots. The paper trains these together; they
 share no trained parameter, so the sum of their losses has the same gradients as each loss alone, and apart each may
-have its own number of steps (`side_by_side`). For the same reason a run may take over the trained detector of another
-one (`config.detector_from`) and train its mask head alone. Stage "distill", which is not the paper's, may then teach
+have its own number of steps (`side_by_side`). For the same reason a run may copy the trained detector of another
+one (`config.detector_from`) and train only its mask head. Stage "distill", which is not the paper's, may then teach
 the mask head to sample in fewer steps.
 
 Mask R-CNN's mask head, that of the baselines, shares its features with the detector: there the phases "novel" and
@@ -38,7 +38,7 @@ from maskdiff_jax.workdir import SHOTS, check_shots, load_weights, saved_phases
 
 # the cosine classifier's weight [F, C + 1], whose columns keep unit length
 CLASS_VECTORS = "detector/box_predictor/cls_score/kernel"
-# a second pass has a phase of its own
+# a second pass has its own phase
 DETECTOR_ONLY = [("detector/refine/.*|mask_head/.*", optim.FROZEN), ("detector/.*", "detector")]
 JOINT = [("detector/refine/.*", optim.FROZEN), (".*", "detector")]
 PREDICTOR_ONLY = [("detector/box_predictor/.*", "detector"), (".*", optim.FROZEN)]
@@ -288,7 +288,7 @@ def _with_novel_classes(
 
 
 def _predictors(model: Model) -> list[tuple[str, str]]:
-    """Patterns that train the last layers alone."""
+    """Patterns that train only the last layers."""
     return JOINT_PREDICTOR_ONLY if model.gt_mask_side else PREDICTOR_ONLY
 
 

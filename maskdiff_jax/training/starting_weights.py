@@ -27,7 +27,7 @@ def starting_params(config: ConfigDict, model: Model) -> PyTree:
     Raises:
       FileNotFoundError: no finished run there.
       ValueError: its weights are damaged, or of another model; or `train.reset` matches nothing, or no run is given; or
-        the detector cannot be taken over, see `compatibility.check_detector`.
+        the detector cannot be used, see `compatibility.check_detector`.
     """
     if config.detector_from:
         check_detector(config)
@@ -45,7 +45,7 @@ def starting_params(config: ConfigDict, model: Model) -> PyTree:
 
 
 def _new_or_of_a_run(config: ConfigDict, model: Model) -> PyTree:
-    """See `starting_params`, with a detector of its own."""
+    """As `starting_params`, for a run without `detector_from`."""
     if not config.train.reset:
         return initial_params(config, model)
     if not config.init_from:
@@ -66,7 +66,7 @@ def _new_or_of_a_run(config: ConfigDict, model: Model) -> PyTree:
 
 
 def _check_imported(config: ConfigDict) -> None:
-    """Whether there is a detector to start from, not a backbone alone.
+    """Whether there is a whole detector to start from, not only a backbone.
 
     Raises:
       FileNotFoundError: there is nothing.
@@ -117,7 +117,7 @@ def with_reset(new: PyTree, before: PyTree, patterns: Sequence[str], folder: str
 
 
 def describe_reset(params: PyTree, before: PyTree, patterns: Sequence[str]) -> list[str]:
-    """What a run takes over from another and what it drops, one line each, for its log.
+    """What a run copies from another run and what it drops, one line each, for its log.
 
     Args:
       params: what `with_reset` gave.

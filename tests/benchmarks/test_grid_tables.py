@@ -37,7 +37,7 @@ DOCUMENT = {
 def test_the_main_table():
     header, rows = grid_tables.main(DOCUMENT, "segm")
     assert header == ["", "K = 1, base", "K = 1, novel", "K = 5, base", "K = 5, novel"]
-    assert rows == [  # ablations have a table of their own
+    assert rows == [  # ablations have their own table
         ["MaskDiff", "41.2 ± 2.0", "41.5 ± 2.0", "51.2 ± 1.0", "51.5 ± 1.0"],
         ["MTFA", "", "", "31.2 ± 0.0", "31.5 ± 0.0"],
     ]

@@ -70,7 +70,7 @@ def test_stage_1_of_those_that_train_one(name, arg):
 
 @pytest.mark.parametrize("name", AT_TEST)
 def test_ablations_at_test_share_the_trained_runs_of_maskdiff(name):
-    """Neither stage is trained anew: what differs may be changed after training."""
+    """Neither stage is trained again: what differs may be changed after training."""
     with pytest.raises(ValueError, match="starts from stage 1 of maskdiff: train that stage 1"):
         get(name, "shapes,stage=base")
     differ = workdir.different_fields(

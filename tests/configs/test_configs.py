@@ -1,4 +1,4 @@
-"""Configs: presets build, arguments are parsed strictly, every field is read by somebody."""
+"""Configs: presets build, arguments are parsed strictly, every field is read somewhere."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_arguments():
 
 @pytest.mark.parametrize("shots", [1, 5, 10])
 def test_every_k_of_the_paper_has_a_stage_1(shots):
-    """One stage 1 serves every K; taken literally, there is one for each, and stage 2 finds it."""
+    """One stage 1 serves every K; read literally, there is one for each, and stage 2 finds it."""
     first, second = base.get_config("coco"), fewshot.get_config(f"coco,shots={shots}")
     assert stage2_problems(second, json.loads(first.to_json_best_effort())) == []
     first, second = (m.get_config(f"coco,paper=true,shots={shots}") for m in (base, fewshot))

@@ -1,4 +1,4 @@
-"""Datasets that several test files share: embedded scenes, written once per session, and small ones in json."""
+"""Datasets that several test files share: generated scenes, written once per session, and small ones in json."""
 
 import json
 
@@ -12,7 +12,7 @@ from maskdiff_jax.data.synthetic import scenes
 
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory):
-    """config.data of the shapes preset with few scenes, in a folder of its own."""
+    """config.data of the shapes preset with few scenes, in its own folder."""
     data = base.get_config().data.copy_and_resolve_references()
     data.root = str(tmp_path_factory.mktemp("shapes"))
     data.shapes_train, data.shapes_support, data.shapes_test = 16, 60, 12

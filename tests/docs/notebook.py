@@ -1,4 +1,4 @@
-"""Runs the notebook of examples/ in a process of its own, as Jupyter does.
+"""Runs the notebook of examples/ in a separate process, as Jupyter does.
 
 python -m tests.docs.notebook      # runs it and stores its outputs in it
 """
@@ -13,7 +13,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "examples" / "five_photos.ipynb"
-SECONDS = 600  # of one cell, on a busy machine that compiles everything anew
+SECONDS = 600  # of one cell, on a busy machine that compiles everything again
 
 
 def execute(folder: Path) -> nbformat.NotebookNode:

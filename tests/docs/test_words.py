@@ -23,7 +23,15 @@ RETIRED = {
     r"\btwin\b": "reference implementation",
     r"\bdata sets?\b": "dataset",
     r"\bby heart\b": "memorize",
-    r"\bwhoever\b": "say who",
+    r"\bwhoever\b|\bsomebody\b": "say who: the user, a visitor",
+    r"\bof (its|their|one's) own\b": "its own, separate",
+    r"\banew\b": "again, from new weights",
+    r"\bputs? out\b": "outputs",
+    r"\btak(e|es|ing) over\b(?! \d)|\btaken over\b|\btook over\b": "copy, inherit, use",
+    r"\bembedded (data|scene|shape|test)": "generated scenes",
+    r"(?<!-)\btrue box(es)?\b": "ground-truth box",
+    r"taken literally": "read literally",
+    r"whole or not|\bfor ever\b|\bon trial\b|matter of its|has the attention|stands? beside": "plain English",
     r"fsis_protocol|diffusion_head\.md|\bblueprint": "a section of docs/design.md",
     r"\((A|D)\d+(\.\d+)?\)|\[fsis": "a section of docs/design.md",
     r"colour|centre|\bgrey|optimis|normalis|initialis|parameteris|recognis|organis|randomis|visualis|labelled|labelling"
@@ -36,7 +44,6 @@ ALLOWED = (
     ("docs/design.md", r"EVAL_METHOD: like_fgn"),  # iMTFA's name of its option
     ("CHANGELOG.md", r"^\| `"),
     ("maskdiff_jax/config_fields.py", r'^    "[\w.]+": "[\w.]+",$'),  # RENAMED
-    ("docs/own_data.md", r"test data set `--config"),  # a verb
     ("", r"ImageDraw|\bdraw = "),  # Pillow's
     ("tests/", r"\bdraw\b"),  # hypothesis'
     # outlines are drawn, in pixels

@@ -27,7 +27,7 @@ TINY = {
 
 
 def launch(script, *flags, cwd, ok=True, run=launched.run):
-    """Runs a script; `run=launched.start` does it in a process of its own, which each script must pass once."""
+    """Runs a script; `run=launched.start` does it in a separate process, which each script must pass once."""
     out = run(script, *flags, cwd=cwd)
     if ok:
         assert out.code == 0, out.err[-3000:]
@@ -82,7 +82,7 @@ def test_distillation_says_what_does_not_fit(tmp_path):
     config.distill.update(rounds=(4,))
     refused("set sampler=ddim, eta=0.0, steps=4")
     config.distill.update(rounds=(4, 2))
-    with pytest.raises(FileNotFoundError, match="training has not finished"):  # all fits, but for the weights
+    with pytest.raises(FileNotFoundError, match="training has not finished"):  # all fits, except the weights
         stages.distill_stage(config, tmp_path)
     config.model.mask.diffusion.prediction, config.fewshot.seed, config.data.context = "v", 2, 0.1
     refused("data.context: 0.0 there, 0.1 here; fewshot.seed: 1 there, 2 here; .*prediction: 'sigmoid' there, 'v' here")

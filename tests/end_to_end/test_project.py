@@ -1,4 +1,4 @@
-"""A project as one config file in somebody's own folder: both stages, evaluation, export, sampling, all from there."""
+"""A project as one config file in a user's own folder: both stages, evaluation, export, sampling, all from there."""
 
 import json
 

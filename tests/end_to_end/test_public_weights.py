@@ -1,4 +1,4 @@
-"""From a detector of other classes, in a file as detectron2 writes it, to a model of one's own classes: the scripts."""
+"""From a detector of other classes, in a file as detectron2 writes it, to a model of custom classes: the scripts."""
 
 import json
 

@@ -177,7 +177,7 @@ def test_a_mask_is_as_large_as_its_pixels_not_as_its_box(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_annotation_ids_may_begin_at_zero(tmp_path, first):
-    """As in many files of one's own: COCOeval takes a match with object 0 for none, here it counts."""
+    """As in many custom files: COCOeval takes a match with object 0 for none, here it counts."""
     annotations = [annotation(first), annotation(first + 1, bbox=[0, 4, 2, 3], segmentation=[[0, 4, 2, 4, 2, 7, 0, 7]])]
     raw = {"images": [IMAGE], "categories": [{"id": 5, "name": "dog"}], "annotations": annotations}
     path = tmp_path / "true.json"

@@ -27,7 +27,7 @@ def test_figures_are_written_by_programs_without_data(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.jax, "jit", measured)
     with config.unlocked():
         config.eval.figures = 2
-    for name in ("scenes_07.png", "scenes_plan.png"):  # of an evaluation with more figures; of somebody else
+    for name in ("scenes_07.png", "scenes_plan.png"):  # of an evaluation with more figures; of another program
         (tmp_path / name).write_bytes(b"")
     figures.render(config, tmp_path, build(config.model), trained.params, dataset, trained.support, [], segmenter)
     names = {"scenes_00.png", "scenes_01.png", "support.png", "forward.png", "denoising.png", "samples.png"}

@@ -72,7 +72,7 @@ def test_photos_are_those_that_the_command_makes(tmp_path):
 
 
 def test_outlines_are_those_of_the_scenes():
-    """Five stars, each alone in its photo; polygons give the mask back but for corners of pixels."""
+    """Five stars, each alone in its photo; polygons give the mask back except for corners of pixels."""
     shots = coco.load(make.FOLDER / "shots.json", make.FOLDER / "shots")
     assert [c.name for c in shots.categories] == ["star"] and len(shots.infos) == 5
     found = {pixels(f"shots/{info.file_name}").tobytes(): info for info in shots.infos}

@@ -82,7 +82,7 @@ def test_agrees_with_the_path_of_evaluation(model):
 
 
 def test_programs_hold_no_data(model):
-    """Weights and shots are arguments: as constants they would be copies, compiled anew for every set of shots."""
+    """Weights and shots are arguments: as constants they would be copies, compiled again for every set of shots."""
     seg, data = model._segmenter, tiny.config().data
     batch = predictor.as_batch(photo(64, 64), 0, data)
     objects = segment.concatenate([], 16, 1).objects

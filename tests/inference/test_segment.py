@@ -215,7 +215,7 @@ def test_masks_do_not_depend_on_batch_size_or_other_objects():
             np.testing.assert_allclose(mask, alone[name], atol=1e-6)
             assert pasted[name] == alone_pasted[name]
     values = np.stack([m.ravel() for m in alone.values()])
-    assert np.unique(values.round(4), axis=0).shape[0] == sum(counts)  # every object has noise of its own
+    assert np.unique(values.round(4), axis=0).shape[0] == sum(counts)  # every object has its own noise
 
 
 def test_no_objects_are_no_work():

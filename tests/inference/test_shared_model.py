@@ -1,4 +1,4 @@
-"""A model that several people use at once: each has classes of their own, settings change masks and not objects."""
+"""A model that several people use at once: each has their own classes, settings change masks and not objects."""
 
 import threading
 

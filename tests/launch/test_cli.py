@@ -79,7 +79,7 @@ def test_what_cannot_be_is_one_sentence(monkeypatch, capsys, arguments, words):
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    """A trained run of stage 1 with a mask head of its own, and the default folder beside it."""
+    """A trained run of stage 1 with its own mask head, and the default folder beside it."""
     config = base.get_config("shapes").unlock()
     config.model.mask.unet.width = 8
     config.train.mask.steps = 7

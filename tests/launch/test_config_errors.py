@@ -1,4 +1,4 @@
-"""Mistakes in somebody's own config file are one sentence with the file and the line."""
+"""Mistakes in a user's config file are one sentence with the file and the line."""
 
 import pytest
 

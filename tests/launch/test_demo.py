@@ -147,7 +147,7 @@ def test_from_a_photo_to_a_class_of_ones_own(tab, tmp_path):
     after = tab.locator("#table tbody tr").all_inner_texts()
     assert any("<cup>" in row and "★" in row for row in after), after
 
-    other = tab.context.browser.new_page()  # of somebody else, who has no cup
+    other = tab.context.browser.new_page()  # of another visitor, who has no cup
     other.goto(tab.url)
     other.wait_for_selector(".chip")
     assert other.locator(".chip.mine").count() == 0

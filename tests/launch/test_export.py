@@ -1,4 +1,4 @@
-"""launch/export.py: a run folder becomes a folder of its own."""
+"""launch/export.py: a run folder becomes an export."""
 
 import json
 

@@ -25,7 +25,7 @@ def test_a_renamed_field_names_the_new_one(old, new):
 
 @pytest.fixture
 def first_stage(tmp_path, monkeypatch):
-    """A run of stage 1 with a mask head of its own, in its default folder."""
+    """A run of stage 1 with its own mask head, in its default folder."""
     config = base.get_config("shapes").unlock()
     config.model.mask.unet.width = 8
     monkeypatch.chdir(tmp_path)

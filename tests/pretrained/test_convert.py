@@ -235,7 +235,7 @@ def test_the_option_that_a_message_names_is_possible(arg, tmp_path):
 @pytest.mark.parametrize("arg", ["custom,weights=detector", "coco,weights=detector"])
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_detector_of_other_classes(arg, linear, tmp_path):
-    """Its own predictor is stored: the run folder needs no dataset, and a later run starts its own classes anew."""
+    """Its own predictor is stored: no dataset is needed; a later run starts its classes with new weights."""
     state = names.detector(linear=linear, classes=60)
     document = convert.run(config(arg), tmp_path / "run", [save(tmp_path, {"model": state})])
     assert convert.summary(document["new"]) == ["mask_head"]

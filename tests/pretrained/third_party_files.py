@@ -65,7 +65,7 @@ def bfloat16(x):
 
 
 def tensor(key, x, code="f4", *, offset=0, transposed=False, view=None, shape=None, parameter=False):
-    """A tensor of PyTorch in a storage of its own.
+    """A tensor of PyTorch in its own storage.
 
     Args:
       offset: numbers in the storage before the tensor.

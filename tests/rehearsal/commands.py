@@ -143,7 +143,7 @@ def _zoo() -> list[Command]:
 
 
 def _paper() -> list[Command]:
-    """The paper taken literally; from here on the data are prepared."""
+    """The paper read literally; from here on the data are prepared."""
     commands = [Command("prepare_data.py --config configs/base.py:coco")]
     for k in (1, 5, 10):
         base, few = (f"configs/{stage}.py:coco,paper=true,shots={k}" for stage in ("base", "fewshot"))

@@ -15,7 +15,7 @@ CLASS_IDS = [list(coco_splits.CLASSES.values()).index(name) for name in voc.NAME
 
 
 def write(root: Path, *, each: int = 4, seed: int = 1) -> None:
-    """Writes the devkit into ``root`` (datasets/VOCdevkit), with ``each`` photos per year of its own."""
+    """Writes the devkit into ``root`` (datasets/VOCdevkit), with ``each`` separate photos per year."""
     rng = np.random.default_rng(seed)
     for year, names in (
         ("2007", [f"{n:06d}" for n in range(33, 33 + each)]),

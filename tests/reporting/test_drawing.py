@@ -74,4 +74,4 @@ def test_a_star_has_five_points_up():
     drawing.draw_star(ImageDraw.Draw(picture), 20, 20, 18, (255, 255, 255))
     inside = np.asarray(picture)[..., 0] > 0
     assert inside[20, 20] and inside[3, 20] and not inside[3, 10] and not inside[36, 20]
-    assert (inside != inside[:, ::-1]).mean() < 0.05  # symmetric but for rounding
+    assert (inside != inside[:, ::-1]).mean() < 0.05  # symmetric except for rounding

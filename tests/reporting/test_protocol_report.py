@@ -1,4 +1,4 @@
-"""The report of a protocol as a whole: every file, whole or not at all."""
+"""The report of a protocol as a whole: every file is written completely or not at all."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The page and the table as a whole: from files alone, grouped by seed, written whole or not at all."""
+"""The page and the table as a whole: from files alone, grouped by seed, written completely or not at all."""
 
 import errno
 

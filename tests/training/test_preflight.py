@@ -29,7 +29,7 @@ def narrow(config):
 
 @pytest.fixture
 def custom(tmp_path):
-    """Stage 1 on a dataset of one's own with 4 photos per split."""
+    """Stage 1 on a custom dataset with 4 photos per split."""
     config = narrow(base.get_config("custom"))
     config.data.update(root=str(tmp_path), workers=0, novel_classes=("ring",))
     config.model.num_classes = len(scenes.NAMES)

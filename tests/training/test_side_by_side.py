@@ -191,7 +191,7 @@ def test_who_gets_which_devices():
 
 
 def test_parts_that_are_trained_together():
-    """One function for both is called once; and there are no devices of their own."""
+    """One function for both is called once; and there are no separate devices."""
     calls = []
 
     def both(train):

@@ -167,7 +167,7 @@ def test_stage_1_takes_over_a_detector(folder, tmp_path):
     config.detector_from = str(folder / "base")
     params, names = result("base", config, tmp_path / "run")
     assert names == ["mask"] and equal(params["detector"], weights_of(folder / "base")["detector"])
-    with pytest.raises(ValueError, match="cannot be taken over .*stage is 'base' there and 'fewshot' here"):
+    with pytest.raises(ValueError, match="cannot be used .*stage is 'base' there and 'fewshot' here"):
         second = small(fewshot.get_config("shapes,shots=2"), folder)
         second.init_from = second.detector_from = str(folder / "base")
         stages.fewshot_stage(second, tmp_path / "none")
@@ -180,7 +180,7 @@ def test_stage_2_takes_over_a_detector_of_the_same_shots(folder, tmp_path):
     params, names = result("fewshot", config, tmp_path / "run")
     theirs = weights_of(folder / "fewshot")["detector"]
     assert names == ["mask"] and equal(params["detector"], theirs)
-    assert not equal(theirs, weights_of(folder / "base")["detector"])  # it has weights of its own for the novel classes
+    assert not equal(theirs, weights_of(folder / "base")["detector"])  # it has other weights for the novel classes
     config.data.shapes_seed = 3  # other scenes, so other shots with the same fields
     with pytest.raises(ValueError, match="other shots than .*shots.json lists"):
         result("fewshot", config, tmp_path / "other")
@@ -229,7 +229,7 @@ def test_novel_classes_by_mean_embeddings(folder, tmp_path):
 
 
 def test_the_three_runs_of_imtfa(folder, tmp_path):
-    """A linear classifier, then a cosine one that starts anew; then nothing but the novel class vectors changes."""
+    """A linear classifier, then a cosine one with new weights; then nothing but the novel class vectors changes."""
 
     def run(file, arg, name, init_from=""):
         config = small(file.get_config(arg), folder)

@@ -9,7 +9,7 @@ A set is written to `<folder>.writing`, which is renamed when it is complete: a 
 of one. Shards are complete too, so an interrupted preparation resumes with those that are missing. Sets made with
 other settings have other names: they are ignored.
 
-What damage does: array_record files carry checksums of their own, which each read verifies; their sizes and the
+What damage does: array_record files carry their own checksums, which each read verifies; their sizes and the
 checksum of index.json are compared when a set is opened. Whatever is wrong raises `damaged`.
 """
 
@@ -260,7 +260,7 @@ def _write_missing(writing: Path, plan: Plan, workers: int, progress: Callable[[
 
 
 def _in_processes(jobs: Iterator[tuple[Callable[[], None], int]], workers: int, tick: Callable[[int], None]) -> None:
-    """Runs (job, examples) in processes of their own; `spawn`, since grain and jax hold threads and locks."""
+    """Runs (job, examples) in separate processes; `spawn`, since grain and jax hold threads and locks."""
     context = multiprocessing.get_context("spawn")
     running: dict[futures.Future, int] = {}
 

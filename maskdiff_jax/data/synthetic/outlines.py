@@ -1,4 +1,4 @@
-"""Outlines, colors and textures of the embedded scenes; everything random comes from a numpy generator.
+"""Outlines, colors and textures of the generated scenes; everything random comes from a numpy generator.
 
 An outline is a list of closed polygons [n, 2] (x right, y down) in a square of side 1 around 0; the first is filled,
 the others are holes. Coverages are uint8 [h, w], 255 where the whole pixel is inside.

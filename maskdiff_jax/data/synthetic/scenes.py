@@ -1,4 +1,4 @@
-"""The embedded dataset: scenes of simple shapes with exact masks, rendered from a seed.
+"""The generated dataset: scenes of simple shapes with exact masks, rendered from a seed.
 
 Every scene depends on (level, split, seed, index) alone, so any of them can be rendered at any time and no file is
 shipped. Color, texture, size, aspect, rotation and position are random and independent of the class. The mask of an

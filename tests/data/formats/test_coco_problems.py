@@ -48,7 +48,7 @@ GOOD_RLE = segmentation.encode_mask(np.eye(8, 10, dtype=np.uint8))
         (annotation(segmentation=[[]]), POLYGON),
         (annotation(segmentation=[[1, 1, 5, 5]]), POLYGON),  # a line, or a box
         (annotation(segmentation=[SQUARE[:7]]), POLYGON),
-        (annotation(segmentation=[[[2, 1], [6, 1], [6, 4]]]), POLYGON),  # points in lists of their own
+        (annotation(segmentation=[[[2, 1], [6, 1], [6, 4]]]), POLYGON),  # points in their own lists
         (annotation(segmentation=[SQUARE[:-1] + ["4"]]), POLYGON),
         (annotation(segmentation=[SQUARE[:-1] + [None]]), POLYGON),
         (annotation(segmentation=[SQUARE[:-1] + [float("nan")]]), POLYGON),
