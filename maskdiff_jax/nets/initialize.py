@@ -1,6 +1,6 @@
 """First weights of a network, all sampled by one loop.
 
-flax samples each parameter by code of its own, so a program that makes 60 random kernels takes far longer to compile
+flax samples each parameter with separate code, so a program that makes 60 random kernels takes far longer to compile
 than to run. The initializers here note key and distribution beside the sample, and `initialize` samples all of them in
 one `lax.map` over chunks of equal size. The weights are those of `net.init(...)`, bit for bit.
 """
