@@ -210,6 +210,11 @@ def fields(document: Any) -> Fields:
     problem = find_problem(document)
     if problem:
         raise ValueError(problem)
+    return read_only(document)
+
+
+def read_only(document: dict[str, Any]) -> Fields:
+    """A config, or a section of one, as ``fields`` gives it, unchecked."""
     return _as_fields(_with_tuples(document))
 
 

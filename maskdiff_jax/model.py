@@ -4,13 +4,15 @@ Only ``build`` hands the fields of ``config.model`` to networks. Other modules r
 the sizes of masks and support sets, the options of the sampler.
 """
 
+import json
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from maskdiff_jax import mask_heads, roi_mask_head
+from maskdiff_jax.config_fields import Fields, read_only
 from maskdiff_jax.detector import make_detector
 from maskdiff_jax.types import Array, Batch, Detections, MaskBatch, PyTree
 
@@ -56,12 +58,21 @@ class Model(NamedTuple):
 def build(config: "ConfigDict") -> Model:
     """The model that ``config.model`` describes.
 
+    Equal configs give the same functions, so that what jax has traced and compiled of them serves again.
+
     Args:
       config: ``config.model``, of a whole config.
 
     Raises:
       ValueError: an unknown mask head or option; lists the known ones.
     """
+    # text, because a config can change and cannot be hashed
+    return _build(json.dumps(config.to_dict(), sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _build(text: str) -> Model:
+    config = read_only(json.loads(text))
     if config.mask.head not in MASK_HEADS:
         raise ValueError(f"unknown model.mask.head '{config.mask.head}': choose {', '.join(MASK_HEADS)}")
     shared = {"num_classes": config.num_classes, "dtype": config.dtype}
@@ -100,7 +111,7 @@ def build(config: "ConfigDict") -> Model:
     )
 
 
-def _mask_head_fields(config: "ConfigDict") -> dict[str, Any]:
+def _mask_head_fields(config: Fields) -> dict[str, Any]:
     """What the mask head of ``config.model`` takes besides the fields that the detector takes too."""
     fields = config.mask.to_dict()
     if config.mask.head == "cnn":

@@ -57,3 +57,14 @@ def test_an_unknown_head_lists_the_known_ones():
     config.model.mask.head = "unet"
     with pytest.raises(ValueError, match="unknown model.mask.head 'unet': choose diffusion, plain_unet, cnn"):
         build(config.model)
+
+
+def test_equal_configs_share_what_is_compiled():
+    """And a config that changes afterwards does not reach the model."""
+    config = tiny.config().unlock()
+    model = build(config.model)
+    assert build(tiny.config().model) is model
+    config.model.mask.size = 32
+    other = build(config.model)
+    assert (model.mask_side, other.mask_side) == (16, 32)
+    assert build(tiny.config().model).mask_side == 16

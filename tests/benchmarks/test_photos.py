@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.studies import masks, photos, photos_figure
-from maskdiff_jax import mask_heads
+from maskdiff_jax import mask_heads, model
 from maskdiff_jax.training import loop
 from tests.tiny_mask_head import OneBlock
 
@@ -31,7 +31,11 @@ CONV = {key: value for key, value in TINY.items() if key.startswith("model.detec
 
 @pytest.fixture(autouse=True)
 def small_net(monkeypatch):
+    """In models that are built anew, here and in the tests after these."""
+    model._build.cache_clear()
     monkeypatch.setattr(mask_heads, "UNet", OneBlock)
+    yield
+    model._build.cache_clear()
 
 
 @pytest.fixture(scope="module")
