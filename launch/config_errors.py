@@ -11,10 +11,11 @@ def check(path: Path) -> None:
     """Reads a config file without running it.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: it is not valid Python, or it has no ``get_config``.
     """
     if not path.is_file():
-        return  # reading it says so
+        raise FileNotFoundError(f"cannot read the config file {path}: there is no such file")
     try:
         tree = ast.parse(path.read_text(), str(path))
     except SyntaxError as error:

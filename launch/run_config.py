@@ -123,10 +123,7 @@ def _parsed(define: Callable, arguments: list[str]) -> tuple[ConfigDict, flags.F
         text = re.sub(r" Other fields present: {.*?}\.?(?= Did|$)", "", text)
         text = re.sub(r" Did you mean (\S+) instead of .*", r": did you mean \1?", text)
         raise ValueError(f"config: no such field or value: {text}") from error
-    try:
-        config = values.config.lock()  # ml_collections raises here when there is no such file
-    except OSError as error:
-        raise FileNotFoundError(f"cannot read the config file: {last_line(error)}") from error
+    config = values.config.lock()
     if problem := config_fields.find_problem(config.to_dict()):
         raise ValueError(f"config: {problem}")
     return config, values

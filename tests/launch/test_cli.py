@@ -60,7 +60,7 @@ def test_a_script_that_makes_a_run(monkeypatch, capsys):
     "arguments, words",
     [
         ([], "no config given"),
-        (["--config=nowhere.py"], "cannot read the config file: .*nowhere.py"),
+        (["--config=nowhere.py"], "cannot read the config file .*nowhere.py: there is no such file$"),
         ([f"--config={BASE}:shape"], "unknown preset 'shape'"),
         ([f"--config={BASE}", "--config.train.mask.stepz=3"], "no such field or value: stepz: did you mean steps[?]$"),
         ([f"--config={BASE}", "--config.train.mask.steps=many"], "steps.*many|many.*steps"),
