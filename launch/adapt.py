@@ -181,7 +181,6 @@ if __name__ == "__main__":
 
     def start(argv: list[str]) -> None:
         cli.reject_arguments(argv)
-        cli.quiet()
         main(given)
 
     cli.guarded(start, given)

@@ -65,7 +65,7 @@ def set_up_jax(mask_size: int = 0) -> None:
 
 def quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jax is imported
-    # orbax reports every step of every save, and an error before it raises it
+    # orbax reports every step of every save, and an error before it raises it; Matplotlib that it looked for fonts
     logging.set_verbosity(logging.FATAL)
 
 
@@ -93,7 +93,6 @@ def run(
         if not flags.FLAGS.config:
             raise ValueError(WHICH_CONFIG)
         config, given = run_config.read_config(flags.FLAGS.config, overrides)
-        quiet()
         if completes:
             config = run_config.complete(config, given)
         set_up_jax(config.model.mask.size)
@@ -113,7 +112,6 @@ def run_trained(main: Callable[[ConfigDict, Path], object]) -> None:
     overrides: list[str] = []
 
     def start(argv: list[str]) -> None:
-        quiet()
         folder = trained_folder(argv[1:], overrides)
         config = run_config.trained_config(folder, overrides)
         set_up_jax(config.model.mask.size)
@@ -161,8 +159,12 @@ def guarded(start: Callable[[list[str]], object], overrides: list[str] | None = 
         except SystemExit:  # absl has printed the help, and would exit with 1
             sys.exit(0)
 
+    def quietly(argv: list[str]) -> object:
+        quiet()
+        return start(argv)
+
     try:
-        app.run(start, flags_parser=parse)
+        app.run(quietly, flags_parser=parse)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         text, code = errors.sentence(error), 2
     except (FloatingPointError, OSError) as error:

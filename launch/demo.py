@@ -45,7 +45,6 @@ def main(argv: list[str]) -> None:
             "launch/demo.py MODEL; launch/export.py writes one, and `make quickstart` leaves runs/quickstart/model"
         )
     port = first_free_port(DEFAULT_PORTS) if _PORT.value is None else free_port(_PORT.value)
-    cli.quiet()
     from launch import demo_page
     from maskdiff_jax.inference import predictor, shared_model
 

@@ -42,7 +42,6 @@ def main(argv: list[str], overrides: list[str]) -> None:
     cli.reject_arguments(argv)
     if flags.FLAGS.workdir:
         raise ValueError("--workdir is for a single run: give the folder of the grid with --output")
-    cli.quiet()
     models, begun = grid(flags.FLAGS.config, overrides)
     check_stage_1(begun)
     cli.set_up_jax(models[0].config.model.mask.size)

@@ -274,11 +274,13 @@ class Speed:
         return self._measured
 
 
-def _batches(config: ConfigDict, segmenter: segment.Segmenter, dataset: Dataset, what: str) -> Iterable[Batch]:
-    """The split in batches, loaded ahead, with a progress line. The first batch waits for compilation."""
+def _batches(config: ConfigDict, segmenter: segment.Segmenter, dataset: Dataset, what: str) -> Iterator[Batch]:
+    """The split in batches, loaded ahead, with a progress line of images. The first batch waits for compilation."""
     size = segment.round_up(config.eval.batch, segmenter.mesh)
-    batches = pipeline.eval_batches(dataset, config.data, batch=size)
-    return tqdm(batches, desc=what, total=-(-len(dataset.infos) // size), unit="batch", mininterval=1.0)
+    with tqdm(desc=what, total=len(dataset.infos), unit="image", mininterval=1.0) as progress:
+        for batch in pipeline.eval_batches(dataset, config.data, batch=size):
+            yield batch
+            progress.update(int((batch.image_id >= 0).sum()))
 
 
 def score(config: ConfigDict, dataset: Dataset, predictions: Predictions, class_ids: np.ndarray) -> coco_eval.Scores:

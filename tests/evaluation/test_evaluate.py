@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,17 @@ from tests import launched, tiny
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return tiny.write_run(tmp_path_factory.mktemp("evaluate") / "run")
+
+
+def test_progress_counts_images(monkeypatch, capsys):
+    """Batches are of one padded size, so three images may be two batches of two, filled up."""
+    batches = [tiny.batch_of_ids([0, -1]), tiny.batch_of_ids([1, 2])]
+    monkeypatch.setattr(evaluate.pipeline, "eval_batches", lambda *args, **options: iter(batches))
+    config, segmenter = tiny.config(), SimpleNamespace(mesh=None)
+    monkeypatch.setattr(evaluate.segment, "round_up", lambda count, mesh: count)
+    dataset = SimpleNamespace(infos=[None] * 3)
+    assert list(evaluate._batches(config, segmenter, dataset, "detecting")) == batches
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_a_run_is_evaluated_into_another_folder(run, tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,19 @@ def test_what_a_trained_run_does_not_allow(monkeypatch, capsys, run_folder, argu
 def test_help_is_no_failure(monkeypatch, capsys):
     assert script(monkeypatch, cli.run, "--help") == (0,)
     assert "--workdir" in capsys.readouterr().out
+
+
+def test_notices_of_libraries_stay_off_the_screen(tmp_path):
+    """Of every script: Matplotlib, for one, tells at its first use that it looked for fonts."""
+    file = tmp_path / "script.py"
+    file.write_text(
+        "import logging, sys\nfrom launch import cli\n"
+        "cli.guarded(lambda argv: logging.getLogger('matplotlib').info('generated new fontManager'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, file], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
 
 
 def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
