@@ -10,49 +10,58 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logsumexp
 
 from maskdiff_jax.data import pipeline
 from maskdiff_jax.data.dataset import Dataset
 from maskdiff_jax.types import Array, PyTree
 
-# On a share QUIET of the known classes' objects an imprinted class must score less than their own class, by MARGIN in
-# cosine, which is 2 in logits of scale 20: it takes at most a share e^-2 of the own class's probability there. Chosen
-# on validation scenes: `benchmarks/studies/instant_classes.py --split=val`.
-QUIET, MARGIN = 0.95, 0.1
-ANGLES = np.linspace(-np.pi / 2, np.pi / 2, 721)  # candidates for the angle, a quarter of a degree apart
+# Weights of the known classes' objects and of the mean feature, beside the shots. Chosen on validation scenes:
+# `benchmarks/studies/instant_classes.py --split=val`.
+KEEP, PULL = 4.0, 1.0
 
 
 def class_vector(
-    kernel: Array, shots: Array, features: Array, labels: Array, *, quiet: float = QUIET, margin: float = MARGIN
+    kernel: Array, shots: Array, features: Array, *, scale: float, keep: float = KEEP, pull: float = PULL
 ) -> np.ndarray:
-    """The vector of a new class, for a cosine classifier.
+    """The vector of a new class, for a cosine classifier whose other vectors stay as they are.
 
-    Plain imprinting (Qi et al. 2018: the vector is the mean feature of the class) takes objects from the known
-    ones: features come out of a ReLU and share a large common direction m, the mean feature of the known classes. So
-    the vector is ``cos(a) f + sin(a) m`` with f the mean shot feature without its part along m. The angle a acts as a
-    bias. It is the largest at which the new class scores less than the own class, by `margin`, on a share `quiet` of
-    the known classes' objects.
+    It minimizes the sum of
+
+    - the cross-entropy of the K shots, which should be the new class and not a column of `kernel`, their mean;
+    - that of objects of the known classes, which should not be the new class, ``keep * sqrt(K)`` times their mean;
+    - ``pull`` times one minus the cosine with the mean feature of the shots, the vector of plain imprinting
+      (Qi et al. 2018).
 
     Args:
-      kernel: [F, C + 1].
+      kernel: [F, C + 1], known classes and background.
       shots: [K, F] of the new class.
       features: [n, F] of objects of the known classes.
-      labels: int [n], their class ids, columns of `kernel`.
-      quiet: 0..1.
-      margin: in cosine.
+      scale: factor of the cosine in the classifier's logits.
+      keep: weight of the known classes' objects, at least 0.
+      pull: weight of the mean feature, at least 0.
 
     Returns:
       [F] float64 of length 1.
     """
-    features, shots = unit(features), unit(shots)
-    own_class = unit(np.asarray(kernel, np.float64)[:, np.asarray(labels)], axis=0)
-    own_scores = (features * own_class.T).sum(1)
-    common, mean = unit(features.mean(0)), shots.mean(0)
-    direction = unit(mean - (mean @ common) * common)
-    scores = np.outer(np.cos(ANGLES), features @ direction) + np.outer(np.sin(ANGLES), features @ common)
-    too_loud = np.quantile(scores - own_scores, quiet, axis=1) > -margin
-    angle = ANGLES[~too_loud].max(initial=ANGLES[0])
-    return np.cos(angle) * direction + np.sin(angle) * common
+    columns, features, shots = unit(kernel, axis=0), unit(features), unit(shots)
+    mean = unit(shots.mean(0))
+    weight = keep * np.sqrt(len(shots))
+    # the log of the sum of the other columns' exponentials: the logit that the new class must beat
+    rival_of_objects, rival_of_shots = (logsumexp(scale * x @ columns, axis=1) for x in (features, shots))
+
+    def loss_and_gradient(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        length = np.linalg.norm(vector) + 1e-8
+        direction = vector / length
+        lead_on_objects = scale * features @ direction - rival_of_objects
+        lead_on_shots = scale * shots @ direction - rival_of_shots
+        loss = np.logaddexp(0, -lead_on_shots).mean() + weight * np.logaddexp(0, lead_on_objects).mean()
+        slope = weight * expit(lead_on_objects) @ features / len(features)
+        slope = scale * (slope - expit(-lead_on_shots) @ shots / len(shots)) - pull * mean
+        return loss + pull * (1 - mean @ direction), (slope - (slope @ direction) * direction) / length
+
+    return unit(minimize(loss_and_gradient, mean, jac=True, method="L-BFGS-B").x)
 
 
 def unit(x: Array, axis: int = -1) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Classes added without training against fine-tuning on the same shots: AP of novel and base classes.
 
-    python benchmarks/studies/instant_classes.py --runs=runs/grid --split=val --rules=0.9:0,0.9:0.1,0.95:0.1
+    python benchmarks/studies/instant_classes.py --runs=runs/grid --split=val --rules=4:1,4:0.6,8:1
     python benchmarks/studies/instant_classes.py --runs=runs/grid      # test scenes, the chosen rule
 
 RUNS/maskdiff/ holds the finished runs that `make results`, or launch/protocol.py, leaves: base, and
 fewshot-<K>shot-seed<S>. The novel classes are added to the base model with the shots of each few-shot run, as
 `Predictor.add_class` does it (docs/design.md, "Adding a class without training"), and with plain imprinting, where the
 vector is the mean of the normalized features. Both are scored beside the base model alone and the fine-tuned run, with
-the same programs, images and noise. Rules are pairs of `imprinting.QUIET` and `MARGIN`, chosen on the split val.
+the same programs, images and noise. Rules are pairs of `imprinting.KEEP` and `PULL`, chosen on the split val.
 """
 
 import argparse
@@ -42,19 +42,17 @@ def main() -> None:
     parser.add_argument("--shots", default="1,5,10", help="K")
     parser.add_argument("--seeds", default="0,1,2,3,4", help="of the shots")
     parser.add_argument("--split", default="test", choices=("test", "val"))
-    parser.add_argument(
-        "--rules", default="", help="pairs QUIET:MARGIN, see maskdiff_jax/imprinting.py; default: its own"
-    )
+    parser.add_argument("--rules", default="", help="pairs KEEP:PULL, see maskdiff_jax/imprinting.py; default: its own")
     parser.add_argument("--images", type=int, default=0, help="the first images of the split; 0: all")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/instant_classes[_val].json")
     args = parser.parse_args()
     cli.set_up_jax()
     from maskdiff_jax import atomic
-    from maskdiff_jax.imprinting import MARGIN, QUIET
+    from maskdiff_jax.imprinting import KEEP, PULL
 
     name = "instant_classes" if args.split == "test" else f"instant_classes_{args.split}"
     output = args.output or measure.RESULTS / f"{name}.json"
-    rules = [tuple(map(float, rule.split(":"))) for rule in args.rules.split(",") if rule] or [(QUIET, MARGIN)]
+    rules = [tuple(map(float, rule.split(":"))) for rule in args.rules.split(",") if rule] or [(KEEP, PULL)]
     folder = args.runs / "maskdiff"
     study, rows = Study(folder / "base", split=args.split, images=args.images, root=args.root), []
     rows.append({"method": BASE} | study.base_alone())
@@ -112,13 +110,13 @@ class Study:
         """Metrics of the base model with the novel classes added without training, from K shots of each class."""
         from configs import fewshot
         from maskdiff_jax.evaluation import evaluate
-        from maskdiff_jax.imprinting import MARGIN, QUIET
+        from maskdiff_jax.imprinting import KEEP, PULL
 
         config = fewshot.get_config(f"{self._config.preset},shots={shots},seed={seed}").unlock()
         config.model, config.data = (x.copy_and_resolve_references() for x in (self._config.model, self._config.data))
         config = self._changed(config)
         setup = evaluate.open_run(config, self._folder, self._shared)
-        return self._scored(config, self._with_novel_classes(config, setup, (QUIET, MARGIN)))
+        return self._scored(config, self._with_novel_classes(config, setup, (KEEP, PULL)))
 
     def compared(
         self, folder: Path, shots: int, seed: int, rules: list[tuple[float, ...]]
@@ -148,7 +146,7 @@ class Study:
         Args:
           config: of the run.
           setup: of its evaluation.
-          rule: QUIET, MARGIN; None: plain imprinting.
+          rule: KEEP, PULL; None: plain imprinting.
         """
         import jax
         import numpy as np
@@ -167,8 +165,8 @@ class Study:
         for i in novel:
             shots = setup.support.shots[i, : setup.support.count[i]]
             name = support_split.categories[i].name
-            quiet, margin = rule or (0.0, 0.0)
-            trained = classes.added(trained, name, features[labels == i], shots, quiet=quiet, margin=margin)
+            keep, pull = rule or (0.0, 0.0)
+            trained = classes.added(trained, name, features[labels == i], shots, keep=keep, pull=pull)
             if rule is None:
                 kernel = trained.params["detector"]["box_predictor"]["cls_score"]["kernel"]
                 kernel[:, len(trained.categories) - 1] = unit(features[labels == i]).mean(0)

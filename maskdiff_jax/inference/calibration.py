@@ -1,6 +1,6 @@
 """Box features of known classes in an export, with which a class can be added without the base dataset.
 
-`Predictor.add_class` calibrates the new class against them, see `imprinting.class_vector`.
+`Predictor.add_class` fits the new class against them, see `imprinting.class_vector`.
 """
 
 from pathlib import Path

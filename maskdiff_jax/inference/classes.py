@@ -13,7 +13,7 @@ from maskdiff_jax import config_fields, workdir
 from maskdiff_jax.config_fields import Fields
 from maskdiff_jax.data.dataset import Category
 from maskdiff_jax.data.support import active_class_ids
-from maskdiff_jax.imprinting import MARGIN, QUIET, class_vector
+from maskdiff_jax.imprinting import KEEP, PULL, class_vector
 from maskdiff_jax.inference.calibration import CLASSIFIER, Calibration
 from maskdiff_jax.inference.export import AGAIN, TrainedModel
 from maskdiff_jax.types import PyTree, SupportSet
@@ -45,7 +45,7 @@ def check_can_add(trained: TrainedModel, name: Any) -> None:
         )
     if trained.calibration is None:
         raise ValueError(
-            "this model holds no features of its classes, against which a new class is calibrated: it is a run, an "
+            "this model holds no features of its classes, against which a new class is fitted: it is a run, an "
             f"export of an older version, or one made with --nofeatures; {AGAIN}"
         )
 
@@ -58,29 +58,29 @@ def active_only(trained: TrainedModel) -> TrainedModel:
 
 def added(
     trained: TrainedModel, name: str, features: np.ndarray, shots: np.ndarray, *,
-    quiet: float = QUIET, margin: float = MARGIN,
+    keep: float = KEEP, pull: float = PULL,
 ) -> TrainedModel:  # fmt: skip
     """The model with one more class, the last.
 
-    The classifier's vector is imprinted. Class-agnostic boxes are as before; class-specific ones start as the mean of
-    the other classes'. The mask head's class input of the new class is that of "no class": only the shots say what to
-    segment.
+    The classifier's vector is fitted, see `imprinting.class_vector`. Class-agnostic boxes are as before; class-specific
+    ones start as the mean of the other classes'. The mask head's class input of the new class is that of "no class":
+    only the shots say what to segment.
 
     Args:
       trained: of classes that are all detected, see `active_only`.
       name: of the class.
       features: [n, F] of its shots' boxes.
       shots: uint8 [n, M, M, 4], n up to K.
-      quiet, margin: as in `imprinting.class_vector`.
+      keep, pull: as in `imprinting.class_vector`.
     """
     count, calibration = len(trained.categories), trained.calibration
     assert calibration is not None, "check_can_add says so before"
     grown = resized(trained, np.append(np.arange(count), NEW))
     predictor = grown.params["detector"]["box_predictor"]
     kernel = np.array(predictor["cls_score"]["kernel"])
-    kernel[:, count] = class_vector(
-        kernel, features, calibration.features, calibration.labels, quiet=quiet, margin=margin
-    )
+    scale = trained.config.model.detector.cosine_scale
+    known = np.delete(kernel, count, axis=1)
+    kernel[:, count] = class_vector(known, features, calibration.features, scale=scale, keep=keep, pull=pull)
     grown.params["detector"]["box_predictor"]["cls_score"]["kernel"] = kernel
     grown.support.shots[count, : len(shots)] = shots
     grown.support.count[count] = len(shots)

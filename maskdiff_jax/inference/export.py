@@ -2,7 +2,7 @@
 
     export.json    the config, and the categories in the order of class ids
     support.npz    the support set: shots uint8 [C, K, M, M, 4], count [C]
-    features.npz   box features of known classes, which classes that are added later are calibrated against
+    features.npz   box features of known classes, which classes that are added later are fitted against
     base_shots/    on request: photos of known classes as a COCO-format dataset, which stage 2 needs for a new class
     params/        the parameters (orbax)
 

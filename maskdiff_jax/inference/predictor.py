@@ -124,9 +124,9 @@ class Predictor:
     def add_class(self, name: str, images: Any, masks: Any, *, boxes: Any = None) -> None:
         """Adds a class from a few shots, in seconds and without training.
 
-        The classifier's vector is imprinted from the shots' features, calibrated against objects of the known classes
-        so that these are found as before (docs/design.md, "Adding a class without training"), and the shots join the
-        support set. Fine-tuning on the same shots takes longer and finds more.
+        The class's vector in the classifier is fitted to the features of the shots and of stored objects of the known
+        classes, which keep theirs (docs/design.md, "Adding a class without training"), and the shots join the support
+        set. Fine-tuning on the same shots takes longer and finds more.
 
         Args:
           name: of the class; the others keep theirs.

@@ -100,15 +100,19 @@ def _set_to_mean(weight: Array, base: np.ndarray, novel: np.ndarray, num_classes
     return by_class.at[..., novel, :].set(mean).reshape(weight.shape)
 
 
-def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray, novel: np.ndarray) -> PyTree:
-    """Class vectors of the novel classes from the features of the shots, without training, see
-    `imprinting.class_vector`.
+def imprint(
+    predictor: PyTree, features: Array, labels: Array, base: np.ndarray, novel: np.ndarray, *, scale: float
+) -> PyTree:
+    """Class vectors of the novel classes, one after the other, from the features of the shots alone.
+
+    See `imprinting.class_vector`.
 
     Args:
       predictor: with "cls_score" {"kernel" [F, C + 1]}.
       features: [n, F] of the shots' ground-truth boxes.
       labels: [n] class ids.
       base, novel: class ids; every one of them has a feature.
+      scale: factor of the cosine in the classifier's logits.
 
     Raises:
       ValueError: the classifier has a bias, so it is no cosine classifier; a class without a shot.
@@ -123,9 +127,11 @@ def imprint(predictor: PyTree, features: Array, labels: Array, base: np.ndarray,
             "fewshot.novel_init='imprint' needs base classes and a shot of every class "
             f"(without one: class ids {missing.tolist()}): use novel_init='finetune'"
         )
-    of_base = np.isin(labels, base)
+    known, background = list(base), kernel.shape[1] - 1
     for c in novel:
-        kernel[:, c] = class_vector(kernel, features[labels == c], features[of_base], labels[of_base])
+        columns, objects = kernel[:, [*known, background]], features[np.isin(labels, known)]
+        kernel[:, c] = class_vector(columns, features[labels == c], objects, scale=scale)
+        known.append(c)
     return predictor | {"cls_score": {"kernel": jnp.asarray(kernel, jnp.float32)}}
 
 

@@ -267,7 +267,10 @@ def _with_novel_classes(
     if config.fewshot.novel_init == "imprint":
         dataset = fewshot.shot_dataset(support_split, shots, "background")
         features, labels = shot_features(config, model, params, dataset)
-        imprinted = novel_classes.imprint(initial["detector"]["box_predictor"], features, labels, base, novel)
+        imprinted = novel_classes.imprint(
+            initial["detector"]["box_predictor"], features, labels, base, novel,
+            scale=config.model.detector.cosine_scale,
+        )  # fmt: skip
         return _replaced(initial, imprinted)
     if config.fewshot.novel_init == "fresh":
         initial = _with_fresh_predictors(config, model, params)

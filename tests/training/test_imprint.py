@@ -50,7 +50,7 @@ def test_imprinting_costs_less_than_a_fifth_of_base_ap(tmp_path):
     shots = sample_shots(f, support_split)
     dataset = shots_of.shot_dataset(support_split, shots, "background")
     features, labels = stages.shot_features(f, model, params, dataset)
-    predictor = novel_classes.imprint(params["detector"]["box_predictor"], features, labels, base_ids, new)
+    predictor = novel_classes.imprint(params["detector"]["box_predictor"], features, labels, base_ids, new, scale=20.0)
     imprinted = params | {"detector": params["detector"] | {"box_predictor": predictor}}
     after = ap50(imprinted, np.concatenate([base_ids, new]))
     print("base AP50", before, "->", after["bbox/base/AP50"], "novel AP50", after["bbox/novel/AP50"])

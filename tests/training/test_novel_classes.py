@@ -115,9 +115,9 @@ def test_imprint_keeps_base_answers_and_finds_novel_shots():
     vectors = np.stack([centered[labels == c].mean(0) for c in range(classes)], 1)
     kernel = np.concatenate([vectors, -unit.mean(0)[:, None]], 1)
     kernel[:, new] = 0.0
-    out = novel_classes.imprint({"cls_score": {"kernel": jnp.asarray(kernel)}}, x, labels, base, new)["cls_score"][
-        "kernel"
-    ]
+    out = novel_classes.imprint({"cls_score": {"kernel": jnp.asarray(kernel)}}, x, labels, base, new, scale=20.0)[
+        "cls_score"
+    ]["kernel"]
     out = np.asarray(out)
     np.testing.assert_allclose(out[:, base], kernel[:, base], rtol=1e-5)
 
@@ -149,9 +149,11 @@ def test_mean_embeddings_by_hand():
 
 def test_imprint_needs_a_shot_of_every_class():
     with pytest.raises(ValueError, match=r"class ids \[2, 4\]"):
-        novel_classes.imprint(predictor(0), np.ones((3, F)), np.array([0, 1, 3]), BASE, NEW)
+        novel_classes.imprint(predictor(0), np.ones((3, F)), np.array([0, 1, 3]), BASE, NEW, scale=20.0)
 
 
 def test_imprint_needs_a_cosine_classifier():
     with pytest.raises(ValueError, match="cosine"):
-        novel_classes.imprint({"cls_score": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}, None, None, BASE, NEW)
+        novel_classes.imprint(
+            {"cls_score": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}}, None, None, BASE, NEW, scale=20.0
+        )
