@@ -47,7 +47,7 @@ from maskdiff_jax.data.formats.segmentation import decode_mask
 FOLDER = ROOT / "examples"
 MODEL, RESULT = FOLDER / "model", "example_model"
 STEPS = 9_000
-# beside the preset's: more scenes, so that less is learned by heart; half of the training objects come without their
+# beside the preset's: more scenes, so that less is memorized; half of the training objects come without their
 # class, because the mask head has no input for a class that is added
 SETTINGS = ("--config.data.shapes_train=8000", "--config.model.mask.diffusion.p_uncond=0.5")
 SHOTS = 5
@@ -56,7 +56,7 @@ PHOTOS = 6
 PICTURE = ROOT / "docs" / "five_photos.png"
 MIN_SCORE = 0.3  # of the objects in the picture, as in launch/sample.py
 ROWS = 3  # of the picture: scene.png and the first of photos/
-SCENE = 2  # of the photos, the one that is scene.png: there the model tells the added star from a cross
+SCENE = 2  # of the photos, the one that is scene.png
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -241,7 +241,8 @@ def make_picture(model: Path, folder: Path, path: Path, overrides: list[str]) ->
         subprocess.run([*command, *(f"--{k}={v}" for k, v in names.items()), *overrides], check=True)
         cli.set_up_jax()
         before, adapted = (
-            maskdiff_jax.load(place, min_score=MIN_SCORE) for place in (model, f"{scratch}/adapted/model")
+            maskdiff_jax.load(place, min_score=MIN_SCORE, class_agnostic_nms=True)
+            for place in (model, f"{scratch}/adapted/model")
         )
     columns = {"the model": before(files)}
     before.add_class(NEW, [shots.read(i) for i in range(len(shots.infos))], outlines)

@@ -31,7 +31,7 @@ CONV = {key: value for key, value in TINY.items() if key.startswith("model.detec
 
 @pytest.fixture(autouse=True)
 def small_net(monkeypatch):
-    """In models that are built anew, here and in the tests after these."""
+    """In new models, here and in the tests after these."""
     model._build.cache_clear()
     monkeypatch.setattr(mask_heads, "UNet", OneBlock)
     yield

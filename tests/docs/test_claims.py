@@ -85,13 +85,14 @@ def test_classes_that_are_added_without_training():
     metric, before = "segm/novel/AP", mean(None, "base model alone", "segm/base/AP")
     tuned = {k: mean(k, "fine-tuned", metric) for k in (1, 5, 10)}
     added = {k: mean(k, "added without training", metric) for k in (1, 5, 10)}
-    assert abs(tuned[1] - added[1]) < 1 and all(tuned[k] - added[k] > 8 for k in (5, 10))
+    assert -1 < added[1] - tuned[1] < 3 and all(tuned[k] - added[k] > 4 for k in (5, 10))
     assert all(abs(mean(k, "added without training", "segm/base/AP") - before) < 1 for k in (1, 5, 10))
     assert mean(1, "fine-tuned", "segm/base/AP") < before - 5
     assert all(mean(k, "plain imprinting", "segm/base/AP") < before / 2 for k in (1, 5, 10))
     text = " ".join(section("docs/results.md", "A class without training").split())
     assert f"({added[1]:.1f} and {tuned[1]:.1f} mask AP)" in text
     assert f"fine-tuning costs them {before - mean(1, 'fine-tuned', 'segm/base/AP'):.0f} points" in text
-    assert f"fine-tuning is {tuned[5] - added[5]:.0f} and {tuned[10] - added[10]:.0f} points better" in text
+    behind = {k: f"{tuned[k] - added[k]:.0f} points" for k in (5, 10)}
+    assert f"With five shots fine-tuning is {behind[5]} better on novel classes, with ten {behind[10]}." in text
     lost = [before - mean(k, "plain imprinting", "segm/base/AP") for k in (1, 5, 10)]
     assert f"Plain imprinting costs base classes {int(min(lost))} points or more" in text

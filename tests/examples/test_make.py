@@ -106,7 +106,7 @@ class Painter:
     """A predictor whose pictures are red, green once it has a class more, or blue after launch/adapt.py."""
 
     def __init__(self, folder, **options):
-        assert options == {"min_score": 0.3}
+        assert options == {"min_score": 0.3, "class_agnostic_nms": True}
         self.color = (0, 0, 250) if str(folder).endswith("adapted/model") else (250, 0, 0)
 
     def add_class(self, name, images, masks):
