@@ -20,7 +20,6 @@ from maskdiff_jax import detector_settings, losses, refinement
 from maskdiff_jax.detector_settings import LAST_LEVEL, Settings
 from maskdiff_jax.nets import fpn, rcnn, resnet
 from maskdiff_jax.nets.classifiers import CLASSIFIERS
-from maskdiff_jax.nets.initialize import sample_all
 from maskdiff_jax.ops import assign, roi_align, select
 from maskdiff_jax.ops import boxes as box_ops
 from maskdiff_jax.ops.batch import per_image
@@ -119,7 +118,7 @@ def make_detector(**fields: Any) -> Detector:
         start("box_predictor", start("box_head", pooled))
         if s.refine:
             params["refine"] = refinement.head(s).init(jax.random.fold_in(key, 1), pooled, jnp.zeros((1, 4)))["params"]
-        return sample_all(params)
+        return params
 
     def detect(params: PyTree, image: Array, image_hw: Array, active: Array) -> Detections:
         maps = features(s, nets, params, image, image_hw)

@@ -14,7 +14,6 @@ import numpy as np
 
 from maskdiff_jax import diffusion as df
 from maskdiff_jax import distillation, losses, sampler
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.unet import UNet, attention_levels, block_vectors, cast_weights
 from maskdiff_jax.ops import masks
 from maskdiff_jax.types import Array, MaskBatch, MaskHead, PyTree
@@ -31,7 +30,7 @@ class Net(NamedTuple):
 
     def init(self, key: Array) -> PyTree:
         x = jnp.zeros((1, self.size, self.size, 4 + 3 * self.slots))
-        return initialize(self.unet, key, x, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+        return self.unet.init(key, x, jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))["params"]
 
     def condition(self, region: Array, shots: Array) -> Array:
         return masks.condition(region, shots, slots=self.slots, background=self.shot_background)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from maskdiff_jax import losses
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.maskcnn import ConvMaskHead
 from maskdiff_jax.ops import masks
 from maskdiff_jax.ops.assign import SampledRois
@@ -39,7 +38,7 @@ def conv_head(
     net = ConvMaskHead(1 if class_agnostic else num_classes, convs, channels, jnp.dtype(dtype))
 
     def init(key: Array) -> PyTree:
-        return initialize(net, key, jnp.zeros((1, roi_size, roi_size, in_channels)))
+        return net.init(key, jnp.zeros((1, roi_size, roi_size, in_channels)))["params"]
 
     def predict(params: PyTree, keys: Array, region: Array, shots: Array, classes: Array) -> Array:
         del keys, shots

@@ -13,11 +13,10 @@ from flax import linen as nn
 
 from maskdiff_jax import losses
 from maskdiff_jax.nets.conv import Linear, matmul_f32
-from maskdiff_jax.nets.initialize import normal
 from maskdiff_jax.types import Array, PyTree
 
 NORM_EPS = 1e-5  # added to the norms of the cosine classifier [TFA]
-SMALL = normal(0.01)  # of class weights [detectron2]
+SMALL = nn.initializers.normal(0.01)  # of class weights [detectron2]
 # rho of a class whose weights have no variance: softplus gives exactly 0, as anything below -104
 NO_VARIANCE = -1e4
 RHO = math.log(math.e - 1.0)  # where rho starts for a class with variances: softplus gives 1 [iFS-RCNN]

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskdiff_jax.nets.conv import Conv
-from maskdiff_jax.nets.initialize import variance_scaling
 from maskdiff_jax.types import Array
 
-XAVIER = variance_scaling(1.0, "fan_in", "uniform")  # PyTorch's kaiming_uniform with a = 1
+XAVIER = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # PyTorch's kaiming_uniform with a = 1
 
 
 class FPN(nn.Module):

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskdiff_jax.nets.conv import Conv, Linear
-from maskdiff_jax.nets.initialize import normal, variance_scaling
 from maskdiff_jax.types import Array
 
 # torch's kaiming_normal_(mode="fan_out"), ReLU
-_FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
+_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ConvMaskHead(nn.Module):
@@ -36,7 +35,7 @@ class ConvMaskHead(nn.Module):
         for i in range(self.convs):
             x = nn.relu(Conv(self.channels, 3, _FAN_OUT, self.dtype, name=f"mask_fcn{i + 1}")(x))
         x = nn.relu(Double(self.channels, self.dtype, name="deconv")(x))
-        small = normal(0.001)
+        small = nn.initializers.normal(0.001)
         return Linear(self.num_classes, small, self.dtype, as_conv=True, name="predictor")(x)
 
 

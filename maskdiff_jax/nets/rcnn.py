@@ -10,7 +10,6 @@ from flax import linen as nn
 from maskdiff_jax.nets.classifiers import CLASSIFIERS
 from maskdiff_jax.nets.conv import Conv, Linear
 from maskdiff_jax.nets.fpn import XAVIER
-from maskdiff_jax.nets.initialize import normal
 from maskdiff_jax.types import Array
 
 
@@ -37,7 +36,7 @@ class RPNHead(nn.Module):
           ratio.
         """
         channels = next(iter(features.values())).shape[-1]
-        small = normal(0.01)
+        small = nn.initializers.normal(0.01)
         shared = Conv(channels, 3, small, self.dtype, name="conv")
         cells = [nn.relu(shared(x)) for x in features.values()]
         # the 1x1 layers take the cells of all levels at once. Their results stay float32: in bfloat16 many of the
@@ -103,7 +102,7 @@ class BoxPredictor(nn.Module):
         net = CLASSIFIERS[self.classifier].net(self.num_classes, self.scale, self.dtype)
         logits = net(x)
         boxes = 1 if self.agnostic else self.num_classes
-        tiny = normal(0.001)
+        tiny = nn.initializers.normal(0.001)
         # the variances have their own layer, so that a class has the same four columns in both
         names = ("bbox_pred", "bbox_variance") if self.uncertain else ("bbox_pred",)
         deltas = [Linear(4 * boxes, tiny, self.dtype, name=name)(x).reshape(*x.shape[:-1], boxes, 4) for name in names]
@@ -134,5 +133,5 @@ class RefineHead(nn.Module):
         """
         planes = jnp.broadcast_to(variances[..., None, None, :], (*pooled.shape[:-1], 4)).astype(pooled.dtype)
         x = BoxHead(self.features, self.dtype, name="box_head")(jnp.concatenate([pooled, planes], -1))
-        logits = Linear(1, normal(0.01), self.dtype, name="iou")(x)[..., 0]
-        return logits, Linear(4, normal(0.001), self.dtype, name="deltas")(x)
+        logits = Linear(1, nn.initializers.normal(0.01), self.dtype, name="iou")(x)[..., 0]
+        return logits, Linear(4, nn.initializers.normal(0.001), self.dtype, name="deltas")(x)

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from maskdiff_jax.nets.initialize import uniform, variance_scaling
 from maskdiff_jax.types import Array
 
 # PyTorch's default initialization: variance 1 / (3 fan_in), a third of flax's
-KERNEL = variance_scaling(1 / 3, "fan_in", "uniform")
+KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def bias_of(fan_in: int):
     """PyTorch's default initialization of the bias of a layer with this many inputs."""
-    return uniform(fan_in**-0.5)
+    limit = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
 def upsample(x: Array) -> Array:

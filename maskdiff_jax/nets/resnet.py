@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskdiff_jax.nets.conv import conv
-from maskdiff_jax.nets.initialize import variance_scaling
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.types import Array
 
-_MSRA = variance_scaling(2.0, "fan_out", "normal")
+_MSRA = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class FrozenBatchNorm(nn.Module):

@@ -3,12 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-
-
-def init_with_output(net):
-    """Function of a key and the net's inputs -> its outputs and variables, whose parameters are plain arrays."""
-    return lambda *args: nn.unbox(net.init_with_output(*args))
 
 
 def randomized(params, seed=0):

@@ -10,7 +10,6 @@ import pytest
 from maskdiff_jax.nets import classifiers, rcnn
 from maskdiff_jax.nets.classifiers import CLASSIFIERS, NO_VARIANCE, RHO
 from tests.compiling import jit
-from tests.nets.random_weights import init_with_output
 
 KEY = jax.random.key(0)
 ACTIVE = np.array([True, False, True, False, False])
@@ -19,7 +18,7 @@ ACTIVE = np.array([True, False, True, False, False])
 def predictor(classifier, scale=1.0):
     net = rcnn.BoxPredictor(5, classifier, scale, False, jnp.float32)
     x = jax.random.normal(KEY, (7, 16))
-    (logits, _), variables = jit(init_with_output(net))(KEY, x)
+    (logits, _), variables = jit(net.init_with_output)(KEY, x)
     return net, x, variables["params"], logits
 
 

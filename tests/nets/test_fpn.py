@@ -6,7 +6,6 @@ import numpy as np
 
 from maskdiff_jax.nets import fpn
 from tests.compiling import jit
-from tests.nets.random_weights import init_with_output
 
 KEY = jax.random.key(0)
 
@@ -17,7 +16,7 @@ def stages():
 
 def test_levels():
     net = fpn.FPN(8, 3, jnp.float32)
-    levels = jit(init_with_output(net))(KEY, stages())[0]
+    levels = jit(net.init_with_output)(KEY, stages())[0]
     assert {l: f.shape for l, f in levels.items()} == {l: (1, 64 >> l, 64 >> l, 8) for l in (3, 4, 5, 6)}
     np.testing.assert_array_equal(levels[6], levels[5][:, ::2, ::2])
 
@@ -25,7 +24,7 @@ def test_levels():
 def test_levels_are_sums_from_the_coarsest_down():
     """With lateral kernels of ones and identity output kernels, by hand."""
     net = fpn.FPN(1, 4, jnp.float32)
-    params = jax.eval_shape(init_with_output(net), KEY, stages())[1]["params"]
+    params = jax.eval_shape(net.init, KEY, stages())["params"]
     params = jax.tree.map(lambda p: jnp.zeros(p.shape), params)
     for level in (4, 5):
         params[f"lateral{level}"]["kernel"] += 1.0
@@ -41,7 +40,7 @@ def test_levels_are_zero_outside_the_masks():
         l: (jnp.arange(64 >> l) < (64 >> l) - 1)[None, :, None, None] * jnp.ones((1, 1, 64 >> l, 1)) for l in (3, 4, 5)
     }
     net = fpn.FPN(8, 3, jnp.float32)
-    levels = jit(lambda s, m: init_with_output(net)(KEY, s, m)[0])(stages(), masks)
+    levels = jit(lambda s, m: net.init_with_output(KEY, s, m)[0])(stages(), masks)
     for level in (3, 4, 5):
         assert not np.asarray(levels[level])[:, -1].any() and np.asarray(levels[level])[:, :-1].all()
 

@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskdiff_jax.nets.maskcnn import ConvMaskHead, Double
-from tests.nets.random_weights import init_with_output
 
 KEY = jax.random.key(0)
 
 
 def test_shapes_and_names():
     net = ConvMaskHead(5, convs=2, channels=8, dtype=jnp.bfloat16)
-    logits, variables = jax.eval_shape(init_with_output(net), KEY, jnp.zeros((3, 7, 7, 4)))
+    logits, variables = jax.eval_shape(net.init_with_output, KEY, jnp.zeros((3, 7, 7, 4)))
     assert logits.shape == (3, 14, 14, 5) and logits.dtype == jnp.float32
     shapes = {name: layer["kernel"].shape for name, layer in variables["params"].items()}
     assert shapes == {

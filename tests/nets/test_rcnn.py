@@ -1,16 +1,12 @@
 """The heads of Faster R-CNN: order, dtypes, the cosine classifier. Numbers: tests/parity/test_parity_detector.py."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maskdiff_jax.nets import classifiers, rcnn
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.training import optim
-from tests.nets.random_weights import init_with_output
 
 KEY = jax.random.key(0)
 
@@ -18,7 +14,7 @@ KEY = jax.random.key(0)
 def test_rpn_joins_levels_in_order():
     levels = {l: jax.random.normal(KEY, (1, 64 >> l, 64 >> l, 8)) for l in (3, 4, 5)}
     head = rcnn.RPNHead(3, jnp.float32)
-    (logits, deltas), params = jax.jit(init_with_output(head))(KEY, levels)
+    (logits, deltas), params = jax.jit(head.init_with_output)(KEY, levels)
     assert logits[3].shape == (1, 8 * 8 * 3) and deltas[3].shape == (1, 8 * 8 * 3, 4)
     # one level alone gives the same numbers: levels are joined in between and split again
     alone = head.apply(params, {4: levels[4]})
@@ -29,7 +25,7 @@ def test_rpn_joins_levels_in_order():
 def test_rpn_in_bfloat16_returns_float32():
     levels = {l: jax.random.normal(KEY, (1, 64 >> l, 64 >> l, 32), jnp.bfloat16) for l in (3, 4)}
     head = rcnn.RPNHead(3, jnp.bfloat16)
-    params = jax.jit(partial(initialize, head))(KEY, levels)
+    params = jax.jit(head.init)(KEY, levels)["params"]
     params["conv"]["kernel"] *= 10.0
     run = jax.jit(lambda p: head.apply({"params": p}, levels, capture_intermediates=True))
     (logits, deltas), state = run(params)
@@ -47,7 +43,7 @@ def test_rpn_in_bfloat16_returns_float32():
 def test_predictor(classifier, agnostic):
     net = rcnn.BoxPredictor(5, classifier, 20.0, agnostic, jnp.float32)
     x = jax.random.normal(KEY, (2, 7, 16))
-    (logits, deltas), variables = jax.jit(init_with_output(net))(KEY, x)
+    (logits, deltas), variables = jax.jit(net.init_with_output)(KEY, x)
     params = variables["params"]
     assert logits.shape == (2, 7, 6) and deltas.shape == (2, 7, 1 if agnostic else 5, 4)
     assert params["cls_score"]["kernel"].shape == (16, 6)
@@ -63,7 +59,7 @@ def test_predictor_in_bfloat16_returns_float32(classifier):
     rng = np.random.default_rng(0)
     x = jnp.asarray(np.maximum(rng.normal(size=(40, 1024)), 0), jnp.bfloat16)
     net = rcnn.BoxPredictor(80, classifier, 20.0, False, jnp.bfloat16)
-    params = jax.jit(partial(initialize, net))(KEY, x)
+    params = jax.jit(net.init)(KEY, x)["params"]
     params["bbox_pred"]["kernel"] *= 100.0
     logits, deltas = jax.jit(net.apply)({"params": params}, x)
     assert logits.dtype == deltas.dtype == jnp.float32

@@ -9,7 +9,6 @@ from flax.traverse_util import flatten_dict
 
 from maskdiff_jax.nets import resnet
 from tests.compiling import jit
-from tests.nets.random_weights import init_with_output
 
 KEY = jax.random.key(0)
 
@@ -26,7 +25,7 @@ def test_max_pool_and_its_gradient():
 def test_backbone(norm):
     net = resnet.ResNet((1, 2, 1, 1), 8, norm, True)
     x = jax.random.normal(KEY, (2, 64, 96, 3))
-    out, variables = jit(init_with_output(net))(KEY, x)
+    out, variables = jit(net.init_with_output)(KEY, x)
     params = variables["params"]
     assert {l: f.shape for l, f in out.items()} == {l: (2, 64 >> l, 96 >> l, 8 << l) for l in range(2, 6)}
     names = set(flatten_dict(params, sep="/"))

@@ -1,7 +1,5 @@
 """Sizes, starts and options of the UNet; its values are checked in tests/parity/test_parity_mask.py."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 from flax import linen as nn
 
 from maskdiff_jax.nets import unet
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.unet import UNet, attention_levels
 from maskdiff_jax.nets.unet_blocks import ResBlock
 from tests.compiling import jit
@@ -19,7 +16,7 @@ from tests.nets.random_weights import randomized
 def shapes(net, channels, size=128):
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     n = jax.ShapeDtypeStruct((1,), jnp.int32)
-    return jax.eval_shape(partial(initialize, net), jax.random.key(0), x, n, n)
+    return jax.eval_shape(net.init, jax.random.key(0), x, n, n)["params"]
 
 
 def count(params):
@@ -74,7 +71,7 @@ SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "hea
 def test_untrained_net_returns_zero_and_starts_like_pytorch():
     net = UNet(num_classes=3, stem_patch=2, **SMALL)
     x, t, c = jax.random.normal(jax.random.key(0), (2, 8, 8, 7)), jnp.array([3, 977]), jnp.array([0, 2])
-    params = jit(partial(initialize, net))(jax.random.key(1), x, t, c)
+    params = jit(net.init)(jax.random.key(1), x, t, c)["params"]
     np.testing.assert_array_equal(jit(net.apply)({"params": params}, x, t, c), np.zeros((2, 8, 8, 1)))
     zero = {k for k, v in params.items() for leaf in jax.tree.leaves(v) if leaf.ndim == 4 and not leaf.any()}
     assert zero == {k for k in params if k.endswith("_res")} | {"out"}
@@ -94,7 +91,7 @@ def test_untrained_net_returns_zero_and_starts_like_pytorch():
 def test_options_and_class_input(options):
     net = UNet(num_classes=3, **SMALL | options)
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 16, 7)), jnp.array([3, 977])
-    params = randomized(jax.eval_shape(partial(initialize, net), jax.random.key(1), x, t, t))
+    params = randomized(jax.eval_shape(net.init, jax.random.key(1), x, t, t)["params"])
     apply = jit(lambda c: net.apply({"params": params}, x, t, c))
     out = {c: apply(jnp.full(2, c)) for c in (-1, 0, 1, 3)}
     assert out[0].shape == (2, 8, 16, options.get("out_channels", 1)) and out[0].dtype == jnp.float32
@@ -112,7 +109,7 @@ def test_options_and_class_input(options):
 def test_bfloat16_computes_close_to_float32():
     nets = [UNet(dtype=d, **SMALL) for d in (jnp.float32, jnp.bfloat16)]
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 7)), jnp.array([3, 977])
-    params = randomized(jax.eval_shape(partial(initialize, nets[0]), jax.random.key(1), x, t))
+    params = randomized(jax.eval_shape(nets[0].init, jax.random.key(1), x, t)["params"])
     a, b = (jit(net.apply)({"params": params}, x, t) for net in nets)
     assert b.dtype == jnp.float32
     assert 1e-4 < np.abs(a - b).max() / np.abs(a).max() < 0.1
@@ -123,7 +120,7 @@ def test_weights_cast_before_are_the_same(options):
     """Bit for bit, with weights as arguments so that nothing is folded into the program."""
     net = UNet(dtype=jnp.bfloat16, **SMALL | options)
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 7)), jnp.array([3, 977])
-    params = randomized(jax.eval_shape(partial(initialize, net), jax.random.key(1), x, t, t))
+    params = randomized(jax.eval_shape(net.init, jax.random.key(1), x, t, t)["params"])
     cast = unet.cast_weights(params, net.dtype)
     run = jax.jit(lambda p: net.apply({"params": p}, x, t, jnp.array([0, 2])))
     np.testing.assert_array_equal(run(cast), run(params))
@@ -154,7 +151,7 @@ def test_every_block_has_a_dropout_key_of_its_own():
 def test_dropout_needs_a_key():
     net = UNet(dropout=0.5, **SMALL)
     x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 7)), jnp.array([3])
-    params = randomized(jax.eval_shape(partial(initialize, net), jax.random.key(1), x, t))
+    params = randomized(jax.eval_shape(net.init, jax.random.key(1), x, t)["params"])
     apply = jit(lambda key: net.apply({"params": params}, x, t, key=key))
     a, b = apply(jax.random.key(0)), apply(jax.random.key(1))
     assert not np.allclose(a, b)

@@ -13,7 +13,6 @@ import pytest
 
 from maskdiff_jax import detector, losses
 from maskdiff_jax.nets import classifiers, rcnn
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.ops import assign, boxes, nms, roi_align, select
 from maskdiff_jax.pretrained import rules
 from tests.parity.compare import find, load, within
@@ -145,7 +144,7 @@ def predictor_weights(k, kind="specific", linear=False):
     if linear:
         shapes["cls_score.bias"] = (k + 1,)
     net = rcnn.BoxPredictor(k, "linear" if linear else "cosine", 20.0, kind == "agnostic", jnp.float32)
-    template = jax.eval_shape(functools.partial(initialize, net), jax.random.key(0), jnp.zeros((1, 1024)))
+    template = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1024)))["params"]
     state = {name + n: recipe(name + n, s) for n, s in shapes.items()}
     params = rules.convert(state, rules.DETECTRON2, {"box_predictor": template})
     return net, params["box_predictor"]

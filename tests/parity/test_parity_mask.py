@@ -12,7 +12,6 @@ from maskdiff_jax import diffusion as df
 from maskdiff_jax import losses, sampler
 from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import paste
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.norm import GroupNorm
 from maskdiff_jax.nets.resample import UpConv, upsample
 from maskdiff_jax.nets.unet import UNet, timestep_embedding
@@ -46,7 +45,7 @@ def test_parity_resblock(name):
     state, z = piece(name, "middle_block.0")
     block = ResBlock(64, groups=32, scale_shift=name != "resblock_ssn0")
     x, emb = nhwc(z["in0"]), z["in1"]
-    template = {"middle0_res": jax.eval_shape(partial(initialize, block), jax.random.key(0), x, emb)}
+    template = {"middle0_res": jax.eval_shape(block.init, jax.random.key(0), x, emb)["params"]}
     params = convert(state, GUIDED_DIFFUSION, template)["middle0_res"]
     within(nchw(block.apply({"params": params}, x, emb)), z["out"], 2e-6)
 
@@ -57,7 +56,7 @@ def test_parity_attention(name):
     heads = z["in0"].shape[1] // 32 if "channels32" in name else 4
     block = Attention(heads, groups=32)
     x = nhwc(z["in0"])
-    template = {"middle1_attention": jax.eval_shape(partial(initialize, block), jax.random.key(0), x)}
+    template = {"middle1_attention": jax.eval_shape(block.init, jax.random.key(0), x)["params"]}
     params = convert(state, GUIDED_DIFFUSION, template)["middle1_attention"]
     within(nchw(block.apply({"params": params}, x)), z["out"], 2e-6)
 
@@ -96,15 +95,13 @@ def whole(name: str):
         heads=c["num_heads"], head_channels=c["num_head_channels"], scale_shift=c["use_scale_shift_norm"],
         groups=32,
     )  # fmt: skip
-    template = jax.eval_shape(
-        partial(initialize, net), jax.random.key(0), nhwc(z["x"]), z["timesteps"].reshape(-1)[: len(z["x"])]
-    )
+    template = jax.eval_shape(net.init, jax.random.key(0), nhwc(z["x"]), z["timesteps"].reshape(-1)[: len(z["x"])])
     state = {}
     for t in info["tensors"]:
         state[t["name"]] = w = recipe(t["name"], tuple(t["shape"]))
         np.testing.assert_allclose(w.ravel()[:3], t["first"], rtol=1e-6)
         np.testing.assert_allclose(w.sum(dtype=np.float64), t["sum"], rtol=1e-4, atol=1e-4)
-    params = convert(state, GUIDED_DIFFUSION, template)
+    params = convert(state, GUIDED_DIFFUSION, template["params"])
     assert sum(p.size for p in jax.tree.leaves(params)) == info["total_parameters"]
     return net, params, z, info
 

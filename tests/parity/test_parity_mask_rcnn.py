@@ -1,7 +1,5 @@
 """Mask R-CNN's conv mask head against detectron2: its net, targets, loss and paste."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from maskdiff_jax import losses
 from maskdiff_jax.data.formats.segmentation import decode_mask
 from maskdiff_jax.inference import paste
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.maskcnn import ConvMaskHead
 from maskdiff_jax.ops import masks, roi_align
 from maskdiff_jax.pretrained import rules
@@ -28,7 +25,7 @@ def head(classes, convs=4):
     shapes |= {"deconv.weight": (256, 256, 2, 2), "deconv.bias": (256,)}
     shapes |= {"predictor.weight": (classes, 256, 1, 1), "predictor.bias": (classes,)}
     net = ConvMaskHead(classes, convs)
-    template = jax.eval_shape(partial(initialize, net), jax.random.key(0), jnp.zeros((1, 14, 14, 256)))
+    template = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 14, 14, 256)))["params"]
     state = {NAME + n: recipe(NAME + n, s) for n, s in shapes.items()}
     return net, rules.convert(state, rules.MASK_RCNN, {"mask_head": template})["mask_head"]
 

@@ -1,7 +1,6 @@
 """Tables of third-party names: every tensor lands where it belongs, the round trip is exact, problems come at once."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskdiff_jax.nets.initialize import initialize
 from maskdiff_jax.nets.resnet import ResNet
 from maskdiff_jax.nets.unet import UNet
 from maskdiff_jax.pretrained import rules
@@ -27,7 +25,7 @@ BACKBONES = {
 @pytest.fixture(scope="module")
 def template():
     net = ResNet(BLOCKS, 8, "frozen_bn", False)
-    return {"backbone": jax.eval_shape(partial(initialize, net), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))}
+    return {"backbone": jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]}
 
 
 def shapes_of(state):
@@ -131,7 +129,7 @@ def test_a_unet_round_trip_keeps_our_class_table():
     info = json.loads((GOLDENS / "unet_small_ssn1.json").read_text())
     net = UNet(width=32, attention=(3,), head_channels=32, groups=32, num_classes=4)
     x = jnp.zeros((1, 32, 32, 7))
-    shape = jax.eval_shape(partial(initialize, net), jax.random.key(0), x, jnp.zeros(1, int), jnp.zeros(1, int))
+    shape = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1, int), jnp.zeros(1, int))["params"]
     template = jax.tree.map(lambda s: np.full(s.shape, 7.0, np.float32), shape)
     state = {t["name"]: names.recipe(t["name"], tuple(t["shape"])) for t in info["tensors"]}
     with pytest.raises(ValueError, match="middle0_res/class_table: no tensor of the file fits it"):
