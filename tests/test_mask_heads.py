@@ -164,7 +164,7 @@ def test_guidance_interval_and_averaged_estimates():
     assert np.abs(x0[2] - plain_x0[2]).mean() > 0.01
     mean = jit(head(guidance=1.0, averaged=3).predict)(*given)
     np.testing.assert_allclose(mean, plain_x0[-3:].mean(0), atol=1e-4)
-    for wrong, match in (({"guidance_interval": (0.5, 0.5)}, "shares of the steps"), ({"averaged": 5}, "1..4")):
+    for wrong, match in (({"guidance_interval": (0.5, 0.5)}, "fractions of the steps"), ({"averaged": 5}, "1..4")):
         with pytest.raises(ValueError, match=match):
             head(**wrong)
 

@@ -64,7 +64,7 @@ def test_threads_see_their_own_classes(model):
 def test_settings_change_the_masks_alone(model):
     assert model.settings == Settings(1.0, 2, 1) and model.has_sampler and model.threshold == 0.5
     mine = model.add_class(model.base, "mug", IMAGES, MASKS)
-    own, other = model.segment(mine, PHOTO), model.segment(mine, PHOTO, Settings(3.0, 1, 1))
+    own, other = model.segment(model.base, PHOTO), model.segment(model.base, PHOTO, Settings(3.0, 1, 1))
     np.testing.assert_allclose(other.boxes, own.boxes, atol=1e-3)
     assert other.labels == own.labels and np.abs(other.region_soft - own.region_soft).max() > 1e-3
     assert mine.config.model.mask.diffusion.steps == 2  # what is saved has the model's sampler

@@ -37,7 +37,7 @@ def test_files_and_sections(tmp_path):
     assert written.notes == [f"1 run without metrics.json is not counted yet: {root / 'later'}"]
     assert written.notes[0] in page.text and written.summary[0] in page.text
     text = (tmp_path / "out/tables.tex").read_text()
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 7
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 7
 
 
 def test_other_datasets_have_plain_names_and_no_published_numbers(tmp_path, monkeypatch):
