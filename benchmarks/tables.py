@@ -306,8 +306,6 @@ FIRST_RESULT = {
 
 def first_result() -> str:
     """What a newcomer waits for."""
-    if not (ROOT / "benchmarks" / "results" / "first_result.json").is_file():
-        return "Not measured yet."
     r = results("first_result")
     rows = [[words, *(f"{s:.1f}" for s in r["seconds"][name].values())] for name, words in FIRST_RESULT.items()]
     about = f"Median of {r['rounds']}, at a load average of {r['load']}."

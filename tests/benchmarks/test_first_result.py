@@ -1,6 +1,5 @@
 """The clock of benchmarks/timing/first_result.py, on commands that take no time."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -51,14 +50,10 @@ def test_what_is_timed_exists():
     assert all(Path(part).exists() for _, command in found.values() for part in command if part.endswith(".py"))
 
 
-def test_the_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    assert tables.first_result() == "Not measured yet."
+def test_the_table(monkeypatch):
     seconds = {name: {"empty": 12.34, "filled": 5.6} for name in tables.FIRST_RESULT}
     document = {"seconds": seconds, "rounds": 3, "load": 0.2, "device": "a processor", "date": "2026-01-01"}
-    path = tmp_path / "benchmarks" / "results" / "first_result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(document))
+    monkeypatch.setattr(tables, "results", lambda name: {"first_result": document}[name])
     text = tables.first_result()
     assert "| `python launch/sample.py examples/model examples/scene.png` | 12.3 | 5.6 |" in text
     assert text.endswith("Median of 3, at a load average of 0.2. Measured on a processor, 2026-01-01.")
