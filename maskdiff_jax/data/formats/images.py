@@ -2,7 +2,7 @@
 
 As detectron2 does (detectron2/data/detection_utils.py, read_image): rotated as EXIF says, transparency dropped (the
 color below it is kept), of an animation the first frame. Unlike it, 16-bit gray is scaled to 8 bit, where Pillow clips.
-A file that is missing or broken is an error and is never skipped, so that no image is silently left out of training;
+A file that is missing or broken is an error and is never skipped, so that no image is silently dropped from training;
 `checks.check` finds all such files beforehand.
 """
 
